@@ -1,0 +1,69 @@
+"""What is known of a clip on disk: the facts a probe finds, and the health a full decode finds."""
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Literal
+
+TOLERATED_LOSS = 0.05
+"""Share of a clip's frames that may be missing or damaged before the clip counts as bad."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClipFacts:
+    codec: str
+    pixel_format: str
+    width: int
+    """As displayed: rotation is applied."""
+    height: int
+    rotation: int
+    """Degrees, counter-clockwise, by which decoded frames must be turned for display."""
+    fps: float
+    """0 where the clip doesn't say (extracted frames)."""
+    variable_rate: bool
+    frames_claimed: int
+    """What the container's header says; 0 where it says nothing."""
+    frames: int
+    """Coded frames in the file; from `check`, the frames that really decode."""
+    gop: int
+    """Most frames from one keyframe to the next."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClipHealth:
+    status: Literal["ok", "bad"]
+    reason: str
+    facts: ClipFacts | None
+    """None where the clip can't be opened at all."""
+    loaders: tuple[str, ...] = ()
+    """Which of dali-gpu, dali-cpu and torch can read it."""
+
+
+NVDEC_CODECS = frozenset({"h264", "hevc", "av1", "vp8", "vp9", "mpeg4", "mjpeg"})
+"""What `fn.decoders.video` documents for a GPU; what a card really opens, `engine info` tries."""
+
+
+def judge(facts: ClipFacts, *, expected: int, damaged: int) -> ClipHealth:
+    """`expected` frames should have decoded, `facts.frames` did, `damaged` of those with errors."""
+    missing = max(0, expected - facts.frames)
+    tolerated = max(1, int(expected * TOLERATED_LOSS))
+    reasons = []
+    if facts.frames == 0:
+        reasons.append("no frame of it decodes")
+    elif missing > tolerated:
+        reasons.append(f"cut short: {facts.frames} of {expected} frames are there")
+    if damaged and damaged + missing > tolerated:
+        reasons.append(f"damaged: {damaged} packets or frames of {expected} don't decode cleanly")
+    if reasons:
+        return ClipHealth(status="bad", reason="; ".join(reasons), facts=facts)
+    return ClipHealth(status="ok", reason="", facts=facts, loaders=_loaders(facts))
+
+
+def with_frames(facts: ClipFacts, frames: int) -> ClipFacts:
+    return dataclasses.replace(facts, frames=frames)
+
+
+def _loaders(facts: ClipFacts) -> tuple[str, ...]:
+    """On a CPU PyAV decodes for both loaders; NVDEC takes 4:2:0 of the codecs that DALI lists."""
+    is_420 = "420" in facts.pixel_format or facts.pixel_format in ("nv12", "p010le")
+    on_gpu = facts.codec in ("jpeg", "png") or (facts.codec in NVDEC_CODECS and is_420)
+    return ("dali-gpu", "dali-cpu", "torch") if on_gpu else ("dali-cpu", "torch")

@@ -1,0 +1,19 @@
+"""What this package raises when the user, not the code, can mend it."""
+
+from pathlib import Path
+
+
+class SpecError(ValueError):
+    """A clip setting that can't be used."""
+
+
+class VideoError(ValueError):
+    """A file that can't be read as video. The message names the file."""
+
+    def __init__(self, path: Path | str, reason: str) -> None:
+        super().__init__(f"{path}: {reason}")
+        self.path = Path(path)
+        self.reason = reason
+
+    def __reduce__(self) -> tuple[type["VideoError"], tuple[Path, str]]:
+        return VideoError, (self.path, self.reason)

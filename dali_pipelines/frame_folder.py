@@ -1,0 +1,109 @@
+"""Folders of extracted frames: frame_0001.jpg, frame_0002.jpg, …
+
+The number that ends a name gives the order, whatever its digits; gaps don't matter.
+"""
+
+import re
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from dali_pipelines.clip_facts import ClipFacts, ClipHealth, judge
+from dali_pipelines.errors import VideoError
+from dali_pipelines.frame_plan import IntArray
+
+CODECS = {".jpg": "jpeg", ".jpeg": "jpeg", ".png": "png"}
+
+_NUMBERED = re.compile(r"(.*?)(\d+)")
+
+
+def frame_files(folder: Path) -> list[Path]:
+    """The frames of a folder in order."""
+    numbered: list[tuple[int, str, Path]] = []
+    prefixes: set[str] = set()
+    for path in folder.iterdir():
+        if path.suffix.lower() not in CODECS or path.name.startswith("."):
+            continue
+        if match := _NUMBERED.fullmatch(path.stem):
+            prefixes.add(match[1])
+            numbered.append((int(match[2]), path.name, path))
+    if not numbered:
+        raise VideoError(folder, "it holds no numbered JPEG or PNG frames")
+    if len(prefixes) > 1:
+        names = ", ".join(sorted(repr(prefix) for prefix in prefixes))
+        raise VideoError(folder, f"its frames belong to several series ({names}); keep one")
+    numbered.sort()
+    for (number, name, _), (following, other, _) in pairwise(numbered):
+        if number == following:
+            raise VideoError(folder, f"{name} and {other} are both frame {number}; remove one")
+    return [path for _, _, path in numbered]
+
+
+def probe(folder: Path) -> ClipFacts:
+    files = frame_files(folder)
+    try:
+        with Image.open(files[0]) as image:
+            width, height = image.size
+            mode = image.mode
+    except OSError as error:
+        raise VideoError(files[0], "it can't be opened as an image") from error
+    return ClipFacts(
+        codec=CODECS[files[0].suffix.lower()],
+        pixel_format=mode.lower(),
+        width=width,
+        height=height,
+        rotation=0,
+        fps=0.0,
+        variable_rate=False,
+        frames_claimed=len(files),
+        frames=len(files),
+        gop=1,
+    )
+
+
+def check(folder: Path) -> ClipHealth:
+    try:
+        facts = probe(folder)
+        files = frame_files(folder)
+    except (VideoError, OSError) as error:
+        return ClipHealth(status="bad", reason=getattr(error, "reason", str(error)), facts=None)
+    damaged: list[str] = []
+    for path in files:
+        try:
+            with Image.open(path) as image:
+                image.load()
+                if image.size != (facts.width, facts.height):
+                    damaged.append(f"{path.name} is {image.size[0]}×{image.size[1]}")
+        except OSError:
+            damaged.append(f"{path.name} doesn't decode")
+    health = judge(facts, expected=len(files), damaged=len(damaged))
+    if health.status == "bad":
+        return ClipHealth(status="bad", reason=f"{health.reason}: {damaged[0]}", facts=facts)
+    return health
+
+
+def read_frames(
+    folder: Path, indices: IntArray, *, size: tuple[int, int] | None = None, grey: bool = False
+) -> NDArray[np.uint8]:
+    """See clip_file.read_frames."""
+    files = frame_files(folder)
+    if int(indices.max()) >= len(files):
+        raise VideoError(folder, f"frame {indices.max()} is wanted but there are {len(files)}")
+    frames = []
+    for index in indices:
+        try:
+            with Image.open(files[index]) as image:
+                frame = image.convert("L" if grey else "RGB")
+                frames.append(
+                    np.asarray(
+                        frame.resize(size, Image.Resampling.BILINEAR, reducing_gap=2.0)
+                        if size
+                        else frame
+                    )
+                )
+        except OSError as error:
+            raise VideoError(files[index], "it can't be decoded as an image") from error
+    return np.stack(frames)
