@@ -1,0 +1,1 @@
+"""Video action recognition: data, models, training, evaluation, labelling, and the commands."""

@@ -1,0 +1,110 @@
+"""Labelled clips in folders: what lies where, before anything is opened.
+
+Understood: <class>/<video>, train|val|test/<class>/<video>, and either with a folder of extracted
+frames in place of a video. A `videos` folder at the top, as HMDB51 has here, is looked into.
+"""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from dali_pipelines.frame_folder import CODECS as IMAGE_CODECS
+from engine.data.manifest import Split
+from engine.errors import UserError
+
+VIDEO_SUFFIXES = frozenset(
+    ".3gp .asf .avi .divx .f4v .flv .m2ts .m4v .mkv .mov .mp4 .mpeg .mpg .mts .mxf .ogv .ts .vob "
+    ".webm .wmv .y4m".split()
+)
+SPLIT_FOLDERS: dict[str, Split] = {
+    "train": "train",
+    "training": "train",
+    "val": "val",
+    "valid": "val",
+    "validation": "val",
+    "test": "test",
+    "testing": "test",
+}
+NOT_CLASSES = frozenset({"splits", "testTrainMulti_7030_splits"})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Found:
+    """A clip that lies in the dataset, not opened yet."""
+
+    path: str
+    label: str
+    split: Split = ""
+    source: str | None = None
+    """None: to be read off the name."""
+
+
+@dataclass(kw_only=True)
+class Listing:
+    found: list[Found] = field(default_factory=list)
+    ignored: list[str] = field(default_factory=list)
+    """Files that are neither video nor frames, relative to the root."""
+
+
+def list_clips(root: Path) -> Listing:
+    """Find every clip below `root`, in the order of their paths."""
+    if not root.is_dir():
+        raise UserError(f"{root} is not a folder; name the folder that holds the class folders.")
+    top = root / "videos" if (root / "videos").is_dir() else root
+    listing = Listing()
+    folders = [path for path in _visible(top) if path.is_dir() and path.name not in NOT_CLASSES]
+    if not folders:
+        raise UserError(
+            f"{top} holds no class folders; put each clip in a folder named after its class, "
+            "or pass a list of paths and labels with --list."
+        )
+    if _are_splits(folders):
+        for folder in folders:
+            for class_folder in _visible(folder):
+                if class_folder.is_dir():
+                    _add_class(listing, root, class_folder, SPLIT_FOLDERS[folder.name.lower()])
+    else:
+        for folder in folders:
+            _add_class(listing, root, folder, "")
+    return listing
+
+
+def is_clip(path: Path) -> bool:
+    if path.is_dir():
+        return any(child.suffix.lower() in IMAGE_CODECS for child in _visible(path))
+    return path.suffix.lower() in VIDEO_SUFFIXES
+
+
+def _are_splits(folders: list[Path]) -> bool:
+    """Split folders hold folders of classes; a class that happens to be called `train` does not."""
+    return all(
+        folder.name.lower() in SPLIT_FOLDERS
+        and not any(is_clip(child) for child in _visible(folder))
+        for folder in folders
+    )
+
+
+def _add_class(listing: Listing, root: Path, folder: Path, split: Split) -> None:
+    by_stem: dict[str, Path] = {}
+    for path in _visible(folder):
+        if not is_clip(path):
+            listing.ignored.append(path.relative_to(root).as_posix())
+            continue
+        stem = path.name if path.is_dir() else path.stem
+        if stem in by_stem:
+            raise UserError(
+                f"two clips of class {folder.name} have one name: {by_stem[stem]} and {path}; "
+                "rename or remove one."
+            )
+        by_stem[stem] = path
+        listing.found.append(
+            Found(path=path.relative_to(root).as_posix(), label=folder.name, split=split)
+        )
+    if not by_stem:
+        raise UserError(
+            f"{folder} holds no clips; remove the folder, or put the class's videos or frame "
+            "folders into it."
+        )
+
+
+def _visible(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.iterdir() if not path.name.startswith("."))

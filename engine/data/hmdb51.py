@@ -1,0 +1,188 @@
+"""HMDB51 as it is distributed, archives or folders, to a dataset folder of ours.
+
+`hmdb51_org.rar` holds one RAR a class; `test_train_splits.rar` holds the official splits. Whatever
+was unpacked by hand already is taken as it lies; videos are then linked, not copied, where the disk
+allows. Nothing stands under the new name until all of it is there.
+"""
+
+import dataclasses
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from engine import atomic
+from engine.data import hmdb51_splits, splits
+from engine.data.folders import list_clips
+from engine.data.index import Index, open_clips
+from engine.errors import RefusedError, UserError
+from engine.progress import progress_bar
+
+VIDEOS_ARCHIVE = "hmdb51_org.rar"
+SPLITS_ARCHIVE = "test_train_splits.rar"
+SPLIT_SUFFIXES = tuple(f"_test_split{fold}.txt" for fold in hmdb51_splits.FOLDS)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Imported:
+    index: Index
+    odd_counts: list[str]
+
+
+def import_hmdb51(path: Path, out: Path) -> Imported:
+    """Make `out/videos`, `out/testTrainMulti_7030_splits` and `out/manifest.csv` from `path`."""
+    if not path.exists():
+        raise UserError(f"{path} doesn't exist; name the folder that holds {VIDEOS_ARCHIVE}.")
+    folder = path if path.is_dir() else path.parent
+    with atomic.new_folder(out) as stage:
+        _place_splits(folder, stage / hmdb51_splits.FOLDER)
+        _place_videos(path, folder, stage)
+        index = index_stage(stage)
+        return Imported(index=index, odd_counts=hmdb51_splits.odd_counts(index.manifest))
+
+
+def index_stage(stage: Path) -> Index:
+    """Index a finished folder of HMDB51's layout under official split 1, and save the manifest."""
+    try:
+        index = open_clips(stage, list_clips(stage))
+        manifest = splits.apply(index.manifest, splits.Official(fold=1))
+        hmdb51_splits.check_names(manifest)
+    except UserError as error:  # the user knows nothing of the temporary folder
+        raise UserError(str(error).replace(f"{stage}{os.sep}", "")) from error
+    manifest.save()
+    return dataclasses.replace(index, manifest=manifest)
+
+
+def _place_videos(path: Path, folder: Path, stage: Path) -> None:
+    videos = stage / "videos"
+    videos.mkdir()
+    outer = path if path.is_file() else folder / VIDEOS_ARCHIVE
+    if outer.is_file():
+        inner = stage / ".archives"
+        inner.mkdir()
+        _unpack(outer, lambda name: inner / name.name if name.suffix == ".rar" else None, "classes")
+        archives = sorted(inner.iterdir())
+        if not archives:
+            raise UserError(f"{outer} holds no class archives; is it HMDB51's {VIDEOS_ARCHIVE}?")
+        _unpack_classes(archives, videos)
+        shutil.rmtree(inner)
+        return
+    class_archives = sorted(
+        archive for archive in folder.glob("*.rar") if archive.name != SPLITS_ARCHIVE
+    )
+    if class_archives:
+        _unpack_classes(class_archives, videos)
+        return
+    _link_classes(folder, videos)
+
+
+def _unpack_classes(archives: list[Path], videos: Path) -> None:
+    for archive in archives:
+        (videos / archive.stem).mkdir()
+
+    def target(archive: Path) -> Callable[[PurePosixPath], Path | None]:
+        return lambda name: videos / archive.stem / name.name if name.suffix == ".avi" else None
+
+    executor = ThreadPoolExecutor(max_workers=os.cpu_count() or 1)
+    try:
+        with progress_bar("Unpacking videos", total=len(archives), unit="classes") as advance:
+            for _ in executor.map(lambda archive: _unpack(archive, target(archive)), archives):
+                advance()
+    finally:
+        executor.shutdown(cancel_futures=True)
+
+
+def _unpack(
+    archive: Path, target: Callable[[PurePosixPath], Path | None], unit: str | None = None
+) -> None:
+    """Write the members that `target` gives a path for. Only names it makes are ever written."""
+    with _opened(archive) as rar:
+        members = [member for member in rar.infolist() if not member.is_dir()]
+        with progress_bar(
+            f"Unpacking {archive.name}", total=len(members), unit=unit or ""
+        ) as advance:
+            for member in members:
+                path = target(PurePosixPath(member.filename))
+                if path is not None:
+                    if path.exists():
+                        raise UserError(
+                            f"{archive} holds two clips called {path.name}; remove one."
+                        )
+                    with rar.open(member) as source, path.open("wb") as file:
+                        shutil.copyfileobj(source, file, 1 << 20)
+                advance()
+
+
+@contextmanager
+def _opened(archive: Path) -> Iterator[Any]:
+    import rarfile
+
+    try:
+        with rarfile.RarFile(archive) as rar:
+            yield rar
+    except rarfile.RarCannotExec as error:
+        raise RefusedError(
+            f"{archive} is compressed and no tool that opens RAR is installed; install one with "
+            "`apt-get install unar` (unrar, bsdtar and 7z serve too)."
+        ) from error
+    except (rarfile.Error, EOFError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise UserError(
+            f"{archive} can't be read as a RAR archive ({reason}); download it again."
+        ) from error
+
+
+def _link_classes(folder: Path, videos: Path) -> None:
+    tops = [folder / name for name in ("videos", "hmdb51_org", ".")]
+    top = next(top for top in tops if top.is_dir())
+    classes = [
+        child
+        for child in sorted(top.iterdir())
+        if child.is_dir() and any(clip.suffix == ".avi" for clip in child.iterdir())
+    ]
+    if not classes:
+        raise UserError(
+            f"{folder} holds neither {VIDEOS_ARCHIVE} nor class archives nor class folders of .avi "
+            "files; name the folder that HMDB51 was downloaded or unpacked to."
+        )
+    clips = [clip for child in classes for clip in sorted(child.glob("*.avi"))]
+    with progress_bar("Linking videos", total=len(clips), unit="clips") as advance:
+        for clip in clips:
+            target = videos / clip.parent.name / clip.name
+            target.parent.mkdir(exist_ok=True)
+            try:
+                os.link(clip, target)
+            except OSError:  # another disk, or one without links
+                shutil.copy2(clip, target)
+            advance()
+
+
+def _place_splits(folder: Path, target: Path) -> None:
+    target.mkdir()
+    archive = folder / SPLITS_ARCHIVE
+    if archive.is_file():
+        _unpack(
+            archive,
+            lambda name: target / name.name if name.name.endswith(SPLIT_SUFFIXES) else None,
+        )
+    else:
+        for path in _split_files(folder):
+            shutil.copy2(path, target / path.name)
+    if not any(target.iterdir()):
+        raise UserError(
+            f"{folder} holds neither {SPLITS_ARCHIVE} nor the folder {hmdb51_splits.FOLDER}; "
+            "HMDB51's official splits are downloaded beside its videos."
+        )
+
+
+def _split_files(folder: Path) -> list[Path]:
+    for place in (folder / hmdb51_splits.FOLDER, folder, folder.parent / hmdb51_splits.FOLDER):
+        if place.is_dir():
+            files = [path for path in place.iterdir() if path.name.endswith(SPLIT_SUFFIXES)]
+            if files:
+                return sorted(files)
+    return []

@@ -1,0 +1,95 @@
+"""HMDB51's three official splits, as they are distributed beside the videos.
+
+`testTrainMulti_7030_splits/<class>_test_split<1|2|3>.txt` holds `<file name> <1|2|0>` a line:
+train, test, unused. Names are matched exactly; a folder of extracted frames goes by its video's.
+"""
+
+from collections import Counter
+from pathlib import Path, PurePosixPath
+
+from engine.data.manifest import Clip, Manifest, Split
+from engine.errors import UserError
+
+FOLDER = "testTrainMulti_7030_splits"
+FOLDS = (1, 2, 3)
+ROLES: dict[str, Split] = {"1": "train", "2": "test", "0": ""}
+OFFICIAL_COUNTS = {"train": 70, "test": 30}
+
+
+def read_fold(manifest: Manifest, fold: int) -> list[Split]:
+    """The official role of each clip of the manifest; a clip that isn't listed is unused."""
+    folder = manifest.root / FOLDER
+    if fold not in FOLDS:
+        raise UserError(f"official split {fold} doesn't exist; choose fold 1, 2 or 3.")
+    if not folder.is_dir():
+        raise UserError(
+            f"{manifest.root} has no official splits; put HMDB51's folder {FOLDER} into it, or "
+            "choose the scheme grouped."
+        )
+    roles: dict[tuple[str, str], Split] = {}
+    known = {(clip.label, clip_name(clip)) for clip in manifest.clips}
+    for label in manifest.class_names:
+        path = folder / f"{label}_test_split{fold}.txt"
+        for line, name, role in _read_file(path):
+            key = (label, name.removesuffix(".avi"))
+            if key not in known:
+                raise UserError(
+                    f"{path} line {line} names {name}, which isn't among the clips of {label}; "
+                    "add the clip or remove the line."
+                )
+            if key in roles:
+                raise UserError(f"{path} line {line} names {name} a second time; remove one line.")
+            roles[key] = role
+    return [roles.get((clip.label, clip_name(clip)), "") for clip in manifest.clips]
+
+
+def has_splits(manifest: Manifest) -> bool:
+    return (manifest.root / FOLDER).is_dir()
+
+
+def check_names(manifest: Manifest) -> None:
+    """Every clip that a split file names must be there."""
+    if has_splits(manifest):
+        for fold in FOLDS:
+            read_fold(manifest, fold)
+
+
+def odd_counts(manifest: Manifest) -> list[str]:
+    """Where a split file isn't the published one: classes without 70 training and 30 test clips."""
+    odd = []
+    for fold in FOLDS:
+        counts: Counter[tuple[str, Split]] = Counter(
+            (clip.label, role)
+            for clip, role in zip(manifest.clips, read_fold(manifest, fold), strict=True)
+        )
+        for label in manifest.class_names:
+            train, test = counts[label, "train"], counts[label, "test"]
+            if {"train": train, "test": test} != OFFICIAL_COUNTS:
+                odd.append(f"{label} split {fold}: {train} train, {test} test")
+    return odd
+
+
+def clip_name(clip: Clip) -> str:
+    """The clip's file name without the suffix of a video; frame folders have none."""
+    name = PurePosixPath(clip.path).name
+    return (
+        name.removesuffix(PurePosixPath(name).suffix) if clip.codec not in ("jpeg", "png") else name
+    )
+
+
+def _read_file(path: Path) -> list[tuple[int, str, Split]]:
+    try:
+        text = path.read_text(encoding="utf-8", errors="surrogateescape")
+    except OSError as error:
+        raise UserError(
+            f"{path} can't be read ({error.strerror}); add HMDB51's own file."
+        ) from error
+    entries = []
+    for number, line in enumerate(text.splitlines(), 1):
+        if not line.strip():
+            continue
+        name, _, role = line.strip().rpartition(" ")
+        if not name or role not in ROLES:
+            raise UserError(f"{path} line {number}: {line.strip()!r} isn't `<file name> <1|2|0>`.")
+        entries.append((number, name.strip(), ROLES[role]))
+    return entries

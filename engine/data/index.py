@@ -1,0 +1,85 @@
+"""From a folder to its manifest: find the clips, open each, write one row a clip."""
+
+from collections import Counter
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from dali_pipelines import clip_file
+from dali_pipelines.clip_facts import ClipFacts
+from engine.data import folders, hmdb51_splits, lists, sources
+from engine.data.folders import Found, Listing
+from engine.data.manifest import Clip, Manifest
+from engine.parallel import run_each
+
+
+@dataclass(frozen=True, kw_only=True)
+class Index:
+    manifest: Manifest
+    grammars: Counter[str]
+    """How the sources were found: clips by grammar."""
+    unreadable: dict[str, str]
+    """Clips that can't be opened, and why. They keep their row, with 0 frames."""
+    ignored: list[str]
+
+
+def index_folder(
+    root: Path,
+    *,
+    list_files: list[Path] | None = None,
+    skip_missing: bool = False,
+    frames_fps: float = 0.0,
+) -> Index:
+    """Index `root`; nothing is written. `frames_fps` is the rate of extracted frames."""
+    if list_files:
+        listing = lists.read_lists(root, list_files, skip_missing=skip_missing)
+    else:
+        listing = folders.list_clips(root)
+    index = open_clips(root, listing, frames_fps=frames_fps)
+    hmdb51_splits.check_names(index.manifest)
+    return index
+
+
+def open_clips(root: Path, listing: Listing, *, frames_fps: float = 0.0) -> Index:
+    clips: list[Clip] = []
+    grammars: Counter[str] = Counter()
+    unreadable: dict[str, str] = {}
+    outcomes = run_each(partial(_probe, root), listing.found, title="Indexing", timeout_s=60)
+    for outcome in outcomes:
+        found, facts = outcome.item, outcome.value
+        source, grammar = _source(root, found)
+        grammars[grammar] += 1
+        if facts is None:
+            unreadable[found.path] = getattr(outcome.error, "reason", None) or str(outcome.error)
+            clips.append(Clip(path=found.path, label=found.label, source=source, split=found.split))
+            continue
+        clips.append(
+            Clip(
+                path=found.path,
+                label=found.label,
+                source=source,
+                split=found.split,
+                frames=facts.frames,
+                fps=facts.fps or frames_fps,
+                width=facts.width,
+                height=facts.height,
+                codec=facts.codec,
+            )
+        )
+    return Index(
+        manifest=Manifest(root=root, clips=tuple(clips)),
+        grammars=grammars,
+        unreadable=unreadable,
+        ignored=listing.ignored,
+    )
+
+
+def _probe(root: Path, found: Found) -> ClipFacts:
+    return clip_file.probe(root / found.path)
+
+
+def _source(root: Path, found: Found) -> tuple[str, str]:
+    if found.source is not None:
+        return found.source, "the list"
+    path = root / found.path
+    return sources.find_source(path.name if path.is_dir() else path.stem, found.label)

@@ -1,0 +1,223 @@
+"""Lists that others wrote: CSV of path and label, Kinetics CSV, and space-separated lists.
+
+Space-separated lists are `path label` as UCF101, Kinetics and several toolkits write them, with a
+column of frame counts between, or without the label, which is then the clip's folder. Labels that
+are numbers are named by UCF101's classInd.txt where one lies beside the list.
+"""
+
+import csv
+from dataclasses import dataclass
+from pathlib import Path
+
+from engine.data.folders import SPLIT_FOLDERS, VIDEO_SUFFIXES, Found, Listing, is_clip
+from engine.data.manifest import Split, is_inside
+from engine.errors import UserError
+
+CLASS_INDEX = "classInd.txt"
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Entry:
+    line: int
+    path: str
+    label: str
+    split: str
+    source: str | None = None
+
+
+def read_lists(root: Path, lists: list[Path], *, skip_missing: bool) -> Listing:
+    """Clips named by `lists`. A list's own name gives the split: train…, val…, test…."""
+    if not root.is_dir():
+        raise UserError(f"{root} is not a folder; name the folder that holds the clips.")
+    finder = _Finder(root)
+    listing = Listing()
+    named_by: dict[str, str] = {}
+    missing: list[str] = []
+    for path in lists:
+        for entry in _entries(path, finder):
+            where = f"{path} line {entry.line}"
+            located = finder.locate(entry.path, where)
+            if located is None:
+                missing.append(f"{where} names {entry.path}")
+                continue
+            if located in named_by:
+                raise UserError(
+                    f"{where} names {located} again ({named_by[located]} did); remove one."
+                )
+            if not entry.label:
+                raise UserError(f"{where}: {entry.path} has no label; add one.")
+            named_by[located] = where
+            split = _split(entry.split, where) if entry.split else _split_of_list(path)
+            listing.found.append(
+                Found(path=located, label=entry.label, split=split, source=entry.source)
+            )
+    if missing and not skip_missing:
+        more = f" and {len(missing) - 1:,} more" if len(missing) > 1 else ""
+        raise UserError(
+            f"{missing[0]}, which isn't in {root}{more}; add what is missing, or pass "
+            "--skip-missing."
+        )
+    if not listing.found:
+        raise UserError(f"{', '.join(map(str, lists))}: no clip listed there is in {root}.")
+    listing.ignored = missing
+    return listing
+
+
+class _Finder:
+    """Finds a listed clip: by its path, by its path without suffix, or by its name alone."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self._by_stem: dict[str, list[str]] | None = None
+
+    def locate(self, name: str, where: str) -> str | None:
+        path = Path(name)
+        if path.is_absolute() and path.is_relative_to(self.root.absolute()):
+            name = path.relative_to(self.root.absolute()).as_posix()
+        if not is_inside(name):
+            raise UserError(f"{where}: {name} lies outside {self.root}; use paths inside it.")
+        for prefix in ("", "videos/"):
+            if is_clip(self.root / prefix / name) and (self.root / prefix / name).exists():
+                return prefix + name
+        matches = self._index().get(
+            Path(name).stem if _has_video_suffix(name) else Path(name).name, []
+        )
+        if "/" in name:
+            matches = [
+                match for match in matches if match.split("/")[-2:-1] == name.split("/")[-2:-1]
+            ]
+        if len(matches) > 1:
+            raise UserError(f"{where}: {name} may be {matches[0]} or {matches[1]}; give the path.")
+        return matches[0] if matches else None
+
+    def _index(self) -> dict[str, list[str]]:
+        if self._by_stem is None:
+            self._by_stem = {}
+            for path in sorted(self.root.rglob("*")):
+                if path.is_file() and path.suffix.lower() in VIDEO_SUFFIXES:
+                    relative = path.relative_to(self.root).as_posix()
+                    self._by_stem.setdefault(path.stem, []).append(relative)
+        return self._by_stem
+
+
+def _entries(path: Path, finder: _Finder) -> list[_Entry]:
+    try:
+        text = path.read_text(encoding="utf-8-sig", errors="surrogateescape")
+    except OSError as error:
+        raise UserError(f"{path} can't be read ({error.strerror}); name a list file.") from error
+    lines = [(n, line) for n, line in enumerate(text.splitlines(), 1) if line.strip()]
+    if not lines:
+        raise UserError(f"{path} is empty; a list has a path and a label a line.")
+    header = next(csv.reader([lines[0][1]]))
+    if "youtube_id" in header:
+        return _kinetics(path, lines, header)
+    if "path" in header and "label" in header:
+        return _with_header(path, lines, header)
+    if "," in lines[0][1]:
+        return [_pair(path, number, next(csv.reader([line]))) for number, line in lines]
+    return _spaced(path, lines, finder)
+
+
+def _with_header(path: Path, lines: list[tuple[int, str]], header: list[str]) -> list[_Entry]:
+    return [
+        _Entry(
+            line=number,
+            path=row["path"],
+            label=row["label"],
+            split=row.get("split", ""),
+            source=row.get("source") or None,
+        )
+        for number, row in _rows(path, lines, header)
+    ]
+
+
+def _kinetics(path: Path, lines: list[tuple[int, str]], header: list[str]) -> list[_Entry]:
+    """Files are called <id>_<start>_<end>, both times in whole seconds of six digits."""
+    entries = []
+    for number, row in _rows(path, lines, header):
+        try:
+            start, end = (round(float(row[name])) for name in ("time_start", "time_end"))
+        except (KeyError, ValueError) as error:
+            raise UserError(
+                f"{path} line {number}: time_start and time_end must be numbers."
+            ) from error
+        name = f"{row['youtube_id']}_{start:06d}_{end:06d}"
+        split = row.get("split", "")
+        split = "val" if split == "validate" else split
+        entries.append(
+            _Entry(
+                line=number,
+                path=name,
+                label=row.get("label", ""),
+                split=split,
+                source=row["youtube_id"],
+            )
+        )
+    return entries
+
+
+def _rows(
+    path: Path, lines: list[tuple[int, str]], header: list[str]
+) -> list[tuple[int, dict[str, str]]]:
+    rows = []
+    for number, line in lines[1:]:
+        cells = next(csv.reader([line]))
+        if len(cells) != len(header):
+            raise UserError(
+                f"{path} line {number}: {len(cells)} values where the first line names "
+                f"{len(header)}; mend the row."
+            )
+        rows.append((number, dict(zip(header, cells, strict=True))))
+    return rows
+
+
+def _pair(path: Path, number: int, cells: list[str]) -> _Entry:
+    if len(cells) != 2:
+        raise UserError(f"{path} line {number}: {len(cells)} values where path and label belong.")
+    return _Entry(line=number, path=cells[0], label=cells[1].strip(), split="")
+
+
+def _spaced(path: Path, lines: list[tuple[int, str]], finder: _Finder) -> list[_Entry]:
+    names = _class_index(path.parent / CLASS_INDEX)
+    entries = []
+    for number, line in lines:
+        name, label = line.strip(), ""
+        if not _names_clip(name, finder) and " " in name:
+            name, label = name.rsplit(None, 1)
+            if (
+                not _names_clip(name, finder)
+                and " " in name
+                and name.rsplit(None, 1)[1].isdecimal()
+            ):
+                name = name.rsplit(None, 1)[0]  # the column between is a count of frames
+        label = names.get(label, label) or Path(name).parent.name
+        entries.append(_Entry(line=number, path=name, label=label, split=""))
+    return entries
+
+
+def _names_clip(name: str, finder: _Finder) -> bool:
+    return _has_video_suffix(name) or (is_inside(name) and (finder.root / name).exists())
+
+
+def _has_video_suffix(name: str) -> bool:
+    return Path(name).suffix.lower() in VIDEO_SUFFIXES
+
+
+def _class_index(path: Path) -> dict[str, str]:
+    if not path.is_file():
+        return {}
+    pairs = (line.split(None, 1) for line in path.read_text("utf-8").splitlines() if line.strip())
+    return {number: name.strip() for number, name in pairs}
+
+
+def _split(name: str, where: str) -> Split:
+    if name.lower() not in SPLIT_FOLDERS:
+        raise UserError(f"{where}: the split {name!r} is not train, val or test.")
+    return SPLIT_FOLDERS[name.lower()]
+
+
+def _split_of_list(path: Path) -> Split:
+    for name, split in SPLIT_FOLDERS.items():
+        if path.name.lower().startswith(name):
+            return split
+    return ""

@@ -1,0 +1,113 @@
+"""A dataset worth training on, made here: HMDB51's own layout, names and split files.
+
+Clips of one source share figure and background, and most sources belong to one class, as in real
+data sets: a model that remembers backgrounds shines under a split that ignores sources, and fails
+under one that respects them.
+"""
+
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from engine import atomic
+from engine.data import hmdb51, hmdb51_splits
+from engine.data.index import Index
+from engine.data.synthetic_video import MOTIONS, NOISE_BY_QUALITY, Quality, draw_scene, write_clip
+from engine.errors import UserError
+from engine.parallel import run_each
+
+CLIPS_PER_SOURCE = 5
+SHARED_SOURCES = 0.2
+"""Share of a class's sources that it has in common with its neighbour."""
+TEST_FRACTION = 0.3
+DECORATIONS = ("", "_(part_2)", "_[uncut]", "_&_friends", "#1", "+extra", ";b", "!", "~", "@home")
+"""What real source names hold, and naive matching trips over."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClipPlan:
+    label: str
+    source: str
+    scene_seed: tuple[int, ...]
+    clip_seed: tuple[int, ...]
+    quality: Quality
+    number: int
+
+    @property
+    def file_name(self) -> str:
+        return f"{self.source}_{self.label}_f_nm_np1_fr_{self.quality}_{self.number}.avi"
+
+
+def make_dataset(out: Path, *, num_classes: int, clips_per_class: int, seed: int) -> Index:
+    """Write `out/videos`, its official splits and its manifest; all of it or nothing."""
+    if not 2 <= num_classes <= len(MOTIONS):
+        raise UserError(f"--classes takes 2 to {len(MOTIONS)}, not {num_classes}.")
+    if clips_per_class < 3:
+        raise UserError(f"--clips-per-class must be at least 3, not {clips_per_class}.")
+    if seed < 0:
+        raise UserError(f"--seed can't be negative, as {seed} is.")
+    plans = plan_clips(list(MOTIONS)[:num_classes], clips_per_class, seed)
+    with atomic.new_folder(out) as stage:
+        for label in {plan.label for plan in plans}:
+            (stage / "videos" / label).mkdir(parents=True)
+        outcomes = run_each(partial(_write, stage), plans, title="Drawing videos")
+        for outcome in outcomes:
+            if outcome.error:
+                raise UserError(f"{out} can't be written ({outcome.error}); is the disk full?")
+        _write_split_files(stage / hmdb51_splits.FOLDER, plans, seed)
+        return hmdb51.index_stage(stage)
+
+
+def plan_clips(labels: list[str], clips_per_class: int, seed: int) -> list[ClipPlan]:
+    """Which clips there are. Sources are dealt within a class, the first few within two classes."""
+    plans = []
+    num_sources = max(3, round(clips_per_class / CLIPS_PER_SOURCE))
+    qualities: list[Quality] = list(NOISE_BY_QUALITY)
+    for class_index, label in enumerate(labels):
+        for clip_index in range(clips_per_class):
+            number, slot = divmod(clip_index, num_sources)
+            shared = slot < round(num_sources * SHARED_SOURCES)
+            owner = class_index // 2 * 2 if shared else class_index
+            source_id = owner * num_sources + slot
+            plans.append(
+                ClipPlan(
+                    label=label,
+                    source=f"Reel_{source_id:03d}{DECORATIONS[source_id % len(DECORATIONS)]}",
+                    scene_seed=(seed, 0, source_id),
+                    clip_seed=(seed, 1, class_index, clip_index),
+                    quality=qualities[source_id % len(qualities)],
+                    number=number,
+                )
+            )
+    return plans
+
+
+def _write(stage: Path, plan: ClipPlan) -> None:
+    write_clip(
+        stage / "videos" / plan.label / plan.file_name,
+        plan.label,
+        draw_scene(np.random.default_rng(plan.scene_seed)),
+        plan.quality,
+        np.random.default_rng(plan.clip_seed),
+    )
+
+
+def _write_split_files(folder: Path, plans: list[ClipPlan], seed: int) -> None:
+    """As in the real ones, no test clip shares both class and source with a training clip."""
+    folder.mkdir()
+    for label in sorted({plan.label for plan in plans}):
+        members = [plan for plan in plans if plan.label == label]
+        sources = sorted({plan.source for plan in members})
+        for fold in hmdb51_splits.FOLDS:
+            rng = np.random.default_rng((seed, 2, fold, list(MOTIONS).index(label)))
+            room = round(len(members) * TEST_FRACTION)
+            tested: set[str] = set()
+            for source in rng.permutation(sources):
+                size = sum(plan.source == source for plan in members)
+                if size <= room or not tested:
+                    tested.add(source)
+                    room -= size
+            lines = [f"{plan.file_name} {2 if plan.source in tested else 1} \n" for plan in members]
+            (folder / f"{label}_test_split{fold}.txt").write_text("".join(lines), "utf-8")

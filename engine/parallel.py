@@ -1,0 +1,95 @@
+"""One function over many items: on all cores, in order, with a progress bar.
+
+Each item runs in a worker process under a time limit. A worker that crashes or hangs, as video
+decoders may on a broken file, costs that one item.
+"""
+
+import multiprocessing
+import os
+import signal
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import TimeoutError as FutureTimeoutError
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+
+from engine.progress import progress_bar
+
+Item = TypeVar("Item")
+Value = TypeVar("Value")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome(Generic[Item, Value]):
+    item: Item
+    value: Value | None
+    error: Exception | None
+
+
+def run_each(
+    function: Callable[[Item], Value],
+    items: Sequence[Item],
+    *,
+    title: str,
+    unit: str = "clips",
+    timeout_s: float = 600.0,
+    num_workers: int | None = None,
+) -> Iterator[Outcome[Item, Value]]:
+    """Yield an outcome for each item, in the order of `items`.
+
+    `function` must be importable by name. Closing the iterator, Ctrl-C included, ends the workers.
+    """
+    from pebble import ProcessExpired, ProcessPool
+
+    workers = num_workers or len(os.sched_getaffinity(0))
+    pool = ProcessPool(
+        max_workers=max(1, min(workers, len(items))),
+        context=multiprocessing.get_context("forkserver"),
+        initializer=_ignore_interrupt,
+    )
+    finished = False
+    try:
+        with progress_bar(title, total=len(items), unit=unit) as advance:
+            for item, future in _in_flight(pool, function, items, timeout_s, window=16 * workers):
+                value: Value | None = None
+                error: Exception | None = None
+                try:
+                    value = future.result()
+                except FutureTimeoutError:
+                    error = TimeoutError(f"took more than {timeout_s:g} s")
+                except ProcessExpired as expired:
+                    error = RuntimeError(f"crashed the decoder ({_cause(expired.exitcode)})")
+                except Exception as raised:
+                    error = raised
+                yield Outcome(item=item, value=value, error=error)
+                advance()
+        finished = True
+    finally:
+        pool.close() if finished else pool.stop()
+        pool.join()
+
+
+def _in_flight(
+    pool: Any,
+    function: Callable[[Item], Value],
+    items: Iterable[Item],
+    timeout_s: float,
+    *,
+    window: int,
+) -> Iterator[tuple[Item, Any]]:
+    """Items with their futures; no more than `window` are handed out ahead of the reader."""
+    pending: deque[tuple[Item, Any]] = deque()
+    for item in items:
+        pending.append((item, pool.schedule(function, args=[item], timeout=timeout_s)))
+        if len(pending) >= window:
+            yield pending.popleft()
+    yield from pending
+
+
+def _cause(exit_code: int) -> str:
+    return signal.Signals(-exit_code).name if exit_code < 0 else f"exit code {exit_code}"
+
+
+def _ignore_interrupt() -> None:
+    """Ctrl-C is the parent's to handle; workers would only print tracebacks."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -1,0 +1,54 @@
+"""Fixtures that several test files share."""
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from engine.data import synthetic
+
+RunEngine = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture(scope="session")
+def synth_master(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small synthetic dataset; read only."""
+    out = tmp_path_factory.mktemp("synth") / "set"
+    synthetic.make_dataset(out, num_classes=3, clips_per_class=10, seed=0)
+    return out
+
+
+@pytest.fixture
+def synth(synth_master: Path, tmp_path: Path) -> Path:
+    """A copy of it that a test may change."""
+    return Path(shutil.copytree(synth_master, tmp_path / "set"))
+
+
+@pytest.fixture(scope="session")
+def run_engine() -> RunEngine:
+    """Runs the command line in a process of its own."""
+
+    def run(*arguments: object, env: dict[str, str] | None = None) -> subprocess.CompletedProcess:
+        return subprocess.run(
+            [sys.executable, "-m", "engine", *map(str, arguments)],
+            capture_output=True,
+            text=True,
+            timeout=300,
+            env={**os.environ, "COLUMNS": "200", **(env or {})},
+        )
+
+    return run
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    if item.get_closest_marker("gpu"):
+        import torch
+
+        if not torch.cuda.is_available():
+            if os.environ.get("REQUIRE_GPU") == "1":
+                pytest.fail("REQUIRE_GPU=1, but torch sees no GPU")
+            pytest.skip("no NVIDIA GPU here")

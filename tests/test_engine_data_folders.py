@@ -1,0 +1,98 @@
+"""Every layout of labelled folders, and what each mistake in one is answered with."""
+
+from pathlib import Path
+
+import pytest
+import videos
+from test_dali_pipelines_frame_folder import save
+
+from engine.data import index as indexing
+from engine.data.folders import list_clips
+from engine.errors import UserError
+
+
+def touch(root: Path, *paths: str) -> None:
+    for path in paths:
+        (root / path).parent.mkdir(parents=True, exist_ok=True)
+        (root / path).write_bytes(b"x")
+
+
+def test_class_folders(tmp_path: Path) -> None:
+    touch(
+        tmp_path, "run/b.mp4", "run/a.avi", "walk fast/c.MKV", "walk fast/note.txt", ".git/x/y.mp4"
+    )
+    listing = list_clips(tmp_path)
+    assert [(found.path, found.label, found.split) for found in listing.found] == [
+        ("run/a.avi", "run", ""),
+        ("run/b.mp4", "run", ""),
+        ("walk fast/c.MKV", "walk fast", ""),
+    ]
+    assert listing.ignored == ["walk fast/note.txt"]
+
+
+def test_split_folders_and_their_other_names(tmp_path: Path) -> None:
+    touch(tmp_path, "train/run/a.avi", "Validation/run/b.avi", "test/run/a.avi")
+    found = list_clips(tmp_path).found
+    assert {(clip.path, clip.label, clip.split) for clip in found} == {
+        ("train/run/a.avi", "run", "train"),
+        ("Validation/run/b.avi", "run", "val"),
+        ("test/run/a.avi", "run", "test"),
+    }
+
+
+def test_classes_may_be_called_like_splits(tmp_path: Path) -> None:
+    touch(tmp_path, "train/a.avi", "test/b.avi")
+    assert {clip.label for clip in list_clips(tmp_path).found} == {"train", "test"}
+    touch(tmp_path, "bus/c.avi")
+    assert {clip.label for clip in list_clips(tmp_path).found} == {"train", "test", "bus"}
+
+
+@pytest.mark.parametrize("prefix", ["", "train/"])
+def test_extracted_frames_with_and_without_split_folders(prefix: str, tmp_path: Path) -> None:
+    for clip in ("run/one", "run/two", "walk/three"):
+        (tmp_path / prefix / clip).mkdir(parents=True)
+        for number in (1, 2, 10):
+            save(tmp_path / prefix / clip, f"frame_{number:04d}.jpg", number)
+    index = indexing.index_folder(tmp_path, frames_fps=12)
+    clips = index.manifest.clips
+    assert [clip.path for clip in clips] == [
+        f"{prefix}run/one", f"{prefix}run/two", f"{prefix}walk/three"
+    ]  # fmt: skip
+    assert {(clip.frames, clip.fps, clip.codec) for clip in clips} == {(3, 12.0, "jpeg")}
+    assert {clip.split for clip in clips} == {"train" if prefix else ""}
+
+
+def test_names_are_never_patterns(tmp_path: Path) -> None:
+    names = ["a*b.avi", "[ab].avi", "a?b.avi", "x;y&z!#~@+().avi", "tab\there.avi", "ü – é.avi"]
+    touch(tmp_path, *(f"odd [class]*/{name}" for name in names))
+    assert sorted(found.path for found in list_clips(tmp_path).found) == sorted(
+        f"odd [class]*/{name}" for name in names
+    )
+
+
+@pytest.mark.parametrize(
+    ("paths", "reason"),
+    [
+        ([], "holds no class folders; put each clip in a folder named after its class"),
+        (["clip.avi"], "holds no class folders"),
+        (["run/a.avi", "empty/readme.txt"], "empty holds no clips; remove the folder"),
+        (["run/a.avi", "run/a.mp4"], r"have one name: .*a\.avi and .*a\.mp4; rename or remove"),
+    ],
+)
+def test_mistakes_are_named_with_their_mend(paths: list[str], reason: str, tmp_path: Path) -> None:
+    touch(tmp_path, *paths)
+    with pytest.raises(UserError, match=reason):
+        list_clips(tmp_path)
+
+
+def test_unreadable_clips_keep_their_row_and_are_reported(tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    videos.write_video(tmp_path / "run" / "good.avi", frames=20)
+    (tmp_path / "run" / "bad.avi").write_text("no video")
+    index = indexing.index_folder(tmp_path)
+    assert index.unreadable.keys() == {"run/bad.avi"}
+    assert "can't be opened as video" in index.unreadable["run/bad.avi"]
+    assert [(clip.path, clip.frames) for clip in index.manifest.clips] == [
+        ("run/bad.avi", 0),
+        ("run/good.avi", 20),
+    ]
