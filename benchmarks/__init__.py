@@ -1,0 +1,1 @@
+"""Measures everything the project claims; results are kept as JSON in benchmarks/results."""

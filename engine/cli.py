@@ -1,0 +1,83 @@
+"""The `engine` command: which subcommands there are, and what becomes of errors."""
+
+import os
+import sys
+from collections.abc import Callable
+from typing import Annotated
+
+import typer
+
+from engine.commands.data_audit import audit
+from engine.commands.data_check import check
+from engine.commands.data_hmdb51 import hmdb51
+from engine.commands.data_index import index
+from engine.commands.data_split import split
+from engine.commands.data_synth import synth
+from engine.commands.demo import demo
+from engine.commands.info import info
+
+COMMANDS: dict[str, Callable[..., None]] = {"info": info, "demo": demo}
+DATA_COMMANDS: dict[str, Callable[..., None]] = {
+    "synth": synth,
+    "hmdb51": hmdb51,
+    "index": index,
+    "split": split,
+    "check": check,
+    "audit": audit,
+}
+INTERRUPTED = 130
+
+app = typer.Typer(
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+data_app = typer.Typer(no_args_is_help=True)
+app.add_typer(data_app, name="data", help="Make, index, split, check and audit datasets.")
+for name, command in COMMANDS.items():
+    app.command(name)(command)
+for name, command in DATA_COMMANDS.items():
+    data_app.command(name)(command)
+
+
+@app.callback()
+def engine(
+    debug: Annotated[
+        bool, typer.Option("--debug", help="Show the traceback of an error; works anywhere.")
+    ] = False,
+) -> None:
+    """Video action recognition, as fast as this machine allows.
+
+    Start with [bold]engine demo[/bold], or with your own videos in one folder a class:
+    [bold]engine data index FOLDER[/bold].
+    """
+
+
+def main() -> None:
+    """Run the command line; the only place where errors become words and exit codes."""
+    from dali_pipelines.errors import SpecError, VideoError
+    from engine.errors import UserError
+
+    arguments = sys.argv[1:]
+    debug = "--debug" in arguments
+    arguments = [argument for argument in arguments if argument != "--debug"]
+    try:
+        app(arguments, prog_name="engine")
+    except (UserError, SpecError, VideoError) as error:
+        if debug:
+            raise
+        print(f"engine: {error}", file=sys.stderr)
+        sys.exit(getattr(error, "exit_code", 2))
+    except KeyboardInterrupt:
+        if debug:
+            raise
+        print("engine: stopped; what was being written is removed.", file=sys.stderr)
+        sys.exit(INTERRUPTED)
+    except OSError as error:
+        if debug or error.filename is None:
+            raise
+        if isinstance(error, BrokenPipeError):
+            os._exit(1)
+        print(f"engine: {error.filename}: {error.strerror}.", file=sys.stderr)
+        sys.exit(2)

@@ -1,0 +1,43 @@
+"""`engine data index`: find the clips of a folder and write its manifest."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def index(
+    root: Annotated[Path, typer.Argument(help="Folder of the dataset.")],
+    list_files: Annotated[
+        list[Path] | None,
+        typer.Option("--list", help="Take clips and labels from this list (CSV, Kinetics, UCF101); "
+                                    "give it again for more lists."),
+    ] = None,
+    skip_missing: Annotated[
+        bool, typer.Option("--skip-missing", help="Pass over clips that a list names in vain.")
+    ] = False,
+    frames_fps: Annotated[
+        float, typer.Option("--frames-fps", min=0, help="Frame rate of extracted frames, if known.")
+    ] = 0.0,
+) -> None:  # fmt: skip
+    """Write manifest.csv: every clip with label, source, split, frames, rate, size and codec.
+
+    ROOT holds <class>/<video>, or train|val|test/<class>/<video>; a folder of numbered JPEG or PNG
+    frames may stand for a video.
+
+    Example: [bold]engine data index my_videos[/bold]
+
+    Example: [bold]engine data index ucf101 --list trainlist01.txt --list testlist01.txt[/bold]
+    """
+    from engine.commands.summary import print_index
+    from engine.data.index import index_folder
+
+    found = index_folder(
+        root, list_files=list_files, skip_missing=skip_missing, frames_fps=frames_fps
+    )
+    found.manifest.save()
+    print_index(found, root)
+    if not any(clip.split for clip in found.manifest.clips):
+        print(f"next: engine data split {root} --scheme grouped")
+    if found.unreadable:
+        raise typer.Exit(1)

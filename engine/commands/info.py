@@ -1,0 +1,118 @@
+"""`engine info`: what this machine can decode, train and compile, and what would help it."""
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from dali_pipelines.decoders import Decoder
+    from engine.machine import Machine
+    from trt.backends import Status
+
+MARKS = {True: "yes", False: "no", None: "–"}
+
+
+def info(
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")] = False,
+) -> None:
+    """Show CPU, GPU, decoders and the codecs each opens here, and the compile backends.
+
+    Codecs are tried, not looked up: a tiny video of each is made and decoded.
+
+    Example: [bold]engine info[/bold]
+    """
+    import dataclasses
+    import json
+
+    from rich.console import Console
+
+    from engine.machine import describe_machine
+    from trt.backends import probe_all
+
+    console = Console()
+    with Console(stderr=True).status("Looking at this machine and trying its decoders …"):
+        machine = describe_machine()
+        decoders = _probe_decoders(with_gpu=machine.gpu is not None)
+        backends = probe_all(machine.gpu)
+    if as_json:
+        everything = {
+            "machine": dataclasses.asdict(machine),
+            "decoders": decoders,
+            "backends": {name: dataclasses.asdict(status) for name, status in backends.items()},
+        }
+        print(json.dumps(everything, indent=2))
+        return
+    console.print(_machine_table(machine))
+    console.print(_decoder_table(decoders))
+    console.print(_backend_table(backends))
+
+
+def _probe_decoders(*, with_gpu: bool) -> dict[str, dict["Decoder", bool | None]]:
+    """In a process of its own, since it prints and may crash."""
+    import multiprocessing
+
+    from pebble import ProcessExpired, ProcessPool
+
+    from dali_pipelines.decoders import probe_decoders
+    from engine.errors import RefusedError
+
+    context = multiprocessing.get_context("spawn")
+    with ProcessPool(max_workers=1, context=context) as pool:
+        try:
+            future = pool.schedule(probe_decoders, kwargs={"with_gpu": with_gpu}, timeout=120)
+            return future.result()
+        except (ProcessExpired, TimeoutError) as error:
+            raise RefusedError(
+                f"trying the decoders crashed or hung ({error}); `pip check` may tell which "
+                "library doesn't fit."
+            ) from error
+
+
+def _machine_table(machine: "Machine"):  # type: ignore[no-untyped-def]
+    from rich.table import Table
+
+    table = Table(show_header=False, box=None)
+    extras = f" with {', '.join(machine.cpu_extras)}" if machine.cpu_extras else ""
+    gpu = (
+        f"{machine.gpu.name}, {machine.gpu_memory_gib} GiB, compute capability "
+        f"{'.'.join(map(str, machine.gpu.capability))}, {machine.cuda}"
+        if machine.gpu
+        else f"none ({machine.cuda})"
+    )
+    table.add_row("CPU", f"{machine.cpu}: {machine.num_cores} cores{extras}")
+    table.add_row("Memory", f"{machine.memory_gib} GiB")
+    table.add_row("GPU", gpu)
+    table.add_row("System", f"{machine.system}, Python {machine.python}")
+    table.add_row(
+        "Libraries", ", ".join(f"{name} {number}" for name, number in machine.libraries.items())
+    )
+    return table
+
+
+def _decoder_table(decoders: dict[str, dict["Decoder", bool | None]]):  # type: ignore[no-untyped-def]
+    from rich.table import Table
+
+    from dali_pipelines.decoders import DECODERS
+
+    table = Table(title="Which decoder opens which codec here (–: not tried)")
+    table.add_column("codec")
+    for decoder in DECODERS:
+        table.add_column(decoder)
+    for codec, results in decoders.items():
+        table.add_row(codec, *(MARKS[results[decoder]] for decoder in DECODERS))
+    return table
+
+
+def _backend_table(backends: dict[str, "Status"]):  # type: ignore[no-untyped-def]
+    from rich.table import Table
+
+    from trt.backends import BACKENDS
+
+    table = Table(title="What each compile backend needs is here")
+    for column in ("backend", "where", "here", "why", "what to do"):
+        table.add_column(column)
+    for name, status in backends.items():
+        table.add_row(
+            name, BACKENDS[name].where, MARKS[status.usable], status.why, status.mend or "–"
+        )
+    return table

@@ -1,0 +1,54 @@
+"""What several data commands print of a dataset."""
+
+from pathlib import Path
+
+from engine.data import sources
+from engine.data.audit import Leak
+from engine.data.index import Index
+from engine.data.manifest import FILE_NAME
+
+MANY = 5
+
+
+def print_index(index: Index, root: Path) -> None:
+    clips = index.manifest.clips
+    counts = index.manifest.split_counts()
+    print(
+        f"{root}: {len(clips):,} clips in {len(index.manifest.class_names):,} classes from "
+        f"{len({clip.source for clip in clips}):,} sources "
+        f"({sources.describe(index.grammars)})"
+    )
+    if set(counts) != {""}:
+        print(
+            ", ".join(f"{count:,} {split or 'unused'}" for split, count in sorted(counts.items()))
+        )
+    if index.ignored:
+        print(f"{len(index.ignored):,} passed over, the first being {index.ignored[0]}")
+    for path, reason in list(index.unreadable.items())[:MANY]:
+        print(f"unreadable: {path}: {reason}")
+    if index.unreadable:
+        print(
+            f"{len(index.unreadable):,} clips can't be read and will be left out; "
+            f"`engine data check {root}` writes the whole story"
+        )
+    print(f"written to {root / FILE_NAME}")
+
+
+def print_leaks(leaks: list[Leak], root: Path) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title=f"Test clips of {root} that share a source with training clips")
+    table.add_column("split")
+    for name in ("train", "test", "same source", "same source and class"):
+        table.add_column(name, justify="right")
+    for entry in leaks:
+        share = f"{entry.same_source_and_class / entry.num_test:.0%}" if entry.num_test else "–"
+        table.add_row(
+            entry.scheme,
+            f"{entry.num_train:,}",
+            f"{entry.num_test:,}",
+            f"{entry.same_source:,}",
+            f"{entry.same_source_and_class:,} ({share})",
+        )
+    Console().print(table)

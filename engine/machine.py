@@ -1,0 +1,94 @@
+"""What this machine is: processor, memory, GPU, and the libraries that decide its speed."""
+
+import os
+import platform
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+from trt.backends import Gpu
+
+SPEED_FLAGS = {
+    "avx2": "AVX2",
+    "avx512f": "AVX-512",
+    "avx512_vnni": "VNNI (int8)",
+    "avx512_bf16": "bf16",
+    "amx_tile": "AMX",
+}
+LIBRARIES = ("torch", "torchvision", "nvidia-dali-cuda120", "nvidia-dali-cuda130", "av", "timm",
+             "transformers", "openvino", "torch-tensorrt", "torch-tensorrt-rtx")  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class Machine:
+    python: str
+    system: str
+    cpu: str
+    num_cores: int
+    cpu_extras: list[str]
+    memory_gib: float
+    gpu: Gpu | None
+    gpu_memory_gib: float
+    cuda: str
+    """Why there is no GPU, where there is none."""
+    libraries: dict[str, str]
+
+
+def describe_machine() -> Machine:
+    model, flags = _cpu()
+    gpu, gpu_memory_gib, cuda = _gpu()
+    return Machine(
+        python=platform.python_version(),
+        system=f"{platform.system()} {platform.machine()}",
+        cpu=model,
+        num_cores=len(os.sched_getaffinity(0)),
+        cpu_extras=[name for flag, name in SPEED_FLAGS.items() if flag in flags],
+        memory_gib=round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
+        gpu=gpu,
+        gpu_memory_gib=gpu_memory_gib,
+        cuda=cuda,
+        libraries=_versions(),
+    )
+
+
+def _cpu() -> tuple[str, set[str]]:
+    model, flags = platform.processor() or "unknown", set[str]()
+    path = Path("/proc/cpuinfo")
+    for line in path.read_text().splitlines() if path.is_file() else []:
+        key, _, value = line.partition(":")
+        if key.strip() == "model name":
+            model = value.strip()
+        elif key.strip() == "flags":
+            flags = set(value.split())
+            break
+    return model, flags
+
+
+def _gpu() -> tuple[Gpu | None, float, str]:
+    import torch
+
+    if torch.version.cuda is None:
+        return None, 0.0, "this torch was built without CUDA"
+    if not torch.cuda.is_available():
+        driver = Path("/proc/driver/nvidia/version").is_file()
+        return None, 0.0, "driver found, but no usable GPU" if driver else "no NVIDIA driver"
+    properties = torch.cuda.get_device_properties(0)
+    gpu = Gpu(name=properties.name, capability=(properties.major, properties.minor))
+    return gpu, round(properties.total_memory / 2**30, 1), f"CUDA {torch.version.cuda}, {_driver()}"
+
+
+def _driver() -> str:
+    path = Path("/proc/driver/nvidia/version")
+    words = path.read_text().splitlines()[0].split() if path.is_file() else []
+    numbers = [word for word in words if word[:1].isdigit() and "." in word]
+    return f"driver {numbers[0]}" if numbers else "driver unknown"
+
+
+def _versions() -> dict[str, str]:
+    versions = {}
+    for name in LIBRARIES:
+        try:
+            versions[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return versions
