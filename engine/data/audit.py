@@ -10,11 +10,9 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-import numpy as np
-
 from engine.data import hmdb51_splits, splits
 from engine.data.doctor import usable_clips
-from engine.data.fingerprint import Bits, fingerprint, near_duplicates
+from engine.data.fingerprint import Fingerprint, fingerprint, near_duplicates
 from engine.data.manifest import Clip, Manifest
 from engine.parallel import run_each
 
@@ -84,20 +82,19 @@ def compare_schemes(manifest: Manifest, seed: int = 0) -> list[Leak]:
 def look_alikes(manifest: Manifest) -> LookAlikes:
     """Near-duplicates between the training and the test part of the split in force."""
     used = [clip for clip in usable_clips(manifest).clips if clip.split in ("train", "test")]
-    prints: dict[str, list[tuple[Clip, Bits]]] = {"train": [], "test": []}
+    prints: dict[str, list[tuple[Clip, Fingerprint]]] = {"train": [], "test": []}
     outcomes = run_each(partial(_fingerprint, manifest.root), used, title="Comparing")
     for outcome in outcomes:
         if outcome.value is not None:
             prints[outcome.item.split].append((outcome.item, outcome.value))
     train, test = prints["train"], prints["test"]
-    pairs = []
-    if train and test:
-        found = near_duplicates(
-            np.stack([bits for _, bits in test]), np.stack([bits for _, bits in train])
+    found = near_duplicates([print_ for _, print_ in test], [print_ for _, print_ in train])
+    pairs = [
+        LookAlike(
+            test=test[pair.first][0].path, train=train[pair.second][0].path, distance=pair.distance
         )
-        for pair in found:
-            clip, twin = test[pair.first][0], train[pair.second][0]
-            pairs.append(LookAlike(test=clip.path, train=twin.path, distance=pair.distance))
+        for pair in found
+    ]
     num_compared = len(train) + len(test)
     num_used = sum(clip.split in ("train", "test") for clip in manifest.clips)
     return LookAlikes(
@@ -114,5 +111,5 @@ def as_report(leaks: list[Leak], alike: LookAlikes | None) -> dict[str, object]:
     }
 
 
-def _fingerprint(root: Path, clip: Clip) -> Bits | None:
+def _fingerprint(root: Path, clip: Clip) -> Fingerprint | None:
     return fingerprint(root / clip.path, clip.frames)

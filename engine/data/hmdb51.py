@@ -8,18 +8,17 @@ allows. Nothing stands under the new name until all of it is there.
 import dataclasses
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any
 
 from engine import atomic
 from engine.data import hmdb51_splits, splits
+from engine.data.archives import unpack
 from engine.data.folders import list_clips
 from engine.data.index import Index, open_clips
-from engine.errors import RefusedError, UserError
+from engine.errors import UserError
 from engine.progress import progress_bar
 
 VIDEOS_ARCHIVE = "hmdb51_org.rar"
@@ -64,7 +63,7 @@ def _place_videos(path: Path, folder: Path, stage: Path) -> None:
     if outer.is_file():
         inner = stage / ".archives"
         inner.mkdir()
-        _unpack(outer, lambda name: inner / name.name if name.suffix == ".rar" else None, "classes")
+        unpack(outer, lambda name: inner / name.name if name.suffix == ".rar" else None, "classes")
         archives = sorted(inner.iterdir())
         if not archives:
             raise UserError(f"{outer} holds no class archives; is it HMDB51's {VIDEOS_ARCHIVE}?")
@@ -90,50 +89,10 @@ def _unpack_classes(archives: list[Path], videos: Path) -> None:
     executor = ThreadPoolExecutor(max_workers=os.cpu_count() or 1)
     try:
         with progress_bar("Unpacking videos", total=len(archives), unit="classes") as advance:
-            for _ in executor.map(lambda archive: _unpack(archive, target(archive)), archives):
+            for _ in executor.map(lambda archive: unpack(archive, target(archive)), archives):
                 advance()
     finally:
         executor.shutdown(cancel_futures=True)
-
-
-def _unpack(
-    archive: Path, target: Callable[[PurePosixPath], Path | None], unit: str | None = None
-) -> None:
-    """Write the members that `target` gives a path for. Only names it makes are ever written."""
-    with _opened(archive) as rar:
-        members = [member for member in rar.infolist() if not member.is_dir()]
-        with progress_bar(
-            f"Unpacking {archive.name}", total=len(members), unit=unit or ""
-        ) as advance:
-            for member in members:
-                path = target(PurePosixPath(member.filename))
-                if path is not None:
-                    if path.exists():
-                        raise UserError(
-                            f"{archive} holds two clips called {path.name}; remove one."
-                        )
-                    with rar.open(member) as source, path.open("wb") as file:
-                        shutil.copyfileobj(source, file, 1 << 20)
-                advance()
-
-
-@contextmanager
-def _opened(archive: Path) -> Iterator[Any]:
-    import rarfile
-
-    try:
-        with rarfile.RarFile(archive) as rar:
-            yield rar
-    except rarfile.RarCannotExec as error:
-        raise RefusedError(
-            f"{archive} is compressed and no tool that opens RAR is installed; install one with "
-            "`apt-get install unar` (unrar, bsdtar and 7z serve too)."
-        ) from error
-    except (rarfile.Error, EOFError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise UserError(
-            f"{archive} can't be read as a RAR archive ({reason}); download it again."
-        ) from error
 
 
 def _link_classes(folder: Path, videos: Path) -> None:
@@ -165,7 +124,7 @@ def _place_splits(folder: Path, target: Path) -> None:
     target.mkdir()
     archive = folder / SPLITS_ARCHIVE
     if archive.is_file():
-        _unpack(
+        unpack(
             archive,
             lambda name: target / name.name if name.name.endswith(SPLIT_SUFFIXES) else None,
         )

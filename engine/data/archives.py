@@ -1,0 +1,68 @@
+"""RAR archives, through whichever of unrar, unar, bsdtar and 7z is installed."""
+
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from engine.errors import RefusedError, UserError
+from engine.progress import progress_bar
+
+
+def unpack(
+    archive: Path, target: Callable[[PurePosixPath], Path | None], unit: str | None = None
+) -> None:
+    """Write the members that `target` gives a path for. Only names it makes are ever written."""
+    with _opened(archive) as rar:
+        members = [member for member in rar.infolist() if not member.is_dir()]
+        with progress_bar(
+            f"Unpacking {archive.name}", total=len(members), unit=unit or ""
+        ) as advance:
+            for member in members:
+                path = target(PurePosixPath(member.filename))
+                if path is not None:
+                    if path.exists():
+                        raise UserError(
+                            f"{archive} holds two clips called {path.name}; remove one."
+                        )
+                    with rar.open(member) as source, path.open("wb") as file:
+                        shutil.copyfileobj(source, file, 1 << 20)
+                advance()
+
+
+@contextmanager
+def _opened(archive: Path) -> Iterator[Any]:
+    import rarfile
+
+    _mend_bsdtar(rarfile)
+    try:
+        with rarfile.RarFile(archive) as rar:
+            yield rar
+    except rarfile.RarCannotExec as error:
+        raise RefusedError(
+            f"{archive} is compressed and no tool that opens RAR is installed; install one with "
+            "`apt-get install unar` (unrar, bsdtar and 7z serve too)."
+        ) from error
+    except (rarfile.Error, EOFError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise UserError(
+            f"{archive} can't be read as a RAR archive ({reason}); download it again, or let "
+            "another tool try: `apt-get install unar`."
+        ) from error
+
+
+def _mend_bsdtar(rarfile: Any) -> None:
+    """rarfile up to 4.5 calls `bsdtar -f -- ARCHIVE`, which looks for an archive named `--`."""
+    plain = rarfile.ToolSetup.open_cmdline
+    if getattr(plain, "is_mended", False):
+        return
+
+    def open_cmdline(setup: Any, *arguments: Any) -> list[str]:
+        command = plain(setup, *arguments)
+        if setup.setup is rarfile.BSDTAR_CONFIG and "--" in command:
+            command.remove("--")
+        return command
+
+    open_cmdline.is_mended = True  # type: ignore[attr-defined]
+    rarfile.ToolSetup.open_cmdline = open_cmdline
