@@ -1,8 +1,10 @@
 """The `engine` command: which subcommands there are, and what becomes of errors."""
 
 import os
+import signal
 import sys
 from collections.abc import Callable
+from types import FrameType
 from typing import Annotated
 
 import typer
@@ -54,11 +56,20 @@ def engine(
     """
 
 
+class Interrupted(BaseException):
+    """Ctrl-C; typer would turn a KeyboardInterrupt into a silent exit."""
+
+
+def _interrupt(signum: int, frame: FrameType | None) -> None:
+    raise Interrupted
+
+
 def main() -> None:
     """Run the command line; the only place where errors become words and exit codes."""
     from dali_pipelines.errors import SpecError, VideoError
     from engine.errors import UserError
 
+    signal.signal(signal.SIGINT, _interrupt)
     arguments = sys.argv[1:]
     debug = "--debug" in arguments
     arguments = [argument for argument in arguments if argument != "--debug"]
@@ -69,7 +80,7 @@ def main() -> None:
             raise
         print(f"engine: {error}", file=sys.stderr)
         sys.exit(getattr(error, "exit_code", 2))
-    except KeyboardInterrupt:
+    except Interrupted:
         if debug:
             raise
         print("engine: stopped; what was being written is removed.", file=sys.stderr)

@@ -6,6 +6,7 @@ split by sources, the same network with a memory learns, and a split that ignore
 
 import hashlib
 from collections import Counter, defaultdict
+from itertools import pairwise
 from pathlib import Path
 
 import av
@@ -129,7 +130,11 @@ def test_only_motion_tells_the_classes_apart(tmp_path: Path) -> None:
 
 
 def train_and_test(dataset, pixels: np.ndarray, parts: np.ndarray, *, still: bool) -> float:
-    """Accuracy of a four-layer CNN and an LSTM on all that isn't training; `still` sees one frame."""
+    """Accuracy of a four-layer CNN and an LSTM on all clips that aren't for training.
+
+    `still` sees one frame of each clip, and all of its colours; they are shaken where motion is to
+    be learnt.
+    """
     import torch
     from torch import nn
     from torch.nn import functional as F
@@ -146,7 +151,7 @@ def train_and_test(dataset, pixels: np.ndarray, parts: np.ndarray, *, still: boo
             super().__init__()
             widths = (3, 16, 32, 64, 96)
             layers: list[nn.Module] = []
-            for wide, wider in zip(widths, widths[1:], strict=False):
+            for wide, wider in pairwise(widths):
                 layers += [nn.Conv2d(wide, wider, 3, 2, 1), nn.BatchNorm2d(wider), nn.ReLU()]
             self.cnn = nn.Sequential(*layers, nn.Flatten())
             self.lstm = nn.LSTM(96 * 4 * 3, 128, batch_first=True, bidirectional=True)
@@ -162,13 +167,15 @@ def train_and_test(dataset, pixels: np.ndarray, parts: np.ndarray, *, still: boo
             x = x[torch.arange(len(index)), torch.randint(NUM_FRAMES, (len(index),))][:, None]
         return x
 
-    net, steps, batch = Net(), 400, 32
+    net, steps, batch = Net(), 200 if still else 400, 32
     optimiser = torch.optim.AdamW(net.parameters(), 2e-3)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, 2e-3, total_steps=steps)
     for _ in range(steps):
         index = train[torch.randint(len(train), (batch,))]
-        jitter = torch.empty(batch, 1, 3, 1, 1)
-        x = prepare(index) * jitter.uniform_(0.7, 1.3) + jitter.clone().uniform_(-0.15, 0.15)
+        x = prepare(index)
+        if not still:
+            shake = torch.empty(batch, 1, 3, 1, 1)
+            x = x * shake.uniform_(0.7, 1.3) + shake.clone().uniform_(-0.15, 0.15)
         loss = F.cross_entropy(net(x), labels[index])
         optimiser.zero_grad()
         loss.backward()

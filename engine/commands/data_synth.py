@@ -8,7 +8,7 @@ import typer
 
 def synth(
     out: Annotated[Path, typer.Argument(metavar="DIR", help="New folder for the dataset.")],
-    classes: Annotated[int, typer.Option(help="How many motions, 2 to 12.")] = 8,
+    classes: Annotated[int, typer.Option(help="How many motions, 2 to 10.")] = 8,
     clips_per_class: Annotated[int, typer.Option(help="Clips in each class.")] = 50,
     seed: Annotated[int, typer.Option(help="The same seed draws the same videos.")] = 0,
 ) -> None:

@@ -104,6 +104,7 @@ def _decoder_table(decoders: dict[str, dict["Decoder", bool | None]]):  # type: 
 
 
 def _backend_table(backends: dict[str, "Status"]):  # type: ignore[no-untyped-def]
+    from rich.markup import escape
     from rich.table import Table
 
     from trt.backends import BACKENDS
@@ -113,6 +114,6 @@ def _backend_table(backends: dict[str, "Status"]):  # type: ignore[no-untyped-de
         table.add_column(column)
     for name, status in backends.items():
         table.add_row(
-            name, BACKENDS[name].where, MARKS[status.usable], status.why, status.mend or "–"
+            name, BACKENDS[name].where, MARKS[status.usable], status.why, escape(status.mend) or "–"
         )
     return table

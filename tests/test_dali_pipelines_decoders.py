@@ -1,0 +1,25 @@
+"""What `engine info` says of decoders is tried, on PyAV and on DALI themselves."""
+
+import pytest
+from pebble import ProcessPool
+
+from dali_pipelines.decoders import CODECS, probe_decoders
+
+
+def probe(*, with_gpu: bool) -> dict:
+    with ProcessPool(max_workers=1) as pool:  # it silences the process that it runs in
+        return pool.schedule(probe_decoders, kwargs={"with_gpu": with_gpu}, timeout=120).result()
+
+
+def test_on_a_cpu_pyav_opens_all_and_dali_what_its_manual_says() -> None:
+    found = probe(with_gpu=False)
+    assert list(found) == list(CODECS)
+    assert all(results["PyAV"] for results in found.values())
+    on_cpu = {codec for codec, results in found.items() if results["DALI on CPU"]}
+    assert on_cpu == {"vp8", "vp9", "mjpeg"}
+    assert {results["DALI on GPU"] for results in found.values()} == {None}
+
+
+@pytest.mark.gpu
+def test_on_a_gpu_nvdec_opens_h264() -> None:
+    assert probe(with_gpu=True)["h264"]["DALI on GPU"]

@@ -1,0 +1,191 @@
+"""The command line as users meet it: names, messages, exit codes, Ctrl-C."""
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import videos
+
+from engine.cli import COMMANDS, DATA_COMMANDS
+
+FLAGS = {
+    "info": {"--json"},
+    "demo": {"--out"},
+    "data synth": {"--classes", "--clips-per-class", "--seed"},
+    "data hmdb51": {"--out"},
+    "data index": {"--list", "--skip-missing", "--frames-fps"},
+    "data split": {"--scheme", "--fold", "--seed"},
+    "data check": {"--timeout"},
+    "data audit": {"--strict", "--look", "--seed"},
+}
+
+
+def test_commands_and_flags_are_frozen(run_engine) -> None:
+    assert {*COMMANDS, *(f"data {name}" for name in DATA_COMMANDS)} == set(FLAGS)
+    for command, flags in FLAGS.items():
+        text = run_engine(*command.split(), "--help").stdout
+        assert set(re.findall(r"--[a-z][a-z0-9-]*", text.split("Options")[-1])) >= flags
+        assert "Example:" in text, command
+
+
+def test_help_shows_every_command(run_engine) -> None:
+    text = run_engine("--help").stdout
+    assert all(name in text for name in [*COMMANDS, "data", "--debug", "--install-completion"])
+    assert run_engine().returncode == 2  # no arguments: the help, as a usage error
+
+
+def test_info_tells_machine_decoders_and_backends(run_engine) -> None:
+    result = run_engine("info", "--json")
+    assert result.returncode == 0, result.stderr
+    facts = json.loads(result.stdout)
+    assert facts["machine"]["num_cores"] == len(os.sched_getaffinity(0))
+    assert facts["machine"]["libraries"]["torch"]
+    assert facts["decoders"]["mpeg4"]["PyAV"] is True
+    assert facts["backends"]["eager"]["usable"] is True
+    table = run_engine("info").stdout
+    assert "DALI on CPU" in table
+    if not facts["backends"]["onnx"]["usable"]:
+        assert "pip install 'engine[onnx]'" in table  # brackets are no markup
+
+
+@pytest.mark.slow
+def test_the_path_of_a_new_user(run_engine, tmp_path: Path) -> None:
+    """Own videos, one of them broken: index, split, check, audit."""
+    root = tmp_path / "mine"
+    for label in ("jump", "sit still"):
+        (root / label).mkdir(parents=True)
+        for number in range(10):
+            videos.write_video(root / label / f"clip {number}.mp4", codec="h264", frames=25)
+    (root / "jump" / "broken.mp4").write_bytes(b"\0" * 1000)
+
+    index = run_engine("data", "index", root)
+    assert index.returncode == 1  # done, with a clip that failed
+    assert "21 clips in 2 classes from 21 sources" in index.stdout
+    assert "unreadable: jump/broken.mp4" in index.stdout
+    split = run_engine("data", "split", root, "--scheme", "grouped")
+    assert split.returncode == 0
+    assert re.search(r"1\d train, \d val, \d test", split.stdout)
+    check = run_engine("data", "check", root)
+    assert check.returncode == 1
+    assert "bad: jump/broken.mp4: can't be opened as video" in check.stdout
+    audit = run_engine("data", "audit", root)
+    assert audit.returncode == 0, audit.stderr
+    assert json.loads((root / "audit.json").read_text())["schemes"][0]["same_source"] == 0
+
+
+def test_strict_audit_refuses_a_leak_with_code_3(run_engine, synth: Path) -> None:
+    assert run_engine("data", "split", synth, "--scheme", "stratified").returncode == 0
+    leaking = run_engine("data", "audit", synth, "--strict", "--no-look")
+    assert leaking.returncode == 3
+    assert "split anew with --scheme grouped" in leaking.stderr
+    assert run_engine("data", "split", synth, "--scheme", "grouped").returncode == 0
+    assert run_engine("data", "audit", synth, "--strict").returncode == 0
+
+
+def _bad_row(root: Path) -> None:
+    with (root / "manifest.csv").open("a") as file:
+        file.write("videos/wave/x.avi,wave\n")
+
+
+def _ghost(root: Path) -> None:
+    shutil.rmtree(root / "videos" / "move_left")
+    (root / "videos" / "move_left").mkdir()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["data", "index", "{root}/nowhere"], "nowhere is not a folder; name the folder"),
+        (["data", "split", "{root}", "--scheme", "groupd"], "did you mean 'grouped'?"),
+        (["data", "split", "{root}", "--scheme", "grouped", "--fold", "2"], "--fold belongs to"),
+        (
+            ["data", "split", "{root}", "--scheme", "official", "--fold", "9"],
+            "choose fold 1, 2 or 3",
+        ),
+        (["data", "split", "{root}", "--scheme", "hmdb-simp"], "clips of brush_hair where"),
+        (["data", "synth", "{root}"], "already exists and isn't empty"),
+        (["data", "synth", "{root}/new", "--classes", "99"], "--classes takes 2 to 10, not 99"),
+        (["data", "hmdb51", "{root}/nowhere", "--out", "{root}/out"], "nowhere doesn't exist"),
+        (["data", "audit", "{root}/videos"], "holds no manifest.csv; make one with"),
+    ],
+)
+def test_a_mistake_gets_one_sentence_and_code_2(
+    arguments: list[str], message: str, run_engine, synth: Path
+) -> None:
+    before = sorted(map(str, synth.rglob("*")))
+    result = run_engine(*(argument.format(root=synth) for argument in arguments))
+    assert result.returncode == 2
+    assert message in result.stderr
+    assert result.stderr.count("\n") == 1
+    assert "Traceback" not in result.stderr
+    assert sorted(map(str, synth.rglob("*"))) == before
+
+
+@pytest.mark.parametrize(
+    ("damage", "command", "message"),
+    [
+        (_bad_row, "check", r"manifest.csv line 32: 2 values where 9 belong"),
+        (_ghost, "index", r"move_left holds no clips; remove the folder"),
+    ],
+)
+def test_a_damaged_dataset_gets_one_sentence(
+    damage, command: str, message: str, run_engine, synth: Path
+) -> None:
+    damage(synth)
+    result = run_engine("data", command, synth)
+    assert result.returncode == 2
+    assert message in result.stderr
+    assert result.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("place", ["before", "after"])
+def test_debug_shows_the_traceback(place: str, run_engine, tmp_path: Path) -> None:
+    arguments = ["data", "check", tmp_path / "none"]
+    arguments = ["--debug", *arguments] if place == "before" else [*arguments, "--debug"]
+    result = run_engine(*arguments)
+    assert result.returncode != 0
+    assert "Traceback" in result.stderr
+    assert "UserError" in result.stderr
+
+
+@pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGKILL])
+def test_a_stopped_run_leaves_no_half_dataset(stop: signal.Signals, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "engine", "data", "synth", str(tmp_path / "set"),
+               "--clips-per-class", "500"]  # fmt: skip
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+    deadline = time.monotonic() + 60
+    while not list(tmp_path.rglob("*.avi")) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    os.killpg(process.pid, stop)  # as a terminal does, to the whole group
+    _, errors = process.communicate(timeout=60)
+    assert not (tmp_path / "set").exists()
+    if stop == signal.SIGINT:
+        assert process.returncode == 130
+        assert errors == "engine: stopped; what was being written is removed.\n"
+        assert not any(tmp_path.iterdir())
+    deadline = time.monotonic() + 20
+    while alive_in_group(process.pid) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert alive_in_group(process.pid) == []  # no worker lives on
+
+
+def alive_in_group(group: int) -> list[str]:
+    alive = []
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            name, _, fields = stat.read_text().rpartition(") ")
+        except OSError:
+            continue  # it ended while we looked
+        state, _, process_group = fields.split()[:3]
+        if int(process_group) == group and state != "Z":
+            alive.append(name)
+    return alive
