@@ -1,6 +1,5 @@
 """What is known of a clip on disk: the facts a probe finds, and the health a full decode finds."""
 
-import dataclasses
 from dataclasses import dataclass
 from typing import Literal
 
@@ -56,10 +55,6 @@ def judge(facts: ClipFacts, *, expected: int, damaged: int) -> ClipHealth:
     if reasons:
         return ClipHealth(status="bad", reason="; ".join(reasons), facts=facts)
     return ClipHealth(status="ok", reason="", facts=facts, loaders=_loaders(facts))
-
-
-def with_frames(facts: ClipFacts, frames: int) -> ClipFacts:
-    return dataclasses.replace(facts, frames=frames)
 
 
 def _loaders(facts: ClipFacts) -> tuple[str, ...]:

@@ -4,8 +4,10 @@ Frames are counted in the order in which they are shown, so that B-frames and va
 need no special care anywhere else. PyAV releases the GIL while it decodes.
 """
 
+import dataclasses
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
 from typing import cast
@@ -17,7 +19,7 @@ from av.stream import Disposition
 from av.video.stream import VideoStream
 from numpy.typing import NDArray
 
-from dali_pipelines.clip_facts import ClipFacts, ClipHealth, judge, with_frames
+from dali_pipelines.clip_facts import ClipFacts, ClipHealth, judge
 from dali_pipelines.errors import VideoError
 from dali_pipelines.frame_plan import IntArray
 
@@ -25,34 +27,25 @@ from dali_pipelines.frame_plan import IntArray
 def probe(path: Path) -> ClipFacts:
     """Facts from the container and the packets; one frame is decoded, to prove that any does."""
     with _open(path) as (container, stream):
-        pts: list[int] = []
-        keyframes: list[int] = []
-        first_frame: av.VideoFrame | None = None
-        for packet in container.demux(stream):
-            if packet.size == 0 or packet.is_discard:
-                continue
-            if packet.is_keyframe:
-                keyframes.append(len(pts))
-            pts.append(packet.pts if packet.pts is not None else packet.dts or 0)
-            if first_frame is None:
-                first_frame = _first_of(packet)
-        if first_frame is None:
-            first_frame = next(iter(stream.decode(None)), None)
-        if first_frame is None:
+        scan = _scan(container, stream, decode_all=False)
+        if scan.first_frame is None:
             raise VideoError(path, "none of its frames decodes")
-        return _facts(stream, first_frame, pts, keyframes)
+        return _facts(stream, scan.first_frame, scan)
 
 
 def check(path: Path) -> ClipHealth:
     """Decode every frame. A bad file is a finding here, not an error."""
     try:
-        facts = probe(path)
         with _open(path) as (container, stream):
-            decoded, damaged = _decode_all(container, stream)
+            scan = _scan(container, stream, decode_all=True)
+            if scan.first_frame is None:
+                raise VideoError(path, "none of its frames decodes")
+            facts = _facts(stream, scan.first_frame, scan)
     except VideoError as error:
         return ClipHealth(status="bad", reason=error.reason, facts=None)
     expected = max(facts.frames_claimed, facts.frames)
-    return judge(with_frames(facts, decoded), expected=expected, damaged=damaged)
+    facts = dataclasses.replace(facts, frames=scan.decoded)
+    return judge(facts, expected=expected, damaged=scan.damaged)
 
 
 def read_frames(
@@ -106,45 +99,56 @@ def _open(path: Path) -> Iterator[tuple[InputContainer, VideoStream]]:
         yield container, stream
 
 
-def _first_of(packet: av.Packet) -> av.VideoFrame | None:
-    try:
-        frames = cast(list[av.VideoFrame], packet.decode())
-    except av.FFmpegError:
-        return None  # a damaged packet; a later one may do
-    return frames[0] if frames else None
+@dataclass(kw_only=True)
+class _Scan:
+    """What a walk over all packets found."""
+
+    pts: list[int] = field(default_factory=list)
+    keyframes: list[int] = field(default_factory=list)
+    """Positions of the keyframes among the packets."""
+    first_frame: av.VideoFrame | None = None
+    decoded: int = 0
+    damaged: int = 0
+    """Packets that don't decode, and frames that decode with errors."""
 
 
-def _decode_all(container: InputContainer, stream: VideoStream) -> tuple[int, int]:
-    """Counts the frames that decode, and the packets and frames that are damaged."""
-    decoded = damaged = 0
+def _scan(container: InputContainer, stream: VideoStream, *, decode_all: bool) -> _Scan:
+    """Without `decode_all`, decoding ends with the first frame."""
+    scan = _Scan()
     for packet in container.demux(stream):
-        try:
-            for frame in packet.decode():
-                decoded += 1
-                damaged += bool(frame.is_corrupt)
-        except av.FFmpegError:
-            damaged += 1
-    return decoded, damaged
+        if packet.size and not packet.is_discard:
+            if packet.is_keyframe:
+                scan.keyframes.append(len(scan.pts))
+            scan.pts.append(packet.pts if packet.pts is not None else packet.dts or 0)
+        if decode_all or scan.first_frame is None:
+            try:
+                frames = cast(list[av.VideoFrame], packet.decode())
+            except av.FFmpegError:
+                scan.damaged += 1
+                continue
+            scan.decoded += len(frames)
+            scan.damaged += sum(bool(frame.is_corrupt) for frame in frames)
+            if frames and scan.first_frame is None:
+                scan.first_frame = frames[0]
+    return scan
 
 
-def _facts(
-    stream: VideoStream, first_frame: av.VideoFrame, pts: list[int], keyframes: list[int]
-) -> ClipFacts:
+def _facts(stream: VideoStream, first_frame: av.VideoFrame, scan: _Scan) -> ClipFacts:
     rotation = first_frame.rotation
     width, height = first_frame.width, first_frame.height
     if rotation % 180:
         width, height = height, width
-    gaps = np.diff([*keyframes, len(pts)]) if keyframes else np.array([len(pts)])
+    gaps = np.diff([*(scan.keyframes or [0]), len(scan.pts)])
     return ClipFacts(
         codec=stream.codec_context.codec.canonical_name,
         pixel_format=first_frame.format.name,
         width=width,
         height=height,
         rotation=rotation,
-        fps=_rate(stream, pts),
-        variable_rate=_is_variable(pts),
+        fps=_rate(stream, scan.pts),
+        variable_rate=_is_variable(scan.pts),
         frames_claimed=stream.frames,
-        frames=len(pts),
+        frames=len(scan.pts),
         gop=int(gaps.max()),
     )
 
