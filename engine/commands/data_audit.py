@@ -7,7 +7,7 @@ import typer
 
 
 def audit(
-    root: Annotated[Path, typer.Argument(help="Folder of the dataset.")],
+    root: Annotated[Path, typer.Argument(metavar="ROOT", help="Folder of the dataset.")],
     strict: Annotated[
         bool, typer.Option("--strict", help="Exit with code 3 when the split in force leaks: a "
                                             "test clip shares source and class with a training "

@@ -7,7 +7,7 @@ import typer
 
 
 def check(
-    root: Annotated[Path, typer.Argument(help="Folder of the dataset.")],
+    root: Annotated[Path, typer.Argument(metavar="ROOT", help="Folder of the dataset.")],
     timeout: Annotated[
         float, typer.Option(min=0.1, help="Seconds after which decoding a clip counts as stuck.")
     ] = 600.0,

@@ -8,11 +8,15 @@ import typer
 
 def hmdb51(
     path: Annotated[
-        Path, typer.Argument(help="Folder with hmdb51_org.rar and test_train_splits.rar, or with "
-                                  "what was unpacked from them.")
+        Path,
+        typer.Argument(
+            metavar="PATH",
+            help="Folder with hmdb51_org.rar and test_train_splits.rar, or with what was unpacked "
+            "from them.",
+        ),
     ],
     out: Annotated[Path, typer.Option(help="New folder for the dataset.")],
-) -> None:  # fmt: skip
+) -> None:
     """Turn HMDB51 as it is distributed into a dataset, under official split 1.
 
     Example: [bold]engine data hmdb51 ~/Downloads --out hmdb51[/bold]

@@ -7,7 +7,7 @@ import typer
 
 
 def index(
-    root: Annotated[Path, typer.Argument(help="Folder of the dataset.")],
+    root: Annotated[Path, typer.Argument(metavar="ROOT", help="Folder of the dataset.")],
     list_files: Annotated[
         list[Path] | None,
         typer.Option("--list", help="Take clips and labels from this list (CSV, Kinetics, UCF101); "

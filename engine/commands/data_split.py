@@ -7,7 +7,7 @@ import typer
 
 
 def split(
-    root: Annotated[Path, typer.Argument(help="Folder of the dataset.")],
+    root: Annotated[Path, typer.Argument(metavar="ROOT", help="Folder of the dataset.")],
     scheme: Annotated[
         str, typer.Option(help="official, stratified, grouped or hmdb-simp; grouped keeps every "
                                "source on one side.")
