@@ -1,5 +1,7 @@
 """What `engine info` says of decoders is tried, on PyAV and on DALI themselves."""
 
+import multiprocessing
+
 import pytest
 from pebble import ProcessPool
 
@@ -7,7 +9,8 @@ from dali_pipelines.decoders import CODECS, probe_decoders
 
 
 def probe(*, with_gpu: bool) -> dict:
-    with ProcessPool(max_workers=1) as pool:  # it silences the process that it runs in
+    context = multiprocessing.get_context("spawn")
+    with ProcessPool(max_workers=1, context=context) as pool:  # it silences its process
         return pool.schedule(probe_decoders, kwargs={"with_gpu": with_gpu}, timeout=120).result()
 
 

@@ -31,3 +31,5 @@ def hmdb51(
             f"note: {len(imported.odd_counts)} split files don't have the published 70 training "
             f"and 30 test clips, the first being {imported.odd_counts[0]}"
         )
+    if imported.index.unreadable:
+        raise typer.Exit(1)
