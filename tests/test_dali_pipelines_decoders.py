@@ -1,21 +1,13 @@
 """What `engine info` says of decoders is tried, on PyAV and on DALI themselves."""
 
-import multiprocessing
-
 import pytest
-from pebble import ProcessPool
 
-from dali_pipelines.decoders import CODECS, probe_decoders
-
-
-def probe(*, with_gpu: bool) -> dict:
-    context = multiprocessing.get_context("spawn")
-    with ProcessPool(max_workers=1, context=context) as pool:  # it silences its process
-        return pool.schedule(probe_decoders, kwargs={"with_gpu": with_gpu}, timeout=120).result()
+from dali_pipelines.decoders import CODECS
+from engine.commands.info import try_decoders
 
 
 def test_on_a_cpu_pyav_opens_all_and_dali_what_its_manual_says() -> None:
-    found = probe(with_gpu=False)
+    found = try_decoders(with_gpu=False)
     assert list(found) == list(CODECS)
     assert all(results["PyAV"] for results in found.values())
     on_cpu = {codec for codec, results in found.items() if results["DALI on CPU"]}
@@ -25,4 +17,4 @@ def test_on_a_cpu_pyav_opens_all_and_dali_what_its_manual_says() -> None:
 
 @pytest.mark.gpu
 def test_on_a_gpu_nvdec_opens_h264() -> None:
-    assert probe(with_gpu=True)["h264"]["DALI on GPU"]
+    assert try_decoders(with_gpu=True)["h264"]["DALI on GPU"]

@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from trt.backends import Status
 
 MARKS = {True: "yes", False: "no", None: "–"}
+TIMEOUT_S = 60.0
 
 
 def info(
@@ -30,10 +31,9 @@ def info(
     from trt.backends import probe_all
 
     console = Console()
-    with Console(stderr=True).status("Looking at this machine and trying its decoders …"):
-        machine = describe_machine()
-        decoders = _probe_decoders(with_gpu=machine.gpu is not None)
-        backends = probe_all(machine.gpu)
+    machine = describe_machine()
+    decoders = try_decoders(with_gpu=machine.gpu is not None)
+    backends = probe_all(machine.gpu)
     if as_json:
         everything = {
             "machine": dataclasses.asdict(machine),
@@ -47,25 +47,24 @@ def info(
     console.print(_backend_table(backends))
 
 
-def _probe_decoders(*, with_gpu: bool) -> dict[str, dict["Decoder", bool | None]]:
-    """In a process of its own, since it prints and may crash."""
-    import multiprocessing
+def try_decoders(*, with_gpu: bool) -> dict[str, dict["Decoder", bool | None]]:
+    """Each codec in a worker process; one that crashes a decoder or hangs counts as unopened."""
+    from functools import partial
 
-    from pebble import ProcessExpired, ProcessPool
+    from dali_pipelines.decoders import CODECS, DECODERS, probe_codec
+    from engine.parallel import run_each
 
-    from dali_pipelines.decoders import probe_decoders
-    from engine.errors import RefusedError
-
-    context = multiprocessing.get_context("spawn")
-    with ProcessPool(max_workers=1, context=context) as pool:
-        try:
-            future = pool.schedule(probe_decoders, kwargs={"with_gpu": with_gpu}, timeout=120)
-            return future.result()
-        except (ProcessExpired, TimeoutError) as error:
-            raise RefusedError(
-                f"trying the decoders crashed or hung ({error}); `pip check` may tell which "
-                "library doesn't fit."
-            ) from error
+    outcomes = run_each(
+        partial(probe_codec, with_gpu=with_gpu),
+        list(CODECS),
+        title="Trying decoders",
+        unit="codecs",
+        timeout_s=TIMEOUT_S,
+    )
+    return {
+        outcome.item: dict.fromkeys(DECODERS, False) if outcome.value is None else outcome.value
+        for outcome in outcomes
+    }
 
 
 def _machine_table(machine: "Machine"):  # type: ignore[no-untyped-def]
