@@ -24,14 +24,23 @@ def frame_files(folder: Path) -> list[Path]:
     """The frames of a folder in order."""
     numbered: list[tuple[int, str, Path]] = []
     prefixes: set[str] = set()
-    for path in folder.iterdir():
+    try:
+        paths = list(folder.iterdir())
+    except OSError as error:
+        raise VideoError(folder, f"can't be opened ({error.strerror})") from error
+    unnumbered: list[str] = []
+    for path in paths:
         if path.suffix.lower() not in CODECS or path.name.startswith("."):
             continue
         if match := _NUMBERED.fullmatch(path.stem):
             prefixes.add(match[1])
             numbered.append((int(match[2]), path.name, path))
+        else:
+            unnumbered.append(path.name)
     if not numbered:
         raise VideoError(folder, "it holds no numbered JPEG or PNG frames")
+    if len(unnumbered) > 1:  # one may be a cover picture
+        raise VideoError(folder, f"{min(unnumbered)} and others have no number at their end")
     if len(prefixes) > 1:
         names = ", ".join(sorted(repr(prefix) for prefix in prefixes))
         raise VideoError(folder, f"its frames belong to several series ({names}); keep one")
@@ -68,17 +77,21 @@ def check(folder: Path) -> ClipHealth:
     try:
         facts = probe(folder)
         files = frame_files(folder)
-    except (VideoError, OSError) as error:
-        return ClipHealth(status="bad", reason=getattr(error, "reason", str(error)), facts=None)
+    except VideoError as error:
+        return ClipHealth(status="bad", reason=error.reason, facts=None)
     damaged: list[str] = []
+    odd_sizes: list[str] = []
     for path in files:
         try:
             with Image.open(path) as image:
                 image.load()
                 if image.size != (facts.width, facts.height):
-                    damaged.append(f"{path.name} is {image.size[0]}×{image.size[1]}")
+                    odd_sizes.append(f"{path.name} is {image.size[0]}×{image.size[1]}")
         except OSError:
             damaged.append(f"{path.name} doesn't decode")
+    if odd_sizes:
+        reason = f"its frames differ in size: {odd_sizes[0]}, not {facts.width}×{facts.height}"
+        return ClipHealth(status="bad", reason=reason, facts=facts)
     health = judge(facts, expected=len(files), damaged=len(damaged))
     if health.status == "bad":
         return ClipHealth(status="bad", reason=f"{health.reason}: {damaged[0]}", facts=facts)
@@ -106,4 +119,6 @@ def read_frames(
                 )
         except OSError as error:
             raise VideoError(files[index], "it can't be decoded as an image") from error
+    if len({frame.shape for frame in frames}) > 1:
+        raise VideoError(folder, "its frames differ in size")
     return np.stack(frames)

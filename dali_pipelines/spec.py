@@ -6,6 +6,7 @@ spec is in sampling.py; how pixels are made is the business of the loaders.
 """
 
 import dataclasses
+import math
 from dataclasses import dataclass
 from typing import Any, Literal, Self, get_args
 
@@ -45,14 +46,18 @@ class ClipSpec:
                 known = ", ".join(get_args(literal))
                 raise SpecError(f"{name} {getattr(self, name)!r} is not one of {known}")
         for name in ("num_frames", "stride", "resize", "crop"):
-            if getattr(self, name) < 1:
-                raise SpecError(f"{name} must be at least 1, not {getattr(self, name)}")
+            value = getattr(self, name)
+            if not isinstance(value, int) or value < 1:
+                raise SpecError(f"{name} must be a whole number of at least 1, not {value}")
         if self.crop > self.resize:
             raise SpecError(f"crop {self.crop} is larger than the short side {self.resize}")
-        if self.fps is not None and self.fps <= 0:
+        if self.fps is not None and not 0 < self.fps < math.inf:
             raise SpecError(f"fps must be above 0, not {self.fps}")
-        if len(self.mean) != 3 or len(self.std) != 3 or min(self.std) <= 0:
-            raise SpecError("mean and std take three numbers each, and std is above 0")
+        numbers = (*self.mean, *self.std)
+        if len(self.mean) != 3 or len(self.std) != 3 or not all(map(math.isfinite, numbers)):
+            raise SpecError("mean and std take three numbers each")
+        if min(self.std) <= 0:
+            raise SpecError(f"std must be above 0, not {min(self.std)}")
 
     def to_dict(self) -> dict[str, Any]:
         return dataclasses.asdict(self)

@@ -41,9 +41,9 @@ def check(path: Path) -> ClipHealth:
             if scan.first_frame is None:
                 raise VideoError(path, "none of its frames decodes")
             facts = _facts(stream, scan.first_frame, scan)
+            expected = _expected_frames(stream, scan.pts)
     except VideoError as error:
         return ClipHealth(status="bad", reason=error.reason, facts=None)
-    expected = max(facts.frames_claimed, facts.frames)
     facts = dataclasses.replace(facts, frames=scan.decoded)
     return judge(facts, expected=expected, damaged=scan.damaged)
 
@@ -67,8 +67,10 @@ def read_frames(
                     frames.append(np.rot90(pixels, frame.rotation // 90))
                 if shown == last:
                     break
-    except (av.FFmpegError, ValueError) as error:
+    except (av.FFmpegError, ValueError, IndexError) as error:
         raise VideoError(path, _plain(error)) from error
+    if len({frame.shape for frame in frames}) > 1:
+        raise VideoError(path, "its picture changes size midway")
     if len(frames) < len(wanted):
         raise VideoError(path, f"frame {last} is wanted but only {shown + 1} frames decode")
     return np.stack(frames)
@@ -115,7 +117,7 @@ class _Scan:
 def _scan(container: InputContainer, stream: VideoStream, *, decode_all: bool) -> _Scan:
     """Without `decode_all`, decoding ends with the first frame."""
     scan = _Scan()
-    for packet in container.demux(stream):
+    for packet in _packets(container, stream, scan):
         if packet.size and not packet.is_discard:
             if packet.is_keyframe:
                 scan.keyframes.append(len(scan.pts))
@@ -131,6 +133,14 @@ def _scan(container: InputContainer, stream: VideoStream, *, decode_all: bool) -
             if frames and scan.first_frame is None:
                 scan.first_frame = frames[0]
     return scan
+
+
+def _packets(container: InputContainer, stream: VideoStream, scan: _Scan) -> Iterator[av.Packet]:
+    """Packets up to the end, or to where the container itself is broken."""
+    try:
+        yield from container.demux(stream)
+    except (av.FFmpegError, IndexError):  # PyAV's, where a stream appears that wasn't announced
+        scan.damaged += 1
 
 
 def _facts(stream: VideoStream, first_frame: av.VideoFrame, scan: _Scan) -> ClipFacts:
@@ -153,6 +163,18 @@ def _facts(stream: VideoStream, first_frame: av.VideoFrame, scan: _Scan) -> Clip
     )
 
 
+def _expected_frames(stream: VideoStream, pts: list[int]) -> int:
+    """The frames there would be if the stream went on to its stated end as it goes so far.
+
+    The header's own count won't do: it also counts what an edit list hides and, in AVI, ticks of
+    the clock that show nothing.
+    """
+    if not stream.duration or len(pts) < 2:
+        return len(pts)
+    covered = max(pts) - min(pts) + float(np.median(np.diff(np.sort(np.array(pts)))))
+    return round(len(pts) * max(1.0, stream.duration / max(covered, 1.0)))
+
+
 def _rate(stream: VideoStream, pts: list[int]) -> float:
     rate: Fraction | None = stream.average_rate or stream.guessed_rate
     if rate:
@@ -167,7 +189,7 @@ def _is_variable(pts: list[int]) -> bool:
     if len(gaps) < 2:
         return False
     usual = np.median(gaps)
-    off = np.abs(gaps - usual) > max(1.5, 0.05 * usual)
+    off = np.abs(gaps - usual) > max(min(1.5, 0.5 * usual), 0.05 * usual)
     return int(off.sum()) > max(1, 0.02 * len(gaps))
 
 

@@ -71,11 +71,13 @@ def test_a_damaged_frame_is_named(tmp_path: Path) -> None:
 
 
 def test_sizes_that_change_are_damage(tmp_path: Path) -> None:
-    for index in range(4):
-        save(tmp_path / "clip", f"f{index}.jpg", index, (64, 48) if index < 2 else (80, 48))
+    for index in range(30):
+        save(tmp_path / "clip", f"f{index}.jpg", index, (64, 48) if index != 2 else (80, 48))
     health = clip_file.check(tmp_path / "clip")
     assert health.status == "bad"
-    assert "f2.jpg is 80×48" in health.reason
+    assert "f2.jpg is 80×48, not 64×48" in health.reason
+    with pytest.raises(VideoError, match="differ in size"):
+        clip_file.read_frames(tmp_path / "clip", np.array([1, 2]))
 
 
 @pytest.mark.parametrize(
@@ -84,6 +86,7 @@ def test_sizes_that_change_are_damage(tmp_path: Path) -> None:
         (["a.txt"], "holds no numbered JPEG or PNG frames"),
         (["flow_x_1.jpg", "img_1.jpg"], "several series"),
         (["f1.jpg", "f01.jpg"], "are both frame 1"),
+        (["1_a.jpg", "2_a.jpg", "3.jpg"], r"1_a\.jpg and others have no number at their end"),
     ],
 )
 def test_what_is_no_clip(names: list[str], reason: str, tmp_path: Path) -> None:

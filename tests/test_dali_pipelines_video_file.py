@@ -68,6 +68,32 @@ def test_one_dropped_frame_is_no_variable_rate(tmp_path: Path) -> None:
     assert not clip_file.probe(path).variable_rate
 
 
+@pytest.mark.parametrize("step", [2, 3])
+def test_avi_with_dropped_frames_is_variable_but_not_cut_short(step: int, tmp_path: Path) -> None:
+    """AVI keeps a slot for each tick of its clock, also for those that show nothing."""
+    slots = [i for i in range(90) if i % 7 or step == 3]
+    slots = [slot for slot in slots if slot < 30 or slot % step == 0]
+    path = videos.write_video(tmp_path / "gaps.avi", frames=len(slots), slots=slots)
+    health = clip_file.check(path)
+    assert health.status == "ok", health.reason
+    assert health.facts is not None
+    assert health.facts.frames == len(slots)
+    assert health.facts.variable_rate
+
+
+@pytest.mark.parametrize("shift", [5, 20])
+def test_an_mp4_cut_without_recoding_is_not_cut_short(shift: int, tmp_path: Path) -> None:
+    """Its edit list hides the frames before the cut, which the header still counts."""
+    whole = videos.write_video(tmp_path / "whole.mp4", codec="h264", frames=60, gop=60)
+    cut = videos.cut_without_recoding(whole, tmp_path / "cut.mp4", shift)
+    health = clip_file.check(cut)
+    assert health.status == "ok", health.reason
+    assert health.facts is not None
+    assert health.facts.frames == 60 - shift
+    (first,) = clip_file.read_frames(cut, np.array([0]))
+    assert videos.number_of(first) == shift
+
+
 def test_rotation_turns_size_and_pixels_as_a_player_does(tmp_path: Path) -> None:
     path = videos.write_video(tmp_path / "turned.mp4", codec="h264", draw=videos.corner)
     videos.turn_clockwise(path)

@@ -54,10 +54,11 @@ def write_video(
     size: tuple[int, int] = (160, 120),
     fps: int = 30,
     pts: list[int] | None = None,
+    slots: list[int] | None = None,
     draw: Callable[[int, int, int], NDArray[np.uint8]] = numbered,
     gop: int = 12,
 ) -> Path:
-    """`pts` are in milliseconds where given."""
+    """`pts` are in milliseconds where given, `slots` in frames."""
     encoder, suffix, pixel_format, options = CODECS[codec]
     path = path if path.suffix else path.with_suffix(suffix)
     with av.open(str(path), "w") as container:
@@ -71,11 +72,24 @@ def write_video(
         for index in range(frames):
             frame = av.VideoFrame.from_ndarray(draw(index, *size), format="rgb24")
             frame = frame.reformat(format=pixel_format)
-            frame.pts = index if pts is None else pts[index]
+            frame.pts = (slots or range(frames))[index] if pts is None else pts[index]
             frame.time_base = Fraction(1, fps) if pts is None else Fraction(1, 1000)
             container.mux(stream.encode(frame))
         container.mux(stream.encode(None))
     return path
+
+
+def cut_without_recoding(source: Path, target: Path, shift: int) -> Path:
+    """Begin `shift` frames later, as `ffmpeg -c copy` does: by times below zero."""
+    with av.open(str(source)) as container, av.open(str(target), "w") as output:
+        stream: Any = container.streams.video[0]
+        copy: Any = output.add_stream_from_template(stream)
+        ticks = round(shift / stream.average_rate / stream.time_base)
+        for packet in container.demux(stream):
+            if packet.dts is not None:
+                packet.pts, packet.dts, packet.stream = packet.pts - ticks, packet.dts - ticks, copy
+                output.mux(packet)
+    return target
 
 
 def write_audio(path: Path) -> Path:
