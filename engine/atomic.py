@@ -52,6 +52,9 @@ def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[object]
 @contextmanager
 def new_folder(path: Path) -> Iterator[Path]:
     """Fill the yielded folder; it gets the name `path` at the end. `path` must be new or empty."""
+    path = path.absolute()
+    if path == Path.cwd():
+        raise UserError("the current folder can't be the new one; name a folder inside it.")
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
         raise UserError(f"{path} already exists and isn't empty; name a new folder or remove it.")
     try:

@@ -1,5 +1,6 @@
 """The `engine` command: which subcommands there are, and what becomes of errors."""
 
+import io
 import os
 import signal
 import sys
@@ -70,6 +71,9 @@ def main() -> None:
     from engine.errors import UserError
 
     signal.signal(signal.SIGINT, _interrupt)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # file names may not be UTF-8
     arguments = sys.argv[1:]
     debug = "--debug" in arguments
     arguments = [argument for argument in arguments if argument != "--debug"]
@@ -85,10 +89,11 @@ def main() -> None:
             raise
         print("engine: stopped; what was being written is removed.", file=sys.stderr)
         sys.exit(INTERRUPTED)
+    except BrokenPipeError:
+        os._exit(1)  # whoever read our output has enough
     except OSError as error:
-        if debug or error.filename is None:
+        if debug:
             raise
-        if isinstance(error, BrokenPipeError):
-            os._exit(1)
-        print(f"engine: {error.filename}: {error.strerror}.", file=sys.stderr)
+        place = f"{error.filename}: " if error.filename else ""
+        print(f"engine: {place}{error.strerror or error}.", file=sys.stderr)
         sys.exit(2)

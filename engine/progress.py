@@ -26,7 +26,7 @@ def progress_bar(title: str, *, total: int, unit: str) -> Iterator[Callable[[], 
             return Text(f"{speed:,.0f} {unit}/s" if speed else "", style="progress.data.speed")
 
     progress = Progress(
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
         RateColumn(),

@@ -8,8 +8,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from engine.data import synthetic
+
+settings.register_profile("engine", deadline=None)  # tests never judge times
+settings.load_profile("engine")
 
 RunEngine = Callable[..., subprocess.CompletedProcess[str]]
 

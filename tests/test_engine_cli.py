@@ -145,6 +145,26 @@ def test_a_damaged_dataset_gets_one_sentence(
     assert result.stderr.count("\n") == 1
 
 
+def test_odd_names_print_and_break_nothing(run_engine, synth: Path) -> None:
+    (synth.parent / "set[").mkdir()
+    odd = synth.rename(synth.parent / "set[" / "x] ü")  # to rich, [/x] is a closing tag
+    assert run_engine("data", "audit", odd, "--no-look").returncode == 0
+    name = os.fsdecode(b"caf\xe9.avi")
+    (odd / "videos" / "move_left" / name).write_bytes(b"no video")
+    result = run_engine("data", "index", odd, env={"PYTHONIOENCODING": "utf-8:strict"})
+    assert result.returncode == 1, result.stderr
+    assert "caf\\udce9.avi" in result.stdout
+
+
+def test_the_current_folder_is_refused_before_work_begins(
+    run_engine, tmp_path, monkeypatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    result = run_engine("data", "synth", ".", env={"PYTHONPATH": str(Path(__file__).parents[1])})
+    assert result.returncode == 2
+    assert "the current folder can't be the new one" in result.stderr
+
+
 @pytest.mark.parametrize("place", ["before", "after"])
 def test_debug_shows_the_traceback(place: str, run_engine, tmp_path: Path) -> None:
     arguments = ["data", "check", tmp_path / "none"]

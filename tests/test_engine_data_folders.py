@@ -70,6 +70,30 @@ def test_names_are_never_patterns(tmp_path: Path) -> None:
     )
 
 
+def test_a_picture_beside_videos_makes_no_frame_folder(tmp_path: Path) -> None:
+    touch(tmp_path, "train/run/a.avi", "train/run/thumb1.jpg", "test/run/b.avi", "test/run/t2.jpg")
+    listing = list_clips(tmp_path)
+    assert [(found.path, found.split) for found in listing.found] == [
+        ("test/run/b.avi", "test"),
+        ("train/run/a.avi", "train"),
+    ]
+    assert set(listing.ignored) == {"train/run/thumb1.jpg", "test/run/t2.jpg"}
+
+
+def test_classes_called_like_our_own_folders(tmp_path: Path) -> None:
+    touch(tmp_path, "splits/a.avi", "run/b.avi", "videos/c.avi", "loose.avi")
+    listing = list_clips(tmp_path)
+    assert {found.label for found in listing.found} == {"splits", "run", "videos"}
+    assert listing.ignored == ["loose.avi"]
+
+
+def test_what_lies_beside_a_videos_folder_is_passed_over_aloud(tmp_path: Path) -> None:
+    touch(tmp_path, "videos/jump/a.avi", "run/b.avi")
+    listing = list_clips(tmp_path)
+    assert [found.path for found in listing.found] == ["videos/jump/a.avi"]
+    assert listing.ignored == ["run"]
+
+
 @pytest.mark.parametrize(
     ("paths", "reason"),
     [

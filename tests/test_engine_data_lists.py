@@ -105,3 +105,37 @@ def test_a_name_that_fits_two_clips_is_refused(tmp_path: Path) -> None:
 def test_a_missing_list_is_named(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"none\.csv can't be read"):
         read_lists(tmp_path, [tmp_path / "none.csv"], skip_missing=False)
+
+
+@pytest.mark.parametrize(
+    ("index", "reason"),
+    [
+        (None, "some labels are numbers and some are names; put classInd.txt"),
+        ("1 Archery\n", r"trainlist01\.txt line 1: class 2 isn't in .*classInd\.txt"),
+        ("Archery\n", r"classInd\.txt line 1: 'Archery' isn't"),
+    ],
+)
+def test_numbers_and_names_of_classes_never_mix(index, reason: str, tmp_path: Path) -> None:
+    touch(tmp_path, "Archery/a.avi", "Archery/b.avi")
+    if index:
+        (tmp_path / "classInd.txt").write_text(index)
+    (tmp_path / "trainlist01.txt").write_text("Archery/a.avi 2\n")
+    (tmp_path / "testlist01.txt").write_text("Archery/b.avi\n")
+    with pytest.raises(UserError, match=reason):
+        read_lists(
+            tmp_path,
+            [tmp_path / "trainlist01.txt", tmp_path / "testlist01.txt"],
+            skip_missing=False,
+        )
+
+
+def test_one_clip_under_two_spellings_is_one_clip(tmp_path: Path) -> None:
+    touch(tmp_path, "x/a.mp4")
+    with pytest.raises(UserError, match=r"line 3 names x/a\.mp4 again"):
+        rows(tmp_path, "list.csv", "path,label\nx/a.mp4,run\n./x//a.mp4,run\n")
+
+
+def test_headers_tabs_and_list_names_as_people_write_them(tmp_path: Path) -> None:
+    touch(tmp_path, "a.mp4")
+    assert rows(tmp_path, "values.csv", "Path, Label\na.mp4,run\n") == [("a.mp4", "run", "")]
+    assert rows(tmp_path, "ucf_train.txt", "a.mp4\t3\n") == [("a.mp4", "3", "train")]

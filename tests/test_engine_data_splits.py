@@ -1,5 +1,6 @@
 """Laws of splits: disjoint, balanced, seeded, and no source on two sides where that is promised."""
 
+import dataclasses
 import random
 from collections import Counter, defaultdict
 from pathlib import Path
@@ -8,7 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engine.data import hmdb51_splits, manifest, splits
+from engine.data import doctor, hmdb51_splits, manifest, splits
+from engine.data import index as indexing
+from engine.data.index import index_folder
 from engine.data.manifest import Clip, Manifest
 from engine.errors import UserError
 
@@ -202,7 +205,6 @@ def test_hmdb_simp_takes_25_classes_by_36_9_5() -> None:
 def test_apply_writes_what_others_can_use_and_knows_its_own(synth: Path) -> None:
     before = manifest.load(synth)
     after = splits.apply(before, splits.Grouped(seed=3))
-    after.save()
     loaded = manifest.load(synth)
     assert loaded == after
     assert splits.current(loaded) == "grouped seed 3"
@@ -220,3 +222,26 @@ def test_a_part_that_would_be_empty_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="its test part would be empty"):
         splits.apply(dataset(clips, tmp_path), splits.Grouped())
     assert not (tmp_path / "splits").exists()
+
+
+def test_bad_clips_are_in_no_part_and_upset_no_balance(tmp_path: Path) -> None:
+    good = make_clips([("a", f"film_{i}") for i in range(30)])
+    bad = tuple(dataclasses.replace(clip, path=f"{clip.path}.bad", frames=0) for clip in good[:10])
+    split = splits.apply(dataset(good + bad, tmp_path), splits.Grouped())
+    assert split.split_counts() == {"train": 24, "val": 3, "test": 3, "": 10}
+    assert {clip.path for clip in split.clips if not clip.split} == {clip.path for clip in bad}
+    assert manifest.load(tmp_path) == split
+
+
+def test_a_bad_clip_may_be_named_by_a_split_file(synth: Path) -> None:
+    before = manifest.load(synth)
+    (synth / before.clips[0].path).write_bytes(b"")
+    after = splits.apply(index_folder(synth).manifest, splits.Official(fold=1))
+    assert after.clips[0].split == ""
+
+
+def test_indexing_anew_forgets_what_was_found_before(synth: Path) -> None:
+    doctor.check_dataset(manifest.load(synth))
+    indexing.save(index_folder(synth))
+    assert not (synth / "health.csv").exists()
+    assert splits.current(manifest.load(synth)) == "none"

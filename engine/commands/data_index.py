@@ -29,13 +29,18 @@ def index(
 
     Example: [bold]engine data index ucf101 --list trainlist01.txt --list testlist01.txt[/bold]
     """
-    from engine.commands.summary import print_index
-    from engine.data.index import index_folder
+    import math
 
+    from engine.commands.summary import print_index
+    from engine.data.index import index_folder, save
+    from engine.errors import UserError
+
+    if not math.isfinite(frames_fps):
+        raise UserError(f"--frames-fps must be a rate, not {frames_fps}.")
     found = index_folder(
         root, list_files=list_files, skip_missing=skip_missing, frames_fps=frames_fps
     )
-    found.manifest.save()
+    save(found)
     print_index(found, root)
     if not any(clip.split for clip in found.manifest.clips):
         print(f"next: engine data split {root} --scheme grouped")

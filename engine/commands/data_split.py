@@ -20,6 +20,7 @@ def split(
     Example: [bold]engine data split my_videos --scheme grouped[/bold]
     """
     from engine.data import manifest, splits
+    from engine.data.doctor import usable_clips
     from engine.errors import UserError, unknown_name
 
     if scheme not in splits.SCHEMES:
@@ -28,15 +29,14 @@ def split(
         raise UserError(f"--fold belongs to the scheme official, not to {scheme}; leave it out.")
     settings = {"seed": seed} | ({"fold": fold} if scheme == "official" else {})
     dataset = splits.apply(manifest.load(root), splits.SCHEMES[scheme](**settings))
-    dataset.save()
     counts = dataset.split_counts()
     unused = f", {counts['']:,} unused" if counts[""] else ""
     print(
         f"{root}: {splits.current(dataset)}: {counts['train']:,} train, {counts['val']:,} val, "
-        f"{counts['test']:,} test{unused}"
+        f"{counts['test']:,} test{unused}, of {usable_clips(dataset).describe()}"
     )
     for label in dataset.class_names:
         present = {clip.split for clip in dataset.clips if clip.label == label}
         if lacking := [part for part in splits.PARTS if part not in present and present != {""}]:
-            print(f"note: {label} has too few sources for a clip in {' and '.join(lacking)}")
+            print(f"note: {label} has too few clips or sources for one in {' and '.join(lacking)}")
     print(f"next: engine data audit {root}")

@@ -36,9 +36,12 @@ def print_index(index: Index, root: Path) -> None:
 
 def print_leaks(leaks: list[Leak], root: Path) -> None:
     from rich.console import Console
+    from rich.markup import escape
     from rich.table import Table
 
-    table = Table(title=f"Test clips of {root} that share a source with training clips")
+    table = Table(
+        title=f"Test clips of {escape(str(root))} that share a source with training clips"
+    )
     table.add_column("split")
     for name in ("train", "test", "same source", "same source and class"):
         table.add_column(name, justify="right")

@@ -24,7 +24,8 @@ SPLIT_FOLDERS: dict[str, Split] = {
     "test": "test",
     "testing": "test",
 }
-NOT_CLASSES = frozenset({"splits", "testTrainMulti_7030_splits"})
+OUR_FOLDERS = frozenset({"splits", "testTrainMulti_7030_splits"})
+"""Not classes, unless clips lie in them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,9 +50,13 @@ def list_clips(root: Path) -> Listing:
     """Find every clip below `root`, in the order of their paths."""
     if not root.is_dir():
         raise UserError(f"{root} is not a folder; name the folder that holds the class folders.")
-    top = root / "videos" if (root / "videos").is_dir() else root
+    top = root / "videos" if _holds_classes(root / "videos") else root
     listing = Listing()
-    folders = [path for path in _visible(top) if path.is_dir() and path.name not in NOT_CLASSES]
+    folders = [path for path in _visible(top) if path.is_dir() and not _is_ours(path)]
+    for path in {*_visible(root), *_visible(top)}:
+        stray = path.parent == root != top and path.is_dir() and path != top and not _is_ours(path)
+        if stray or path.suffix.lower() in VIDEO_SUFFIXES:
+            listing.ignored.append(path.relative_to(root).as_posix())
     if not folders:
         raise UserError(
             f"{top} holds no class folders; put each clip in a folder named after its class, "
@@ -69,9 +74,23 @@ def list_clips(root: Path) -> Listing:
 
 
 def is_clip(path: Path) -> bool:
+    """A video file, or a folder of images and nothing that would make it a folder of clips."""
     if path.is_dir():
-        return any(child.suffix.lower() in IMAGE_CODECS for child in _visible(path))
+        children = _visible(path)
+        if any(child.is_dir() or child.suffix.lower() in VIDEO_SUFFIXES for child in children):
+            return False
+        return any(child.suffix.lower() in IMAGE_CODECS for child in children)
     return path.suffix.lower() in VIDEO_SUFFIXES
+
+
+def _holds_classes(folder: Path) -> bool:
+    return folder.is_dir() and any(
+        child.is_dir() and not is_clip(child) for child in _visible(folder)
+    )
+
+
+def _is_ours(folder: Path) -> bool:
+    return folder.name in OUR_FOLDERS and not any(map(is_clip, _visible(folder)))
 
 
 def _are_splits(folders: list[Path]) -> bool:
@@ -107,4 +126,7 @@ def _add_class(listing: Listing, root: Path, folder: Path, split: Split) -> None
 
 
 def _visible(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.iterdir() if not path.name.startswith("."))
+    try:
+        return sorted(path for path in folder.iterdir() if not path.name.startswith("."))
+    except PermissionError:
+        return []  # reported as holding no clips, or as a clip that can't be opened

@@ -48,11 +48,10 @@ def index_stage(stage: Path) -> Index:
     """Index a finished folder of HMDB51's layout under official split 1, and save the manifest."""
     try:
         index = open_clips(stage, list_clips(stage))
+        hmdb51_splits.check_names(index.manifest)
         manifest = splits.apply(index.manifest, splits.Official(fold=1))
-        hmdb51_splits.check_names(manifest)
     except UserError as error:  # the user knows nothing of the temporary folder
         raise UserError(str(error).replace(f"{stage}{os.sep}", "")) from error
-    manifest.save()
     return dataclasses.replace(index, manifest=manifest)
 
 

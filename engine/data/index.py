@@ -7,7 +7,7 @@ from pathlib import Path
 
 from dali_pipelines import clip_file
 from dali_pipelines.clip_facts import ClipFacts
-from engine.data import folders, hmdb51_splits, lists, sources
+from engine.data import doctor, folders, hmdb51_splits, lists, sources, splits
 from engine.data.folders import Found, Listing
 from engine.data.manifest import Clip, Manifest
 from engine.parallel import run_each
@@ -36,8 +36,16 @@ def index_folder(
     else:
         listing = folders.list_clips(root)
     index = open_clips(root, listing, frames_fps=frames_fps)
-    hmdb51_splits.check_names(index.manifest)
+    if not list_files:  # a list may name a part of the clips that the split files know
+        hmdb51_splits.check_names(index.manifest)
     return index
+
+
+def save(index: Index) -> None:
+    """Write the manifest; what was found out about the clips before it is void."""
+    index.manifest.save()
+    for note in (doctor.FILE_NAME, splits.NOTE):
+        (index.manifest.root / note).unlink(missing_ok=True)
 
 
 def open_clips(root: Path, listing: Listing, *, frames_fps: float = 0.0) -> Index:

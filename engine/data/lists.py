@@ -6,8 +6,9 @@ are numbers are named by UCF101's classInd.txt where one lies beside the list.
 """
 
 import csv
+import re
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from engine.data.folders import SPLIT_FOLDERS, VIDEO_SUFFIXES, Found, Listing, is_clip
 from engine.data.manifest import Split, is_inside
@@ -57,6 +58,12 @@ def read_lists(root: Path, lists: list[Path], *, skip_missing: bool) -> Listing:
             f"{missing[0]}, which isn't in {root}{more}; add what is missing, or pass "
             "--skip-missing."
         )
+    labels = {found.label for found in listing.found}
+    if any(map(str.isdecimal, labels)) and not all(map(str.isdecimal, labels)):
+        raise UserError(
+            f"{', '.join(map(str, lists))}: some labels are numbers and some are names; put "
+            f"{CLASS_INDEX} (`<number> <class>` a line) beside the lists."
+        )
     if not listing.found:
         raise UserError(f"{', '.join(map(str, lists))}: no clip listed there is in {root}.")
     listing.ignored = missing
@@ -74,6 +81,7 @@ class _Finder:
         path = Path(name)
         if path.is_absolute() and path.is_relative_to(self.root.absolute()):
             name = path.relative_to(self.root.absolute()).as_posix()
+        name = PurePosixPath(name).as_posix() if name else name
         if not is_inside(name):
             raise UserError(f"{where}: {name} lies outside {self.root}; use paths inside it.")
         for prefix in ("", "videos/"):
@@ -108,7 +116,7 @@ def _entries(path: Path, finder: _Finder) -> list[_Entry]:
     lines = [(n, line) for n, line in enumerate(text.splitlines(), 1) if line.strip()]
     if not lines:
         raise UserError(f"{path} is empty; a list has a path and a label a line.")
-    header = next(csv.reader([lines[0][1]]))
+    header = [cell.strip().lower() for cell in next(csv.reader([lines[0][1]]))]
     if "youtube_id" in header:
         return _kinetics(path, lines, header)
     if "path" in header and "label" in header:
@@ -137,7 +145,7 @@ def _kinetics(path: Path, lines: list[tuple[int, str]], header: list[str]) -> li
     for number, row in _rows(path, lines, header):
         try:
             start, end = (round(float(row[name])) for name in ("time_start", "time_end"))
-        except (KeyError, ValueError) as error:
+        except (KeyError, ValueError, OverflowError) as error:
             raise UserError(
                 f"{path} line {number}: time_start and time_end must be numbers."
             ) from error
@@ -182,14 +190,16 @@ def _spaced(path: Path, lines: list[tuple[int, str]], finder: _Finder) -> list[_
     entries = []
     for number, line in lines:
         name, label = line.strip(), ""
-        if not _names_clip(name, finder) and " " in name:
+        if not _names_clip(name, finder) and len(name.split()) > 1:
             name, label = name.rsplit(None, 1)
-            if (
-                not _names_clip(name, finder)
-                and " " in name
-                and name.rsplit(None, 1)[1].isdecimal()
-            ):
-                name = name.rsplit(None, 1)[0]  # the column between is a count of frames
+            *rest, count = name.rsplit(None, 1)
+            if not _names_clip(name, finder) and rest and count.isdecimal():
+                name = rest[0]  # the column between is a count of frames
+        if names and label.isdecimal() and label not in names:
+            raise UserError(
+                f"{path} line {number}: class {label} isn't in {path.parent / CLASS_INDEX}; "
+                "mend one of the two."
+            )
         label = names.get(label, label) or Path(name).parent.name
         entries.append(_Entry(line=number, path=name, label=label, split=""))
     return entries
@@ -206,8 +216,15 @@ def _has_video_suffix(name: str) -> bool:
 def _class_index(path: Path) -> dict[str, str]:
     if not path.is_file():
         return {}
-    pairs = (line.split(None, 1) for line in path.read_text("utf-8").splitlines() if line.strip())
-    return {number: name.strip() for number, name in pairs}
+    names = {}
+    text = path.read_text("utf-8-sig", errors="surrogateescape")
+    for line_number, line in enumerate(text.splitlines(), 1):
+        if line.strip():
+            number, _, name = line.strip().partition(" ")
+            if not name.strip():
+                raise UserError(f"{path} line {line_number}: {line!r} isn't `<number> <class>`.")
+            names[number] = name.strip()
+    return names
 
 
 def _split(name: str, where: str) -> Split:
@@ -217,7 +234,8 @@ def _split(name: str, where: str) -> Split:
 
 
 def _split_of_list(path: Path) -> Split:
-    for name, split in SPLIT_FOLDERS.items():
-        if path.name.lower().startswith(name):
+    """By a word of its name: trainlist01.txt, ucf_val.txt, test.csv."""
+    for word in re.split(r"[^a-z]+", path.stem.lower()):
+        if split := SPLIT_FOLDERS.get(word.removesuffix("list")):
             return split
     return ""

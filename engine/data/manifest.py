@@ -73,7 +73,7 @@ def load(root: Path) -> Manifest:
         raise UserError(f"{root} holds no {FILE_NAME}; make one with `engine data index {root}`.")
     clips: list[Clip] = []
     first_line: dict[str, int] = {}
-    with path.open(encoding="utf-8", errors="surrogateescape", newline="") as file:
+    with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
         reader = csv.reader(file, strict=True)
         try:
             header = next(reader, [])

@@ -1,7 +1,7 @@
 """Which clips train a model, which choose its checkpoint, which test it.
 
 Schemes are pure: the same clips and seed give the same parts, whatever the order of the files on
-disk. `apply` writes them into a manifest, a CSV for others, and a note of which scheme it was,
+disk. `apply` writes them into the manifest, a CSV for others, and a note of which scheme it was,
 since an accuracy means nothing without it. Whether a scheme leaks is audit.py's question.
 """
 
@@ -16,9 +16,13 @@ import numpy as np
 
 from engine import atomic
 from engine.data import hmdb51_splits
+from engine.data.doctor import usable_clips
 from engine.data.grouping import assign_sources
 from engine.data.manifest import Clip, Manifest, Split
 from engine.errors import UserError
+
+NOTE = "splits/current.json"
+"""Says which scheme the manifest's splits were made by."""
 
 PARTS: tuple[Split, ...] = ("train", "val", "test")
 FRACTIONS = (0.8, 0.1, 0.1)
@@ -125,8 +129,10 @@ SCHEMES: dict[str, type[Official] | type[Stratified] | type[Grouped] | type[Hmdb
 
 
 def apply(manifest: Manifest, scheme: Scheme) -> Manifest:
-    """The manifest with the scheme's parts, and `splits/` beside it; the caller saves it."""
-    split = manifest.with_splits(scheme.assign(manifest))
+    """Save the manifest with the scheme's parts, and `splits/` beside it. Bad clips get none."""
+    usable = dataclasses.replace(manifest, clips=usable_clips(manifest).clips)
+    parts = dict(zip((clip.path for clip in usable.clips), scheme.assign(usable), strict=True))
+    split = manifest.with_splits(parts.get(clip.path, "") for clip in manifest.clips)
     counts = split.split_counts()
     for part in ("train", "test"):
         if not counts[part]:
@@ -134,13 +140,14 @@ def apply(manifest: Manifest, scheme: Scheme) -> Manifest:
                 f"{manifest.root} has too few clips or sources for the scheme {scheme.name}: its "
                 f"{part} part would be empty; add clips or choose another scheme."
             )
+    split.save()
     folder = manifest.root / "splits"
     folder.mkdir(exist_ok=True)
     settings = dataclasses.asdict(scheme)
     stem = "-".join([scheme.name, *(f"{key}{value}" for key, value in settings.items())])
     rows = [(clip.path, clip.label, clip.split) for clip in split.clips if clip.split]
     atomic.write_csv(folder / f"{stem}.csv", ("path", "label", "split"), rows)
-    with atomic.new_text(folder / "current.json") as file:
+    with atomic.new_text(manifest.root / NOTE) as file:
         note = {"scheme": scheme.name, **settings, "digest": digest(split)}
         file.write(json.dumps(note, indent=2) + "\n")
     return split
@@ -148,7 +155,7 @@ def apply(manifest: Manifest, scheme: Scheme) -> Manifest:
 
 def current(manifest: Manifest) -> str:
     """The scheme that a manifest's splits were made by, for stamping on figures."""
-    path = manifest.root / "splits" / "current.json"
+    path = manifest.root / NOTE
     if not any(clip.split for clip in manifest.clips):
         return "none"
     if not path.is_file():
