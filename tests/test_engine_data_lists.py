@@ -50,6 +50,14 @@ def test_kinetics_csv_finds_clips_by_id_and_times(tmp_path: Path) -> None:
         rows(tmp_path, "k.csv", text)
 
 
+def test_kinetics_clips_may_be_extracted_frames(tmp_path: Path) -> None:
+    touch(tmp_path, "riding/bbcdefghijk_000001_000011/img_1.jpg")
+    text = "label,youtube_id,time_start,time_end,split\nriding,bbcdefghijk,1,11,train\n"
+    assert rows(tmp_path, "k.csv", text) == [
+        ("riding/bbcdefghijk_000001_000011", "riding", "train")
+    ]
+
+
 def test_ucf101_lists_with_class_index(tmp_path: Path) -> None:
     touch(tmp_path, "Archery/v_Archery_g01_c01.avi", "Archery/v_Archery_g08_c02.avi")
     (tmp_path / "classInd.txt").write_text("1 ApplyEyeMakeup\n2 Archery\n")

@@ -102,9 +102,10 @@ class _Finder:
         if self._by_stem is None:
             self._by_stem = {}
             for path in sorted(self.root.rglob("*")):
-                if path.is_file() and path.suffix.lower() in VIDEO_SUFFIXES:
+                if is_clip(path):
+                    stem = path.name if path.is_dir() else path.stem
                     relative = path.relative_to(self.root).as_posix()
-                    self._by_stem.setdefault(path.stem, []).append(relative)
+                    self._by_stem.setdefault(stem, []).append(relative)
         return self._by_stem
 
 
