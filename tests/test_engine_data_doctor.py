@@ -67,7 +67,7 @@ def test_bad_clips_are_left_out_and_counted(ward: Path) -> None:
     doctor.check_dataset(dataset)
     usable = doctor.usable_clips(dataset)
     assert {clip.path for clip in dataset.clips} - {clip.path for clip in usable.clips} == BAD
-    assert usable.describe() == "5 clips; 4 bad ones are left out (health.csv)"
+    assert usable.describe() == "5 clips; 4 bad left out"
 
 
 def test_a_damaged_health_file_is_refused(ward: Path) -> None:

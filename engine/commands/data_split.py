@@ -33,7 +33,7 @@ def split(
     unused = f", {counts['']:,} unused" if counts[""] else ""
     print(
         f"{root}: {splits.current(dataset)}: {counts['train']:,} train, {counts['val']:,} val, "
-        f"{counts['test']:,} test{unused}, of {usable_clips(dataset).describe()}"
+        f"{counts['test']:,} test{unused}, from {usable_clips(dataset).describe()}"
     )
     for label in dataset.class_names:
         present = {clip.split for clip in dataset.clips if clip.label == label}

@@ -39,7 +39,7 @@ class Usable:
     def describe(self) -> str:
         if not self.num_bad:
             return f"{len(self.clips):,} clips"
-        return f"{len(self.clips):,} clips; {self.num_bad:,} bad ones are left out ({FILE_NAME})"
+        return f"{len(self.clips):,} clips; {self.num_bad:,} bad left out"
 
 
 def check_dataset(manifest: Manifest, *, timeout_s: float = TIMEOUT_S) -> list[Checked]:
