@@ -33,7 +33,6 @@ def run_each(
     title: str,
     unit: str = "clips",
     timeout_s: float = 600.0,
-    num_workers: int | None = None,
 ) -> Iterator[Outcome[Item, Value]]:
     """Yield an outcome for each item, in the order of `items`.
 
@@ -41,7 +40,7 @@ def run_each(
     """
     from pebble import ProcessExpired, ProcessPool
 
-    workers = num_workers or len(os.sched_getaffinity(0))
+    workers = len(os.sched_getaffinity(0))
     pool = ProcessPool(
         max_workers=max(1, min(workers, len(items))),
         context=multiprocessing.get_context("forkserver"),
