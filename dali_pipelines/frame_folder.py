@@ -52,7 +52,10 @@ def frame_files(folder: Path) -> list[Path]:
 
 
 def probe(folder: Path) -> ClipFacts:
-    files = frame_files(folder)
+    return _facts(frame_files(folder))
+
+
+def _facts(files: list[Path]) -> ClipFacts:
     try:
         with Image.open(files[0]) as image:
             width, height = image.size
@@ -75,8 +78,8 @@ def probe(folder: Path) -> ClipFacts:
 
 def check(folder: Path) -> ClipHealth:
     try:
-        facts = probe(folder)
         files = frame_files(folder)
+        facts = _facts(files)
     except VideoError as error:
         return ClipHealth(status="bad", reason=error.reason, facts=None)
     damaged: list[str] = []
