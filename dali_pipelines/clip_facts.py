@@ -54,10 +54,10 @@ def judge(facts: ClipFacts, *, expected: int, damaged: int) -> ClipHealth:
         reasons.append(f"damaged: {damaged} packets or frames of {expected} don't decode cleanly")
     if reasons:
         return ClipHealth(status="bad", reason="; ".join(reasons), facts=facts)
-    return ClipHealth(status="ok", reason="", facts=facts, loaders=_loaders(facts))
+    return ClipHealth(status="ok", reason="", facts=facts, loaders=loaders_of(facts))
 
 
-def _loaders(facts: ClipFacts) -> tuple[str, ...]:
+def loaders_of(facts: ClipFacts) -> tuple[str, ...]:
     """On a CPU PyAV decodes for both loaders; NVDEC takes 4:2:0 of the codecs that DALI lists."""
     is_420 = "420" in facts.pixel_format or facts.pixel_format in ("nv12", "p010le")
     on_gpu = facts.codec in ("jpeg", "png") or (facts.codec in NVDEC_CODECS and is_420)

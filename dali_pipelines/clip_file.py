@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dali_pipelines import frame_folder, video_file
+from dali_pipelines import frame_folder, pixels, video_file
 from dali_pipelines.clip_facts import ClipFacts, ClipHealth
 from dali_pipelines.frame_plan import IntArray
 
@@ -28,5 +28,5 @@ def read_frames(
 
     `size` is (width, height) before rotation; None keeps the file's own.
     """
-    reader: Any = frame_folder if path.is_dir() else video_file
+    reader: Any = frame_folder if path.is_dir() else pixels
     return reader.read_frames(path, indices, size=size, grey=grey)

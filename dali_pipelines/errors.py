@@ -17,3 +17,7 @@ class VideoError(ValueError):
 
     def __reduce__(self) -> tuple[type["VideoError"], tuple[Path, str]]:
         return VideoError, (self.path, self.reason)
+
+
+class LoaderError(RuntimeError):
+    """A loader broke down, through no fault of the file's that its message names."""

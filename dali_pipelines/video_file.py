@@ -1,12 +1,6 @@
-"""Video files through PyAV: probing, checking, and decoding wanted frames.
-
-Frames are counted in the order in which they are shown, so that B-frames and variable frame rates
-need no special care anywhere else. PyAV releases the GIL while it decodes.
-"""
+"""Video files through PyAV: what a file says of itself, and whether all of it decodes."""
 
 import dataclasses
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
@@ -15,18 +9,16 @@ from typing import cast
 import av
 import numpy as np
 from av.container import InputContainer
-from av.stream import Disposition
 from av.video.stream import VideoStream
-from numpy.typing import NDArray
 
 from dali_pipelines.clip_facts import ClipFacts, ClipHealth, judge
 from dali_pipelines.errors import VideoError
-from dali_pipelines.frame_plan import IntArray
+from dali_pipelines.video_stream import demux, open_video
 
 
 def probe(path: Path) -> ClipFacts:
     """Facts from the container and the packets; one frame is decoded, to prove that any does."""
-    with _open(path) as (container, stream):
+    with open_video(path) as (container, stream):
         scan = _scan(container, stream, decode_all=False)
         if scan.first_frame is None:
             raise VideoError(path, "none of its frames decodes")
@@ -36,7 +28,7 @@ def probe(path: Path) -> ClipFacts:
 def check(path: Path) -> ClipHealth:
     """Decode every frame. A bad file is a finding here, not an error."""
     try:
-        with _open(path) as (container, stream):
+        with open_video(path) as (container, stream):
             scan = _scan(container, stream, decode_all=True)
             if scan.first_frame is None:
                 raise VideoError(path, "none of its frames decodes")
@@ -46,59 +38,6 @@ def check(path: Path) -> ClipHealth:
         return ClipHealth(status="bad", reason=error.reason, facts=None)
     facts = dataclasses.replace(facts, frames=scan.decoded)
     return judge(facts, expected=expected, damaged=scan.damaged)
-
-
-def read_frames(
-    path: Path, indices: IntArray, *, size: tuple[int, int] | None = None, grey: bool = False
-) -> NDArray[np.uint8]:
-    """See clip_file.read_frames. Stops decoding after the last wanted frame."""
-    wanted = set(indices.tolist())
-    last = max(wanted)
-    width, height = size or (None, None)
-    frames: list[NDArray[np.uint8]] = []
-    shown = 0
-    try:
-        with _open(path) as (container, stream):
-            for shown, frame in enumerate(container.decode(stream)):
-                if shown in wanted:
-                    pixels = frame.to_ndarray(
-                        format="gray" if grey else "rgb24", width=width, height=height
-                    )
-                    frames.append(np.rot90(pixels, frame.rotation // 90))
-                if shown == last:
-                    break
-    except (av.FFmpegError, ValueError, IndexError) as error:
-        raise VideoError(path, _plain(error)) from error
-    if len({frame.shape for frame in frames}) > 1:
-        raise VideoError(path, "its picture changes size midway")
-    if len(frames) < len(wanted):
-        raise VideoError(path, f"frame {last} is wanted but only {shown + 1} frames decode")
-    return np.stack(frames)
-
-
-@contextmanager
-def _open(path: Path) -> Iterator[tuple[InputContainer, VideoStream]]:
-    if not path.is_file():
-        raise VideoError(path, "there is no such file")
-    if path.stat().st_size == 0:
-        raise VideoError(path, "the file is empty")
-    try:
-        container = av.open(str(path), metadata_errors="replace")
-    except (av.FFmpegError, ValueError) as error:
-        raise VideoError(path, f"can't be opened as video ({_plain(error)})") from error
-    with container:
-        streams = [  # FFmpeg presents a song's cover picture as a video of one frame
-            stream
-            for stream in container.streams.video
-            if not stream.disposition & Disposition.attached_pic
-        ]
-        if not streams:
-            raise VideoError(path, "it holds no video stream")
-        stream = streams[0]
-        if stream.codec_context is None:
-            raise VideoError(path, "no decoder for its codec is installed")
-        stream.codec_context.thread_count = 1  # files are read in parallel, not one file's frames
-        yield container, stream
 
 
 @dataclass(kw_only=True)
@@ -117,7 +56,9 @@ class _Scan:
 def _scan(container: InputContainer, stream: VideoStream, *, decode_all: bool) -> _Scan:
     """Without `decode_all`, decoding ends with the first frame."""
     scan = _Scan()
-    for packet in _packets(container, stream, scan):
+    whole = False
+    for packet in demux(container, stream):
+        whole = not packet.size
         if packet.size and not packet.is_discard:
             if packet.is_keyframe:
                 scan.keyframes.append(len(scan.pts))
@@ -132,15 +73,8 @@ def _scan(container: InputContainer, stream: VideoStream, *, decode_all: bool) -
             scan.damaged += sum(bool(frame.is_corrupt) for frame in frames)
             if frames and scan.first_frame is None:
                 scan.first_frame = frames[0]
+    scan.damaged += not whole
     return scan
-
-
-def _packets(container: InputContainer, stream: VideoStream, scan: _Scan) -> Iterator[av.Packet]:
-    """Packets up to the end, or to where the container itself is broken."""
-    try:
-        yield from container.demux(stream)
-    except (av.FFmpegError, IndexError):  # PyAV's, where a stream appears that wasn't announced
-        scan.damaged += 1
 
 
 def _facts(stream: VideoStream, first_frame: av.VideoFrame, scan: _Scan) -> ClipFacts:
@@ -191,8 +125,3 @@ def _is_variable(pts: list[int]) -> bool:
     usual = np.median(gaps)
     off = np.abs(gaps - usual) > max(min(1.5, 0.5 * usual), 0.05 * usual)
     return int(off.sum()) > max(1, 0.02 * len(gaps))
-
-
-def _plain(error: Exception) -> str:
-    """FFmpeg's words without its error number and the path, which the caller names."""
-    return getattr(error, "strerror", None) or str(error)

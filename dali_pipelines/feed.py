@@ -1,0 +1,206 @@
+"""What every loader agrees on: which clips, in which order, seen how, and what a batch is.
+
+The order of an epoch is a pure function of (seed, epoch); where an epoch stands is the number of
+batches handed out. So a run that begins again at that number goes on as if it had never stopped.
+"""
+
+from abc import ABC, abstractmethod
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from dali_pipelines.augment import Augment, Look, training_look
+from dali_pipelines.errors import SpecError
+from dali_pipelines.sampling import plan_views
+from dali_pipelines.spec import ClipSpec
+
+if TYPE_CHECKING:
+    import torch
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClipRow:
+    """One row of an index, as far as a loader needs it."""
+
+    id: int
+    path: Path
+    label: int
+    frames: int
+    fps: float = 0.0
+    width: int = 0
+    height: int = 0
+    codec: str = ""
+
+
+class Batch(NamedTuple):
+    """B counts looks: a clip that is viewed several times comes as so many neighbours."""
+
+    clips: "torch.Tensor"
+    """(B, T, C, H, W), or (B, C, T, H, W) where the spec's layout is CTHW."""
+    labels: "torch.Tensor"
+    ids: "torch.Tensor"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Feed:
+    spec: ClipSpec
+    batch_size: int = 8
+    """Clips; with several views of a clip, a batch holds as many times more."""
+    augment: Augment | None = None
+    """None: the clips are seen as in testing, always alike."""
+    shuffle: bool = False
+    seed: int = 0
+    num_clips: int = 1
+    """Views spread over a clip's time, in testing."""
+    num_crops: int = 1
+    """1, or 3 along the long side."""
+    rank: int = 0
+    world: int = 1
+    half: bool = False
+    """float16 clips instead of float32."""
+
+    def __post_init__(self) -> None:
+        if self.batch_size < 1:
+            raise SpecError(f"the batch size must be at least 1, not {self.batch_size}")
+        if not 0 <= self.rank < self.world:
+            raise SpecError(f"rank {self.rank} is not one of 0 to {self.world - 1}")
+        if self.augment and self.num_views > 1:
+            raise SpecError("several views of a clip are for testing; training draws one")
+
+    @property
+    def num_views(self) -> int:
+        return self.num_clips * self.num_crops
+
+    def looks(self, row: ClipRow, epoch: int) -> list[Look]:
+        if self.augment is None:
+            views = plan_views(
+                row.frames,
+                row.fps,
+                row.width,
+                row.height,
+                self.spec,
+                num_clips=self.num_clips,
+                num_crops=self.num_crops,
+            )
+            return [Look(plan=each.plan, crop_x=each.crop_x, crop_y=each.crop_y) for each in views]
+        return [
+            training_look(
+                row.frames,
+                row.fps,
+                self.spec,
+                self.augment,
+                seed=self.seed,
+                epoch=epoch,
+                clip=row.id,
+            )
+        ]
+
+    def batches(self, num_rows: int, epoch: int) -> list[list[int]]:
+        """Positions of this rank's clips, batch by batch.
+
+        Over all ranks each clip comes once. Where ranks get unequal shares, those with fewer clips
+        cut their last batch in two, so that all make the same number of steps.
+        """
+        order = np.arange(num_rows)
+        if self.shuffle:
+            order = np.random.default_rng([self.seed, epoch]).permutation(num_rows)
+        own = order[self.rank :: self.world].tolist()
+        size = self.batch_size
+        batches = [own[start : start + size] for start in range(0, len(own), size)]
+        largest_share = -(-num_rows // self.world)
+        if len(batches) < -(-largest_share // size) and batches and len(batches[-1]) > 1:
+            last = batches.pop()
+            batches += [last[:-1], last[-1:]]
+        return batches
+
+
+@dataclass(kw_only=True)
+class Report:
+    """What happened to the clips, over all epochs; for one summary at the end."""
+
+    read_by: Counter[str] = field(default_factory=Counter)
+    """How many clips each way of reading delivered."""
+    failures: dict[Path, str] = field(default_factory=dict)
+    """Files that can't be read, with the reason; their clips are missing from the batches."""
+    stand_ins: Counter[Path] = field(default_factory=Counter)
+    """Frames that don't decode, for which a neighbour stands in."""
+    refused: dict[Path, str] = field(default_factory=dict)
+    """Files that DALI's video decoder didn't take, so that PyAV read them."""
+
+    def describe(self) -> str:
+        """One line for the end of a run."""
+        parts = [f"{count:,} clips by {way}" for way, count in self.read_by.most_common()]
+        if self.refused:
+            path, reason = next(iter(self.refused.items()))
+            parts.append(f"{len(self.refused):,} files not for DALI's decoder ({path}: {reason})")
+        if self.stand_ins:
+            parts.append(
+                f"{self.stand_ins.total():,} damaged frames of {len(self.stand_ins):,} files "
+                "replaced by their neighbours"
+            )
+        if self.failures:
+            path, reason = next(iter(self.failures.items()))
+            parts.append(f"{len(self.failures):,} files failed ({path}: {reason})")
+        return "; ".join(parts) or "no clips read"
+
+
+class ClipLoader(ABC):
+    """Iterate once for each epoch; `len` is the number of its batches.
+
+    Clips that can't be read are left out of their batch and named in `report`.
+    """
+
+    def __init__(self, rows: Sequence[ClipRow], feed: Feed) -> None:
+        if not rows:
+            raise SpecError("there are no clips to load")
+        self.rows = list(rows)
+        self.feed = feed
+        self.report = Report()
+        self._epoch = 0
+        self._done = 0
+        """Batches of this epoch that were handed out."""
+        self._begin_at = 0
+
+    def __len__(self) -> int:
+        return len(self.feed.batches(len(self.rows), self._epoch))
+
+    def __iter__(self) -> Iterator[Batch]:
+        """The rest of a loaded epoch, or a whole one; a loop that was left begins again."""
+        self._done, self._begin_at = self._begin_at, 0
+        batches = self.feed.batches(len(self.rows), self._epoch)[self._done :]
+        for batch in self._load([[self.rows[each] for each in batch] for batch in batches]):
+            self._done += 1
+            if batch is not None:
+                yield batch
+        self._epoch += 1
+        self._done = 0
+
+    def state_dict(self) -> dict[str, int]:
+        return {"epoch": self._epoch, "done": self._done, "seed": self.feed.seed}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        if state["seed"] != self.feed.seed:
+            raise SpecError(f"the run began with seed {state['seed']}, not {self.feed.seed}")
+        self._epoch, self._begin_at = state["epoch"], state["done"]
+        self._done = self._begin_at
+
+    @abstractmethod
+    def _load(self, batches: list[list[ClipRow]]) -> Iterator[Batch | None]:
+        """A batch for each list of clips, in order; None where no clip of it can be read."""
+
+
+def make_batch(clips_BTCHW: "torch.Tensor", rows: list[ClipRow], feed: Feed) -> Batch:
+    """`rows` are the clips, of which the tensor holds `feed.num_views` neighbours each."""
+    import torch
+
+    labels = torch.tensor([row.label for row in rows], device=clips_BTCHW.device)
+    ids = torch.tensor([row.id for row in rows])
+    return Batch(
+        clips=clips_BTCHW.transpose(1, 2) if feed.spec.layout == "CTHW" else clips_BTCHW,
+        labels=labels.repeat_interleave(feed.num_views),
+        ids=ids.repeat_interleave(feed.num_views),
+    )

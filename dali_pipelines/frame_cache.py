@@ -1,0 +1,180 @@
+"""Decoded frames on disk, so that later epochs need not decode video again.
+
+One file a clip holds the frames that were wanted of it so far, their short side resized, as bytes
+without compression: what comes back is exactly what was decoded, and reading it costs next to
+nothing (benchmarks/README.md has what JPEG would cost and save). A file's name is made of all that
+decides its pixels, so a changed video or another size never meets old frames.
+
+Files appear by renaming, whole or not at all, so several processes can share a folder and any of
+them may be killed. When the folder is full, what earlier runs left behind goes first; then nothing
+more is kept: throwing out what this run will want again would only turn all reading into misses.
+"""
+
+import contextlib
+import errno
+import hashlib
+import os
+import struct
+import tempfile
+import threading
+import time
+import zlib
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dali_pipelines.errors import SpecError
+from dali_pipelines.pixels import Frame
+
+SUFFIX = ".frames"
+MAGIC = b"engine frames 1\n"
+UNFINISHED = ".new-"
+STALE_S = 3600
+"""Age at which an unfinished file counts as left behind by a process that died."""
+
+
+class FrameCache:
+    """Frames by (video, short side). Any number of threads and processes may use one folder."""
+
+    def __init__(self, folder: Path, *, max_gb: float) -> None:
+        if not max_gb > 0:
+            raise SpecError(f"the cache needs some room: --cache-gb must be above 0, not {max_gb}")
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise SpecError(f"{folder} can't be made a cache ({error.strerror})") from error
+        self.folder = folder
+        self.num_hits = 0
+        self._max_bytes = int(max_gb * 1e9)
+        self._lock = threading.Lock()
+        self._checked: set[tuple[Path, int]] = set()
+        """Frames whose checksum this process has seen to be right."""
+        self._opened = time.time() - 1  # the clock of files is coarser
+        self._size = self._unscanned = 0
+        self._old: list[tuple[int, Path]] = []
+        self._scan()
+
+    def get(self, video: Path, short: int, numbers: list[int]) -> list[Frame] | None:
+        """The frames `numbers` in that order, or None unless all of them are there."""
+        frames = self._read(self._entry(video, short), numbers)
+        if frames is not None:
+            with self._lock:
+                self.num_hits += 1
+        return frames
+
+    def put(self, video: Path, short: int, numbers: list[int], frames: list[Frame]) -> None:
+        """Keep these frames beside those already there; quietly not, where there is no room."""
+        entry = self._entry(video, short)
+        kept = dict(zip(numbers, frames, strict=True))
+        others = [number for number in self._numbers(entry) if number not in kept]
+        kept.update(zip(others, self._read(entry, others) or [], strict=False))
+        if not self._make_room(sum(frame.nbytes for frame in kept.values())):
+            return
+        written = _write(entry, dict(sorted(kept.items())))
+        with self._lock:
+            self._checked.update((entry, number) for number in kept)
+            self._size += written
+            self._unscanned += written
+
+    def _entry(self, video: Path, short: int) -> Path:
+        status = video.stat()
+        facts = (str(video.resolve()), status.st_size, status.st_mtime_ns, short)
+        digest = hashlib.sha256(repr(facts).encode(errors="surrogateescape")).hexdigest()
+        return self.folder / f"{digest[:32]}{SUFFIX}"
+
+    def _numbers(self, entry: Path) -> list[int]:
+        try:
+            with entry.open("rb") as file:
+                return _read_header(file)[1].tolist()
+        except (OSError, ValueError, struct.error):
+            return []
+
+    def _read(self, entry: Path, numbers: list[int]) -> list[Frame] | None:
+        try:
+            with entry.open("rb") as file:
+                shape, stored, checksums = _read_header(file)
+                places = np.searchsorted(stored, numbers)
+                if np.any(places >= len(stored)) or np.any(stored[places] != numbers):
+                    return None
+                begin, size = file.tell(), shape[0] * shape[1] * 3
+                frames: list[Frame] = []
+                for number, place in zip(numbers, places.tolist(), strict=True):
+                    file.seek(begin + size * place)
+                    frame = np.fromfile(file, np.uint8, size)
+                    self._check(entry, number, frame, int(checksums[place]))
+                    frames.append(frame.reshape(*shape, 3))
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError, struct.error):
+            entry.unlink(missing_ok=True)
+            return None
+        return frames
+
+    def _check(self, entry: Path, number: int, frame: Frame, checksum: int) -> None:
+        """Once for each frame: it may be written and yet lost, if the machine went down."""
+        if (entry, number) in self._checked:
+            return
+        if zlib.crc32(frame.data) != checksum:
+            raise ValueError
+        with contextlib.suppress(OSError):
+            os.utime(entry)  # in use: whoever makes room leaves it alone
+        with self._lock:
+            self._checked.add((entry, number))
+
+    def _scan(self) -> None:
+        """Count what is there, and list it with the longest unused first."""
+        entries: list[tuple[float, int, Path]] = []
+        for item in os.scandir(self.folder):
+            with contextlib.suppress(FileNotFoundError):
+                status = item.stat()
+                if item.name.endswith(SUFFIX):
+                    entries.append((status.st_mtime, status.st_size, Path(item.path)))
+                elif item.name.startswith(UNFINISHED) and status.st_mtime < time.time() - STALE_S:
+                    Path(item.path).unlink()
+        self._size = sum(size for _, size, _ in entries)
+        self._unscanned = 0
+        self._old = [(size, path) for _, size, path in sorted(entries)]
+
+    def _make_room(self, num_bytes: int) -> bool:
+        with self._lock:
+            if self._unscanned > self._max_bytes // 64:  # others may have written meanwhile
+                self._scan()
+            while self._size + num_bytes > self._max_bytes and self._old:
+                size, path = self._old.pop(0)
+                with contextlib.suppress(FileNotFoundError):
+                    if path.stat().st_mtime < self._opened:
+                        path.unlink()
+                        self._size -= size
+            return self._size + num_bytes <= self._max_bytes
+
+
+def _read_header(file: BinaryIO) -> tuple[tuple[int, int], NDArray[np.int64], NDArray[np.int64]]:
+    """The frames' height and width, their numbers and their checksums; then come the frames."""
+    if file.read(len(MAGIC)) != MAGIC:
+        raise ValueError
+    count, height, width = struct.unpack("<3q", file.read(24))
+    table = np.frombuffer(file.read(16 * count), np.int64).reshape(2, count)
+    return (height, width), table[0], table[1]
+
+
+def _write(entry: Path, frames: dict[int, Frame]) -> int:
+    """`frames` by ascending number. Returns the bytes written."""
+    height, width, _ = next(iter(frames.values())).shape
+    checksums = [zlib.crc32(np.ascontiguousarray(frame).data) for frame in frames.values()]
+    descriptor, temporary = tempfile.mkstemp(dir=entry.parent, prefix=UNFINISHED)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(MAGIC + struct.pack("<3q", len(frames), height, width))
+            file.write(np.array([list(frames), checksums], np.int64).tobytes())
+            for frame in frames.values():
+                file.write(np.ascontiguousarray(frame).data)
+            written = file.tell()
+        Path(temporary).replace(entry)
+    except BaseException as error:
+        Path(temporary).unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            return 0  # the disk is full; what isn't kept is decoded again
+        raise
+    return written

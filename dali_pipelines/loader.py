@@ -1,0 +1,217 @@
+"""DaliLoader: an index into batches of tensors, by threads that decode and DALI's graph behind.
+
+Decoding runs ahead of whoever iterates, in as many threads as there are cores; one more thread puts
+batches together and through the graph. On a GPU, DALI decodes the videos that its decoder takes,
+and everything from there on stays on the card. This is the only bridge from DALI to torch.
+"""
+
+import os
+import queue
+import threading
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any, Literal
+
+from dali_pipelines import video_file
+from dali_pipelines.clip_facts import NVDEC_CODECS, loaders_of
+from dali_pipelines.clip_reader import ClipReader, ReadClip
+from dali_pipelines.errors import LoaderError, VideoError
+from dali_pipelines.feed import Batch, ClipLoader, ClipRow, Feed, make_batch
+from dali_pipelines.frame_cache import FrameCache
+from dali_pipelines.graph import FRONTS, ClipGraph, Front
+from dali_pipelines.wanted_frames import Stopped
+
+if TYPE_CHECKING:
+    import torch
+
+BATCHES_AHEAD = 2
+"""Whose clips are being decoded beyond the one that is being put together, and as many finished."""
+DALI_ON_CPU = frozenset({"vp8", "vp9", "mjpeg"})
+
+Decoder = Literal["auto", "pyav", "dali"]
+"""auto: DALI's video decoder on a GPU for the files it takes, PyAV for the rest and on a CPU."""
+
+
+class DaliLoader(ClipLoader):
+    def __init__(
+        self,
+        rows: Sequence[ClipRow],
+        feed: Feed,
+        *,
+        gpu: int | None = None,
+        num_threads: int | None = None,
+        cache: FrameCache | None = None,
+        decoder: Decoder = "auto",
+    ) -> None:
+        super().__init__(rows, feed)
+        self.cache = cache
+        self._gpu = gpu
+        self._num_threads = num_threads or len(os.sched_getaffinity(0))
+        self._graphs: dict[Front, ClipGraph] = {}
+        self._with_dali = decoder == "dali" or (decoder == "auto" and gpu is not None)
+        self._taken: dict[Any, bool] = {}
+        """What DALI's video decoder takes, by path."""
+
+    def _load(self, batches: list[list[ClipRow]]) -> Iterator[Batch | None]:
+        stop = threading.Event()
+        reader = ClipReader(
+            feed=self.feed, cache=self.cache, takes_video=self._takes_video, stop=stop
+        )
+        finished: queue.Queue[Batch | BaseException | None] = queue.Queue(BATCHES_AHEAD)
+        worker = threading.Thread(
+            target=self._work, args=(batches, reader, finished), name="batches", daemon=True
+        )
+        worker.start()
+        try:
+            for _ in batches:
+                item = finished.get()
+                if isinstance(item, BaseException):
+                    raise item
+                yield item
+        finally:
+            stop.set()
+            worker.join()
+
+    def _work(
+        self,
+        batches: list[list[ClipRow]],
+        reader: ClipReader,
+        finished: "queue.Queue[Batch | BaseException | None]",
+    ) -> None:
+        """Runs in a thread of its own; what goes wrong is raised where batches are asked for."""
+        pool = ThreadPoolExecutor(self._num_threads, thread_name_prefix="decode")
+        epoch = self._epoch
+        pending: deque[list[Future[ReadClip | VideoError]]] = deque()
+        waiting = iter(batches)
+        try:
+            for _ in batches:
+                while len(pending) <= BATCHES_AHEAD and (batch := next(waiting, None)):
+                    pending.append([pool.submit(_read, reader, row, epoch) for row in batch])
+                read = [future.result() for future in pending.popleft()]
+                if not _put(finished, self._assemble(read, reader, epoch), reader.stop):
+                    return
+        except BaseException as error:
+            _put(finished, error, reader.stop)
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+    def _assemble(
+        self, read: list[ReadClip | VideoError], reader: ClipReader, epoch: int
+    ) -> Batch | None:
+        import torch
+
+        for item in read:
+            if isinstance(item, VideoError):
+                self.report.failures[item.path] = item.reason
+        clips = [item for item in read if isinstance(item, ReadClip)]
+        done: list[tuple[list[ReadClip], torch.Tensor]] = []
+        for front in FRONTS:
+            if chosen := [clip for clip in clips if clip.front == front]:
+                done += self._through_graph(chosen, reader, epoch)
+        if not done:
+            return None
+        delivered = [clip for group, _ in done for clip in group]
+        if len(done) == 1:
+            clips_BTCHW = done[0][1]
+        else:
+            clips_BTCHW = torch.cat([tensor for _, tensor in done])
+            place = {row_id: n for n, row_id in enumerate(clip.row.id for clip in clips)}
+            order = sorted(range(len(delivered)), key=lambda n: place[delivered[n].row.id])
+            views = torch.arange(len(clips_BTCHW)).view(len(delivered), -1)[order].flatten()
+            clips_BTCHW = clips_BTCHW[views.to(clips_BTCHW.device)]
+            delivered = [delivered[n] for n in order]
+        self._count(delivered)
+        return make_batch(clips_BTCHW, [clip.row for clip in delivered], self.feed)
+
+    def _through_graph(
+        self, clips: list[ReadClip], reader: ClipReader, epoch: int
+    ) -> "list[tuple[list[ReadClip], torch.Tensor]]":
+        """Clips of one front; where DALI refuses them together, each by itself."""
+        front = clips[0].front
+        try:
+            return [(clips, self._run_graph(front, clips))]
+        except RuntimeError as error:
+            self._graphs.pop(front, None)  # DALI says that it can't be used any more
+            if front == "pixels":
+                raise
+            if len(clips) > 1:
+                return [
+                    part for clip in clips for part in self._through_graph([clip], reader, epoch)
+                ]
+            path, reason = clips[0].row.path, _reason(error)
+        if front == "images":
+            self.report.failures[path] = reason
+            return []
+        self._taken[path] = False
+        self.report.refused[path] = reason
+        again = _read(reader, clips[0].row, epoch)
+        if isinstance(again, VideoError):
+            self.report.failures[again.path] = again.reason
+            return []
+        return self._through_graph([again], reader, epoch)
+
+    def _run_graph(self, front: Front, clips: list[ReadClip]) -> "torch.Tensor":
+        if front not in self._graphs:
+            self._graphs[front] = ClipGraph(
+                front,
+                self.feed.spec,
+                max_looks=self.feed.batch_size * self.feed.num_views,
+                num_threads=self._num_threads,
+                gpu=self._gpu,
+                half=self.feed.half,
+                colour=self.feed.augment is not None and self.feed.augment.changes_colour,
+            )
+        return self._graphs[front].run(
+            [source for clip in clips for source in clip.sources],
+            [look for clip in clips for look in clip.looks],
+        )
+
+    def _count(self, clips: list[ReadClip]) -> None:
+        for clip in clips:
+            self.report.read_by[clip.way] += 1
+            if clip.num_stand_ins:
+                self.report.stand_ins[clip.row.path] += clip.num_stand_ins
+
+    def _takes_video(self, row: ClipRow) -> bool:
+        """From the index's codec, and from the file itself what the index doesn't hold."""
+        if not self._with_dali:
+            return False
+        if row.path not in self._taken:
+            codecs = DALI_ON_CPU if self._gpu is None else NVDEC_CODECS
+            self._taken[row.path] = row.codec in codecs and self._is_plain(row)
+        return self._taken[row.path]
+
+    def _is_plain(self, row: ClipRow) -> bool:
+        facts = video_file.probe(row.path)
+        return facts.rotation == 0 and (self._gpu is None or "dali-gpu" in loaders_of(facts))
+
+
+def _read(reader: ClipReader, row: ClipRow, epoch: int) -> ReadClip | VideoError:
+    """What a thread does for one clip. A bad file is a finding; anything else ends the run."""
+    try:
+        return reader.read(row, epoch)
+    except VideoError as error:
+        return error
+    except Stopped:
+        raise
+    except Exception as error:
+        raise LoaderError(f"{row.path}: reading it failed ({error!r})") from error
+
+
+def _put(finished: "queue.Queue[Any]", item: Any, stop: threading.Event) -> bool:
+    """False where nobody waits for it any more."""
+    while not stop.is_set():
+        try:
+            finished.put(item, timeout=0.1)
+        except queue.Full:
+            continue
+        return True
+    return False
+
+
+def _reason(error: RuntimeError) -> str:
+    """The line of DALI's report that says what went wrong."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    told = [line for line in lines[1:] if "rror" in line and "operator" not in line]
+    return (told or lines)[0]

@@ -1,0 +1,127 @@
+"""TorchLoader: the plain reference, as most people write it.
+
+A torch Dataset decodes every frame with PyAV, torchvision's v2 transforms follow, and a DataLoader
+runs as many worker processes as there are cores. It is here to be compared with: the tests hold
+DaliLoader to its pixels, and the benchmarks to a multiple of its speed.
+"""
+
+import os
+import re
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset
+from torchvision.transforms.v2 import functional as transforms
+
+from dali_pipelines import frame_folder
+from dali_pipelines.augment import Look, colour_matrix, crop_offset
+from dali_pipelines.errors import LoaderError, VideoError
+from dali_pipelines.feed import Batch, ClipLoader, ClipRow, Feed, make_batch
+from dali_pipelines.frame_plan import IntArray
+from dali_pipelines.pixels import Frame, resized_size, to_pixels
+from dali_pipelines.wanted_frames import decode_in_turn
+
+
+class TorchLoader(ClipLoader):
+    def __init__(
+        self, rows: Sequence[ClipRow], feed: Feed, *, num_workers: int | None = None
+    ) -> None:
+        super().__init__(rows, feed)
+        self._num_workers = len(os.sched_getaffinity(0)) if num_workers is None else num_workers
+
+    def _load(self, batches: list[list[ClipRow]]) -> Iterator[Batch | None]:
+        rows = [row for batch in batches for row in batch]
+        positions = iter(range(len(rows)))
+        at_work = torch.full((max(1, self._num_workers), 2), -1, dtype=torch.int64).share_memory_()
+        loader: DataLoader[Any] = DataLoader(
+            ClipDataset(rows, self.feed, self._epoch, at_work),
+            batch_sampler=[[next(positions) for _ in batch] for batch in batches],
+            num_workers=self._num_workers,
+            collate_fn=list,
+        )
+        try:
+            for items in loader:
+                yield self._batch(items)
+        except RuntimeError as error:
+            raise _named(error, rows, at_work) from error
+
+    def _batch(self, items: "list[tuple[ClipRow, torch.Tensor] | VideoError]") -> Batch | None:
+        for item in items:
+            if isinstance(item, VideoError):
+                self.report.failures[item.path] = item.reason
+        whole = [item for item in items if not isinstance(item, VideoError)]
+        self.report.read_by["PyAV, every frame"] += len(whole)
+        if not whole:
+            return None
+        return make_batch(
+            torch.cat([clips for _, clips in whole]), [row for row, _ in whole], self.feed
+        )
+
+
+class ClipDataset(Dataset[Any]):
+    def __init__(self, rows: list[ClipRow], feed: Feed, epoch: int, at_work: torch.Tensor) -> None:
+        self._rows = rows
+        self._feed = feed
+        self._epoch = epoch
+        self._at_work = at_work
+        """A line for each worker: its process, and the clip that it is reading."""
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __getitem__(self, position: int) -> "tuple[ClipRow, torch.Tensor] | VideoError":
+        worker = torch.utils.data.get_worker_info()
+        if worker is not None:
+            self._at_work[worker.id] = torch.tensor([os.getpid(), position])
+        row = self._rows[position]
+        try:
+            if row.frames < 1:
+                raise VideoError(row.path, "the index counts no frames in it; index it anew")
+            looks = self._feed.looks(row, self._epoch)
+            return row, torch.stack([self._clip_TCHW(row, look) for look in looks])
+        except VideoError as error:
+            return error
+
+    def _clip_TCHW(self, row: ClipRow, look: Look) -> torch.Tensor:
+        spec = self._feed.spec
+        decoded = _decode(row, look.plan.source_indices)
+        frames_THWC = look.plan.compose(np.stack(decoded))
+        clip = torch.from_numpy(frames_THWC).permute(0, 3, 1, 2)
+        width, height = resized_size(clip.shape[3], clip.shape[2], spec.resize)
+        clip = transforms.resize(clip, [height, width], antialias=True)
+        top = crop_offset(height, spec.crop, look.crop_y)
+        left = crop_offset(width, spec.crop, look.crop_x)
+        clip = transforms.crop(clip, top, left, spec.crop, spec.crop)
+        if look.mirror:
+            clip = transforms.horizontal_flip(clip)
+        if self._feed.augment is not None and self._feed.augment.changes_colour:
+            clip = _change_colour(clip, look)
+        clip = transforms.to_dtype(clip, torch.float32, scale=True)
+        clip = transforms.normalize(clip, list(spec.mean), list(spec.std))
+        return clip.half() if self._feed.half else clip
+
+
+def _decode(row: ClipRow, numbers: IntArray) -> list[Frame]:
+    if row.path.is_dir():
+        return list(frame_folder.read_frames(row.path, numbers))
+    frames = [to_pixels(item.frame) for item in decode_in_turn(row.path, numbers)]
+    if len({frame.shape for frame in frames}) > 1:
+        raise VideoError(row.path, "its picture changes size midway")
+    return frames
+
+
+def _change_colour(clip_TCHW: torch.Tensor, look: Look) -> torch.Tensor:
+    matrix, offset = colour_matrix(look)
+    changed = torch.einsum("dc,tchw->tdhw", torch.tensor(matrix).float(), clip_TCHW.float())
+    return (changed + offset).round().clamp(0, 255).to(torch.uint8)
+
+
+def _named(error: RuntimeError, rows: list[ClipRow], at_work: torch.Tensor) -> RuntimeError:
+    """DataLoader names the processes that died; what they were reading stands in `at_work`."""
+    dead = {int(number) for number in re.findall(r"\d+", str(error).partition("pid")[2])}
+    lost = [rows[position].path for process, position in at_work.tolist() if process in dead]
+    if not lost:
+        return error
+    return LoaderError(f"{lost[0]}: the worker process that was reading it died")

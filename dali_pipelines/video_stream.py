@@ -1,0 +1,50 @@
+"""Opening a video file with PyAV: the one picture stream of it, or an error that names the file."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import av
+from av.container import InputContainer
+from av.stream import Disposition
+from av.video.stream import VideoStream
+
+from dali_pipelines.errors import VideoError
+
+
+@contextmanager
+def open_video(path: Path) -> Iterator[tuple[InputContainer, VideoStream]]:
+    if not path.is_file():
+        raise VideoError(path, "there is no such file")
+    if path.stat().st_size == 0:
+        raise VideoError(path, "the file is empty")
+    try:
+        container = av.open(str(path), metadata_errors="replace")
+    except (av.FFmpegError, ValueError) as error:
+        raise VideoError(path, f"can't be opened as video ({plain_words(error)})") from error
+    with container:
+        streams = [  # FFmpeg presents a song's cover picture as a video of one frame
+            stream
+            for stream in container.streams.video
+            if not stream.disposition & Disposition.attached_pic
+        ]
+        if not streams:
+            raise VideoError(path, "it holds no video stream")
+        stream = streams[0]
+        if stream.codec_context is None:
+            raise VideoError(path, "no decoder for its codec is installed")
+        stream.codec_context.thread_count = 1  # files are read in parallel, not one file's frames
+        yield container, stream
+
+
+def demux(container: InputContainer, stream: VideoStream) -> Iterator[av.Packet]:
+    """Packets, then an empty one that drains the decoder; fewer where the container is broken."""
+    try:
+        yield from container.demux(stream)
+    except (av.FFmpegError, IndexError):  # PyAV's, where a stream appears that wasn't announced
+        return
+
+
+def plain_words(error: Exception) -> str:
+    """FFmpeg's words without its error number and the path, which the caller names."""
+    return getattr(error, "strerror", None) or str(error)

@@ -1,0 +1,449 @@
+"""DaliLoader against the plain TorchLoader: same clips, same order, same pixels."""
+
+import gc
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import videos
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+from test_dali_pipelines_wanted_frames import FILES
+
+from dali_pipelines import clip_file
+from dali_pipelines.augment import Augment
+from dali_pipelines.errors import LoaderError, SpecError
+from dali_pipelines.feed import Batch, ClipLoader, ClipRow, Feed
+from dali_pipelines.loader import DaliLoader
+from dali_pipelines.spec import ClipSpec
+from dali_pipelines.torch_loader import TorchLoader
+
+SMALL = ClipSpec(num_frames=4, resize=72, crop=64)
+JITTER = Augment(brightness=0.3, contrast=0.3, saturation=0.3, hue=20)
+
+
+def rows_of(paths: list[Path]) -> list[ClipRow]:
+    rows = []
+    for number, path in enumerate(paths):
+        facts = clip_file.probe(path)
+        rows.append(
+            ClipRow(
+                id=number,
+                path=path,
+                label=number % 3,
+                frames=facts.frames,
+                fps=facts.fps,
+                width=facts.width,
+                height=facts.height,
+                codec=facts.codec,
+            )
+        )
+    return rows
+
+
+@pytest.fixture(scope="session")
+def synth_rows(synth_master: Path) -> list[ClipRow]:
+    return rows_of(sorted(synth_master.rglob("*.avi")))
+
+
+def write_frames(
+    folder: Path, suffix: str, count: int = 20, size: tuple[int, int] = (96, 80)
+) -> Path:
+    folder.mkdir()
+    rng = np.random.default_rng(0)
+    small = rng.integers(0, 256, (count, 6, 8, 3), np.uint8)
+    for number, pixels in enumerate(small):
+        image = Image.fromarray(pixels).resize(size, Image.Resampling.BICUBIC)
+        image.save(folder / f"frame_{number:04}{suffix}", quality=95)
+    return folder
+
+
+def by_id(batches: Any) -> dict[int, list[torch.Tensor]]:
+    found: dict[int, list[torch.Tensor]] = {}
+    for batch in batches:
+        for row, clip in zip(batch.ids.tolist(), batch.clips, strict=True):
+            found.setdefault(row, []).append(clip.float().cpu())
+    return found
+
+
+def assert_same_pixels(one: torch.Tensor, other: torch.Tensor, spec: ClipSpec) -> None:
+    std = torch.tensor(spec.std).reshape(3, 1, 1)
+    if spec.layout == "CTHW":
+        one, other = one.transpose(0, 1), other.transpose(0, 1)
+    difference = ((one - other).abs() * std * 255).flatten()
+    assert difference.mean() <= 2
+    assert difference.kthvalue(max(1, int(difference.numel() * 0.999))).values <= 8
+
+
+def assert_loaders_agree(rows: list[ClipRow], feed: Feed, **options: Any) -> DaliLoader:
+    ours, plain = DaliLoader(rows, feed, **options), TorchLoader(rows, feed, num_workers=0)
+    left, right = by_id(ours), by_id(plain)
+    assert left.keys() == right.keys() == {row.id for row in rows}
+    for number, clips in left.items():
+        assert len(clips) == len(right[number]) == feed.num_views
+        for one, other in zip(clips, right[number], strict=True):
+            assert_same_pixels(one, other, feed.spec)
+    return ours
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_every_kind_of_video(name: str, tmp_path: Path) -> None:
+    rows = rows_of([FILES[name](tmp_path)])
+    for size in (
+        SMALL,
+        ClipSpec(num_frames=8),
+        ClipSpec(num_frames=5, sampling="uniform", stride=3),
+    ):
+        assert_loaders_agree(rows, Feed(spec=size))
+    assert_loaders_agree(rows, Feed(spec=SMALL, augment=JITTER, seed=3))
+
+
+@pytest.mark.parametrize("short", ["loop", "hold", "lengthen-before", "lengthen-after"])
+def test_short_clips(short: Any, tmp_path: Path) -> None:
+    rows = rows_of([videos.write_video(tmp_path / "short", frames=5)])
+    spec = ClipSpec(num_frames=16, resize=72, crop=64, short=short)
+    assert_loaders_agree(rows, Feed(spec=spec))
+
+
+@pytest.mark.parametrize("suffix", [".jpg", ".png"])
+@pytest.mark.parametrize("short", ["loop", "lengthen-before"])
+def test_extracted_frames(suffix: str, short: Any, tmp_path: Path) -> None:
+    rows = rows_of([write_frames(tmp_path / "clip", suffix)])
+    for frames in (8, 30):
+        spec = ClipSpec(num_frames=frames, resize=72, crop=64, short=short)
+        loader = assert_loaders_agree(rows, Feed(spec=spec, augment=JITTER))
+    by_dali = short == "loop"  # who mixes frames needs their pixels
+    assert loader.report.read_by == {"DALI's image decoder" if by_dali else "PyAV": 1}
+
+
+@pytest.mark.parametrize("size", [(161, 97), (64, 400), (720, 480), (640, 360)])
+def test_odd_and_large_sizes(size: tuple[int, int], tmp_path: Path) -> None:
+    rows = rows_of([videos.write_video(tmp_path / "clip", size=size, frames=12)])
+    assert_loaders_agree(rows, Feed(spec=SMALL, augment=Augment()))
+    assert_loaders_agree(rows, Feed(spec=SMALL, num_clips=2, num_crops=3))
+
+
+def test_the_synthetic_set(synth_rows: list[ClipRow]) -> None:
+    assert_loaders_agree(synth_rows, Feed(spec=ClipSpec(), batch_size=7, augment=Augment()))
+
+
+@pytest.mark.parametrize("codec", ["vp8", "vp9", "mjpeg"])
+def test_dalis_own_video_decoder_on_a_cpu(codec: str, tmp_path: Path) -> None:
+    """The front that a GPU uses, on the codecs that DALI opens without one."""
+    paths = [videos.write_video(tmp_path / f"{n}", codec=codec, frames=30) for n in range(3)]
+    feed = Feed(spec=SMALL, augment=JITTER, batch_size=2)
+    loader = assert_loaders_agree(rows_of(paths), feed, decoder="dali")
+    assert loader.report.read_by == {"DALI's video decoder": 3}
+
+
+def test_fronts_mix_in_one_batch_and_keep_their_order(tmp_path: Path) -> None:
+    paths = [
+        videos.write_video(tmp_path / "a", codec="vp9"),
+        videos.write_video(tmp_path / "b", codec="h264"),
+        write_frames(tmp_path / "c", ".jpg"),
+        videos.write_video(tmp_path / "d", codec="vp9"),
+        write_frames(tmp_path / "e", ".png"),
+    ]
+    feed = Feed(spec=SMALL, num_crops=3)
+    loader = assert_loaders_agree(rows_of(paths), feed, decoder="dali")
+    assert loader.report.read_by == Counter(
+        {"DALI's video decoder": 2, "DALI's image decoder": 2, "PyAV": 1}
+    )
+    (batch,) = loader
+    assert batch.ids.tolist() == [0, 0, 0, 1, 1, 1, 2, 2, 2, 3, 3, 3, 4, 4, 4]
+    assert batch.labels.tolist() == [number % 3 for number in batch.ids.tolist()]
+
+
+def test_a_file_that_dalis_decoder_refuses_is_read_by_pyav(tmp_path: Path) -> None:
+    """The index says VP9, but since then somebody put an H.264 file there."""
+    paths = [videos.write_video(tmp_path / f"{n}.webm", codec="vp9") for n in range(3)]
+    rows = rows_of(paths)
+    shutil.move(videos.write_video(tmp_path / "other.mp4", codec="h264"), paths[1])
+    loader = assert_loaders_agree(rows, Feed(spec=SMALL), decoder="dali")
+    assert loader.report.read_by == {"DALI's video decoder": 2, "PyAV": 1}
+    assert list(loader.report.refused) == [paths[1]]
+    assert "1.webm" in loader.report.describe()
+    assert not loader.report.failures
+
+
+def test_half_precision_and_layout(synth_rows: list[ClipRow]) -> None:
+    spec = ClipSpec(num_frames=4, resize=72, crop=64, layout="CTHW")
+    feed = Feed(spec=spec, half=True, batch_size=4)
+    batch = next(iter(DaliLoader(synth_rows, feed)))
+    assert batch.clips.shape == (4, 3, 4, 64, 64)
+    assert batch.clips.dtype == torch.float16
+    assert_loaders_agree(synth_rows[:5], feed)
+
+
+def test_a_kept_batch_is_not_written_over(synth_rows: list[ClipRow]) -> None:
+    loader = DaliLoader(synth_rows, Feed(spec=SMALL, batch_size=4))
+    kept = list(loader)
+    again = list(loader)
+    for one, other in zip(kept, again, strict=True):
+        assert torch.equal(one.clips, other.clips)
+
+
+def test_what_is_drawn_depends_on_seed_epoch_and_clip_alone(synth_rows: list[ClipRow]) -> None:
+    def epoch(loader: ClipLoader) -> dict[int, list[torch.Tensor]]:
+        return by_id(loader)
+
+    feed = Feed(spec=SMALL, augment=Augment(), shuffle=True, seed=5)
+    loader = DaliLoader(synth_rows, feed)
+    first, second = epoch(loader), epoch(loader)
+    alone = DaliLoader([synth_rows[9]], feed, num_threads=1)
+    assert torch.equal(epoch(alone)[9][0], first[9][0])
+    assert not torch.equal(second[9][0], first[9][0])
+    other = epoch(DaliLoader(synth_rows, Feed(spec=SMALL, augment=Augment(), seed=6)))
+    assert not torch.equal(other[9][0], first[9][0])
+
+
+def test_flipping_can_be_switched_off(synth_rows: list[ClipRow]) -> None:
+    for flip in (True, False):
+        feed = Feed(spec=SMALL, augment=Augment(flip=flip))
+        mirrored = [feed.looks(row, epoch)[0].mirror for row in synth_rows for epoch in range(4)]
+        assert any(mirrored) == flip
+        assert not all(mirrored)
+
+
+@given(
+    num_rows=st.integers(1, 90),
+    batch_size=st.integers(1, 20),
+    world=st.integers(1, 5),
+    epoch=st.integers(0, 3),
+    shuffle=st.booleans(),
+)
+def test_over_all_ranks_each_clip_comes_once(
+    num_rows: int, batch_size: int, world: int, epoch: int, shuffle: bool
+) -> None:
+    shares = [
+        Feed(spec=SMALL, batch_size=batch_size, shuffle=shuffle, rank=rank, world=world).batches(
+            num_rows, epoch
+        )
+        for rank in range(world)
+    ]
+    seen = [clip for share in shares for batch in share for clip in batch]
+    assert sorted(seen) == list(range(num_rows))
+    assert all(0 < len(batch) <= batch_size for share in shares for batch in share)
+    if batch_size > 1 and num_rows >= 2 * world * batch_size:
+        assert len({len(share) for share in shares}) == 1  # nobody waits for another's step
+
+
+def test_epochs_are_shuffled_anew_and_alike_for_all() -> None:
+    feed = Feed(spec=SMALL, shuffle=True, seed=1)
+    assert feed.batches(40, 0) == Feed(spec=SMALL, shuffle=True, seed=1).batches(40, 0)
+    assert feed.batches(40, 0) != feed.batches(40, 1)
+    assert feed.batches(40, 0) != Feed(spec=SMALL, shuffle=True, seed=2).batches(40, 0)
+
+
+@pytest.mark.parametrize("kind", [DaliLoader, TorchLoader])
+@pytest.mark.parametrize("stop_after", [0, 1, 3, 8])
+def test_a_resumed_run_goes_on_at_the_right_clip(
+    kind: Any, stop_after: int, synth_rows: list[ClipRow]
+) -> None:
+    feed = Feed(spec=SMALL, batch_size=4, shuffle=True, augment=Augment(), seed=2)
+    whole = kind(synth_rows, feed)
+    expected = [batch for _ in range(2) for batch in whole]
+
+    first = kind(synth_rows, feed)
+    done: list[Batch] = []
+    state = first.state_dict()
+    for batch in first:
+        if len(done) == stop_after:
+            break
+        done.append(batch)
+        state = first.state_dict()
+    second = kind(synth_rows, feed)
+    second.load_state_dict(state)
+    done += [*second, *second]
+    assert [batch.ids.tolist() for batch in done] == [b.ids.tolist() for b in expected]
+    for one, other in zip(done, expected, strict=True):
+        assert torch.equal(one.clips, other.clips)
+
+
+def test_a_state_of_another_seed_is_refused(synth_rows: list[ClipRow]) -> None:
+    state = DaliLoader(synth_rows, Feed(spec=SMALL, seed=1)).state_dict()
+    with pytest.raises(SpecError, match="began with seed 1, not 2"):
+        DaliLoader(synth_rows, Feed(spec=SMALL, seed=2)).load_state_dict(state)
+
+
+@pytest.mark.parametrize("kind", [DaliLoader, TorchLoader])
+def test_one_bad_file_of_fifty_costs_one_clip(kind: Any, tmp_path: Path) -> None:
+    paths = [videos.write_video(tmp_path / f"{n:02}", frames=12) for n in range(50)]
+    rows = rows_of(paths)
+    paths[17].write_bytes(paths[17].read_bytes()[:300])
+    loader = kind(rows, Feed(spec=SMALL, batch_size=8, shuffle=True))
+    sizes = [len(batch.ids) for batch in loader]
+    assert sum(sizes) == 49
+    assert len(loader) == len(sizes) == 7
+    assert list(loader.report.failures) == [paths[17]]
+    assert "1 files failed" in loader.report.describe()
+    assert "17.avi" in loader.report.describe()
+
+
+def test_a_damaged_frame_is_replaced_and_counted(tmp_path: Path) -> None:
+    path = videos.write_video(tmp_path / "clip", codec="mjpeg", frames=40)
+    rows = rows_of([path])
+    data = bytearray(path.read_bytes())
+    starts = [at for at in range(len(data) - 3) if data[at : at + 3] == b"\xff\xd8\xff"]
+    data[starts[39] : starts[39] + 2000] = bytes(2000)
+    path.write_bytes(data)
+    loader = DaliLoader(rows, Feed(spec=SMALL))
+    assert len(list(loader)) == 1
+    assert loader.report.stand_ins == {path: 1}
+    assert "1 damaged frames of 1 files" in loader.report.describe()
+
+
+def test_a_broken_extracted_frame_costs_its_clip_alone(tmp_path: Path) -> None:
+    paths = [write_frames(tmp_path / name, ".jpg") for name in "abc"]
+    rows = rows_of(paths)
+    for picture in paths[1].iterdir():
+        picture.write_bytes(picture.read_bytes()[:200])
+    loader = DaliLoader(rows, Feed(spec=SMALL))
+    assert [batch.ids.tolist() for batch in loader] == [[0, 2]]
+    assert list(loader.report.failures) == [paths[1]]
+
+
+def test_an_epoch_of_bad_files_ends(tmp_path: Path) -> None:
+    path = videos.write_video(tmp_path / "clip")
+    rows = rows_of([path])
+    path.unlink()
+    loader = DaliLoader(rows, Feed(spec=SMALL))
+    assert list(loader) == []
+    assert loader.report.failures == {path: "there is no such file"}
+
+
+def test_what_no_file_is_to_blame_for_names_the_clip_all_the_same(
+    synth_rows: list[ClipRow], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from dali_pipelines import clip_reader
+
+    doomed = synth_rows[5].path
+
+    def decode(path: Path, numbers: Any, stop: Any) -> Any:
+        if path == doomed:
+            raise MemoryError("no room")
+        return real(path, numbers, stop=stop)
+
+    real = clip_reader.decode_wanted
+    monkeypatch.setattr(clip_reader, "decode_wanted", decode)
+    with pytest.raises(LoaderError, match=f"{re.escape(doomed.name)}.*no room"):
+        list(DaliLoader(synth_rows, Feed(spec=SMALL, batch_size=2)))
+    assert not [thread for thread in threading.enumerate() if "decode" in thread.name]
+
+
+def test_a_killed_worker_is_an_error_that_names_the_clip(
+    synth_rows: list[ClipRow], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from dali_pipelines import torch_loader
+
+    doomed = synth_rows[11].path
+
+    def decode(path: Path, numbers: Any) -> Any:
+        if path == doomed:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return real(path, numbers)
+
+    real = torch_loader.decode_in_turn
+    monkeypatch.setattr(torch_loader, "decode_in_turn", decode)
+    with pytest.raises(LoaderError, match=f"{re.escape(doomed.name)}: the worker process .* died"):
+        list(TorchLoader(synth_rows, Feed(spec=SMALL, batch_size=3), num_workers=2))
+
+
+def test_leaving_a_loop_gives_everything_back(synth_rows: list[ClipRow]) -> None:
+    loader = DaliLoader(synth_rows, Feed(spec=SMALL, batch_size=2))
+    for _ in loader:
+        break
+    gc.collect()
+    assert not [t for t in threading.enumerate() if t.name.startswith(("decode", "batches"))]
+    assert len(list(loader)) == len(loader)  # and the next one is whole
+
+
+@pytest.mark.slow
+def test_epochs_leave_no_threads_files_or_memory_behind(synth_rows: list[ClipRow]) -> None:
+    loader = DaliLoader(synth_rows, Feed(spec=SMALL, batch_size=5, augment=Augment()))
+
+    def counts() -> tuple[int, ...]:
+        folders = Path("/proc/self/fd"), Path("/proc/self/task")
+        return tuple(len(list(folder.iterdir())) for folder in folders)
+
+    for _ in range(2):
+        list(loader)
+    before, memory = counts(), _resident()
+    for _ in range(10):
+        list(loader)
+    assert counts() == before
+    assert _resident() < memory * 1.05
+
+
+def _resident() -> int:
+    return int(Path("/proc/self/statm").read_text().split()[1])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["loader.DaliLoader", "torch_loader.TorchLoader"])
+def test_ctrl_c_ends_the_process_and_its_children(
+    kind: str, synth_master: Path, tmp_path: Path
+) -> None:
+    module, name = kind.split(".")
+    code = f"""
+import sys
+from pathlib import Path
+sys.path.insert(0, {str(Path(__file__).parent)!r})
+from test_dali_pipelines_loader import SMALL, Feed, rows_of
+from dali_pipelines.{module} import {name}
+loader = {name}(rows_of(sorted(Path({str(synth_master)!r}).rglob("*.avi"))), Feed(spec=SMALL))
+while True:
+    for batch in loader:
+        print(len(batch.ids), flush=True)
+"""
+    process = subprocess.Popen(
+        [sys.executable, "-c", code],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline()
+    os.killpg(process.pid, signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode != 0
+    assert "KeyboardInterrupt" in errors
+    deadline = time.monotonic() + 30
+    while _group(process.pid) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert not _group(process.pid)
+
+
+def _group(leader: int) -> list[str]:
+    """Processes still alive in a process group."""
+    found = subprocess.run(["pgrep", "-g", str(leader)], capture_output=True, text=True)
+    return found.stdout.split()
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("name", FILES)
+def test_a_gpu_gives_the_same_clips(name: str, tmp_path: Path) -> None:
+    rows = rows_of([FILES[name](tmp_path)])
+    for feed in (Feed(spec=ClipSpec()), Feed(spec=SMALL, augment=JITTER, num_clips=1)):
+        loader = assert_loaders_agree(rows, feed, gpu=0)
+        assert next(iter(loader)).clips.is_cuda
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("suffix", [".jpg", ".png"])
+def test_a_gpu_gives_the_same_extracted_frames(suffix: str, tmp_path: Path) -> None:
+    rows = rows_of([write_frames(tmp_path / "clip", suffix)])
+    assert_loaders_agree(rows, Feed(spec=SMALL, augment=JITTER), gpu=0)
