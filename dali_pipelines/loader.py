@@ -6,14 +6,14 @@ and everything from there on stays on the card. This is the only bridge from DAL
 """
 
 import os
-import queue
 import threading
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, Literal
 
 from dali_pipelines import video_file
+from dali_pipelines.ahead import run_ahead
 from dali_pipelines.clip_facts import NVDEC_CODECS, loaders_of
 from dali_pipelines.clip_reader import ClipReader, ReadClip
 from dali_pipelines.errors import LoaderError, VideoError
@@ -54,32 +54,15 @@ class DaliLoader(ClipLoader):
         """What DALI's video decoder takes, by path."""
 
     def _load(self, batches: list[list[ClipRow]]) -> Iterator[Batch | None]:
-        stop = threading.Event()
+        return run_ahead(lambda stop: self._batches(batches, stop), ahead=BATCHES_AHEAD)
+
+    def _batches(
+        self, batches: list[list[ClipRow]], stop: threading.Event
+    ) -> Generator[Batch | None, None, None]:
+        """Runs in a thread of its own, ahead of who asks for batches."""
         reader = ClipReader(
             feed=self.feed, cache=self.cache, takes_video=self._takes_video, stop=stop
         )
-        finished: queue.Queue[Batch | BaseException | None] = queue.Queue(BATCHES_AHEAD)
-        worker = threading.Thread(
-            target=self._work, args=(batches, reader, finished), name="batches", daemon=True
-        )
-        worker.start()
-        try:
-            for _ in batches:
-                item = finished.get()
-                if isinstance(item, BaseException):
-                    raise item
-                yield item
-        finally:
-            stop.set()
-            worker.join()
-
-    def _work(
-        self,
-        batches: list[list[ClipRow]],
-        reader: ClipReader,
-        finished: "queue.Queue[Batch | BaseException | None]",
-    ) -> None:
-        """Runs in a thread of its own; what goes wrong is raised where batches are asked for."""
         pool = ThreadPoolExecutor(self._num_threads, thread_name_prefix="decode")
         epoch = self._epoch
         pending: deque[list[Future[ReadClip | VideoError]]] = deque()
@@ -89,11 +72,9 @@ class DaliLoader(ClipLoader):
                 while len(pending) <= BATCHES_AHEAD and (batch := next(waiting, None)):
                     pending.append([pool.submit(_read, reader, row, epoch) for row in batch])
                 read = [future.result() for future in pending.popleft()]
-                if not _put(finished, self._assemble(read, reader, epoch), reader.stop):
-                    return
-        except BaseException as error:
-            _put(finished, error, reader.stop)
+                yield self._assemble(read, reader, epoch)
         finally:
+            stop.set()
             pool.shutdown(cancel_futures=True)
 
     def _assemble(
@@ -197,17 +178,6 @@ def _read(reader: ClipReader, row: ClipRow, epoch: int) -> ReadClip | VideoError
         raise
     except Exception as error:
         raise LoaderError(f"{row.path}: reading it failed ({error!r})") from error
-
-
-def _put(finished: "queue.Queue[Any]", item: Any, stop: threading.Event) -> bool:
-    """False where nobody waits for it any more."""
-    while not stop.is_set():
-        try:
-            finished.put(item, timeout=0.1)
-        except queue.Full:
-            continue
-        return True
-    return False
 
 
 def _reason(error: RuntimeError) -> str:

@@ -12,8 +12,10 @@ from threading import Event
 from typing import NamedTuple, cast
 
 import av
+import numpy as np
 from av.container import InputContainer
 from av.video.stream import VideoStream
+from numpy.typing import NDArray
 
 from dali_pipelines.clip_facts import TOLERATED_LOSS
 from dali_pipelines.errors import VideoError
@@ -63,6 +65,15 @@ def decode_in_turn(path: Path, numbers: IntArray) -> Iterator[Wanted]:
             yield from _in_turn(path, container, stream, None, numbers.tolist(), None)
     except (av.FFmpegError, IndexError) as error:
         raise VideoError(path, plain_words(error)) from error
+
+
+def packet_times(path: Path) -> NDArray[np.float64] | None:
+    """Seconds at which each frame is shown; None where the file doesn't tell."""
+    with open_video(path) as (container, stream):
+        index = _index(path, container, stream)
+        if index is None or stream.time_base is None:
+            return None
+        return index.shown_pts.astype(np.float64) * float(stream.time_base)
 
 
 def _sparingly(

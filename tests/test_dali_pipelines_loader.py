@@ -366,7 +366,7 @@ def test_leaving_a_loop_gives_everything_back(synth_rows: list[ClipRow]) -> None
     for _ in loader:
         break
     gc.collect()
-    assert not [t for t in threading.enumerate() if t.name.startswith(("decode", "batches"))]
+    assert not [t for t in threading.enumerate() if t.name.startswith(("decode", "ahead"))]
     assert len(list(loader)) == len(loader)  # and the next one is whole
 
 

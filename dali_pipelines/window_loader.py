@@ -1,0 +1,129 @@
+"""WindowLoader: videos of any length into batches of windows, for labelling.
+
+Several files are read at once, each from front to back by one thread, and their windows come in the
+order of the files. Only the windows that are waiting are held in memory.
+"""
+
+import os
+import queue
+from collections import deque
+from collections.abc import Generator, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from pathlib import Path
+from threading import Event
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from dali_pipelines.ahead import get_unless, put_unless, run_ahead
+from dali_pipelines.errors import LoaderError, VideoError
+from dali_pipelines.feed import Report
+from dali_pipelines.graph import ClipGraph
+from dali_pipelines.spec import ClipSpec
+from dali_pipelines.wanted_frames import Stopped
+from dali_pipelines.windows import ReadWindow, Window, plan_windows, read_windows
+
+if TYPE_CHECKING:
+    import torch
+
+BATCHES_AHEAD = 2
+
+
+class WindowBatch(NamedTuple):
+    clips: "torch.Tensor"
+    """(B, T, C, H, W), or (B, C, T, H, W) where the spec's layout is CTHW."""
+    windows: list[Window]
+
+
+class WindowLoader:
+    """Iterate once. Files that can't be read are named in `report`; their windows are missing from
+    where the fault is."""
+
+    def __init__(
+        self,
+        paths: Iterable[Path],
+        spec: ClipSpec,
+        *,
+        window_s: float | None = None,
+        stride_s: float | None = None,
+        batch_size: int = 8,
+        gpu: int | None = None,
+        num_threads: int | None = None,
+        half: bool = False,
+    ) -> None:
+        self.report = Report()
+        self._paths = paths
+        self._spec = spec
+        self._window_s = window_s
+        self._stride_s = stride_s
+        self._batch_size = batch_size
+        self._num_threads = num_threads or len(os.sched_getaffinity(0))
+        self._graph = ClipGraph(
+            "pixels", spec, max_looks=batch_size, num_threads=self._num_threads, gpu=gpu, half=half
+        )
+
+    def __iter__(self) -> Iterator[WindowBatch]:
+        return run_ahead(self._batches, ahead=BATCHES_AHEAD)
+
+    def _batches(self, stop: Event) -> Generator[WindowBatch, None, None]:
+        waiting: list[ReadWindow] = []
+        with closing(self._windows(stop)) as windows:
+            for window in windows:
+                waiting.append(window)
+                if len(waiting) == self._batch_size:
+                    yield self._through_graph(waiting)
+                    waiting = []
+        if waiting:
+            yield self._through_graph(waiting)
+
+    def _windows(self, stop: Event) -> Generator[ReadWindow, None, None]:
+        files: deque[tuple[Path, queue.Queue[Any]]] = deque()
+        paths = iter(self._paths)
+        pool = ThreadPoolExecutor(self._num_threads, thread_name_prefix="decode")
+        try:
+            while True:
+                while len(files) <= self._num_threads and (path := next(paths, None)) is not None:
+                    made: queue.Queue[Any] = queue.Queue(self._batch_size)
+                    pool.submit(self._read, path, made, stop)
+                    files.append((path, made))
+                if not files:
+                    return
+                path, made = files.popleft()
+                while isinstance(item := get_unless(made, stop), ReadWindow):
+                    yield item
+                if isinstance(item, VideoError):
+                    self.report.failures[path] = item.reason
+                elif item is not None:
+                    raise LoaderError(f"{path}: reading it failed ({item!r})") from item
+        finally:
+            stop.set()
+            pool.shutdown(cancel_futures=True)
+
+    def _read(self, path: Path, made: "queue.Queue[Any]", stop: Event) -> None:
+        """Windows, then None or what ended the file too early."""
+        end: BaseException | None = None
+        try:
+            windows = plan_windows(path, window_s=self._window_s, stride_s=self._stride_s)
+            for window in read_windows(windows, self._spec, stop=stop):
+                if not put_unless(made, window, stop):
+                    return
+        except Stopped:
+            return
+        except OSError as error:
+            end = VideoError(path, error.strerror or str(error))
+        except BaseException as error:
+            end = error
+        put_unless(made, end, stop)
+
+    def _through_graph(self, windows: list[ReadWindow]) -> WindowBatch:
+        clips_BTCHW = self._graph.run(
+            [frame for window in windows for frame in window.frames],
+            [window.look for window in windows],
+        )
+        for window in windows:
+            self.report.read_by["PyAV"] += 1
+            if window.num_stand_ins:
+                self.report.stand_ins[window.window.path] += window.num_stand_ins
+        return WindowBatch(
+            clips=clips_BTCHW.transpose(1, 2) if self._spec.layout == "CTHW" else clips_BTCHW,
+            windows=[window.window for window in windows],
+        )

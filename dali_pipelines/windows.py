@@ -1,0 +1,134 @@
+"""Windows that slide over a video, read so that each frame is decoded once.
+
+Overlapping windows share frames: the file is walked through from front to back, and a frame is kept
+until the last window that wants it has gone. So memory is bounded by the windows that overlap, not
+by the length of the video. Times are those at which the frames are shown, also at a variable rate.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from threading import Event
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dali_pipelines import clip_file, frame_folder
+from dali_pipelines.augment import Look
+from dali_pipelines.errors import SpecError, VideoError
+from dali_pipelines.frame_plan import FramePlan, IntArray
+from dali_pipelines.pixels import Frame, resize_short, to_pixels
+from dali_pipelines.sampling import plan_frames
+from dali_pipelines.spec import ClipSpec
+from dali_pipelines.wanted_frames import decode_wanted, packet_times
+
+
+@dataclass(frozen=True, kw_only=True)
+class Window:
+    path: Path
+    start_s: float
+    end_s: float
+    first: int
+    """Number of its first frame."""
+    frames: int
+    fps: float
+
+
+class ReadWindow(NamedTuple):
+    window: Window
+    look: Look
+    frames: list[Frame]
+    """T frames, their short side resized."""
+    num_stand_ins: int
+
+
+def plan_windows(
+    path: Path, *, window_s: float | None, stride_s: float | None = None, folder_fps: float = 25.0
+) -> list[Window]:
+    """Windows of `window_s`, one each `stride_s`; the last one ends with the video.
+
+    Without `window_s`, or for a video that is no longer, one window holds the whole. `folder_fps`
+    is the rate of extracted frames, which don't tell it.
+    """
+    if window_s is not None and not 0 < window_s < float("inf"):
+        raise SpecError(f"the window must be above 0 seconds, not {window_s}")
+    stride_s = stride_s or window_s
+    if stride_s is not None and not 0 < stride_s < float("inf"):
+        raise SpecError(f"the stride must be above 0 seconds, not {stride_s}")
+    times = _times(path, folder_fps)
+    gap = float(np.median(np.diff(times))) if len(times) > 1 else 1 / folder_fps
+    end_s = float(times[-1]) + gap
+    starts = np.zeros(1)
+    length_s = end_s
+    if window_s is not None and stride_s is not None and window_s < end_s - gap / 2:
+        length_s = window_s
+        starts = np.arange(0, end_s - window_s + gap / 2, stride_s)
+        if starts[-1] + window_s < end_s - gap / 2:
+            starts = np.append(starts, end_s - window_s)
+    windows = []
+    for start_s in starts:
+        first, stop = np.searchsorted(times, [start_s - gap / 2, start_s + length_s - gap / 2])
+        first = min(int(first), len(times) - 1)
+        windows.append(
+            Window(
+                path=path,
+                start_s=round(float(start_s), 3),
+                end_s=round(min(float(start_s) + length_s, end_s), 3),
+                first=first,
+                frames=max(1, int(stop) - first),
+                fps=round(1 / gap, 3),
+            )
+        )
+    return windows
+
+
+def read_windows(
+    windows: list[Window], spec: ClipSpec, *, stop: Event | None = None
+) -> Iterator[ReadWindow]:
+    """Yield the windows of one file, in order of time, each as soon as its frames are there."""
+    looks = [Look(plan=_shift(plan_frames(w.frames, w.fps, spec), w.first)) for w in windows]
+    sources = [look.plan.source_indices for look in looks]
+    last_use: dict[int, int] = {}
+    for place, numbers in enumerate(sources):
+        last_use.update(dict.fromkeys(numbers.tolist(), place))
+    wanted = np.array(sorted(last_use), np.int64)
+    held: dict[int, tuple[Frame, bool]] = {}
+    place = 0
+    for number, frame, stands_in in _decode(windows[0].path, wanted, spec.resize, stop):
+        held[number] = frame, stands_in
+        while place < len(windows) and sources[place][-1] <= number:
+            found = [held[each] for each in sources[place].tolist()]
+            if len({frame.shape for frame, _ in found}) > 1:
+                raise VideoError(windows[place].path, "its picture changes size midway")
+            pixels = looks[place].plan.compose(np.stack([frame for frame, _ in found]))
+            yield ReadWindow(
+                windows[place], looks[place], list(pixels), sum(odd for _, odd in found)
+            )
+            held = {each: kept for each, kept in held.items() if last_use[each] > place}
+            place += 1
+
+
+def _decode(
+    path: Path, wanted: IntArray, short: int, stop: Event | None
+) -> Iterator[tuple[int, Frame, bool]]:
+    if path.is_dir():
+        for number in wanted:
+            (frame,) = frame_folder.read_frames(path, np.array([number]))
+            yield int(number), resize_short(frame, short), False
+        return
+    for item in decode_wanted(path, wanted, stop=stop):
+        yield item.number, resize_short(to_pixels(item.frame), short), item.stands_in
+
+
+def _times(path: Path, folder_fps: float) -> NDArray[np.float64]:
+    """Seconds from the first frame at which each frame is shown."""
+    times = None if path.is_dir() else packet_times(path)
+    if times is None:
+        facts = clip_file.probe(path)
+        times = np.arange(facts.frames) / (facts.fps or folder_fps)
+    return times - times[0]
+
+
+def _shift(plan: FramePlan, first: int) -> FramePlan:
+    return FramePlan(left=plan.left + first, right=plan.right + first, gain=plan.gain)

@@ -1,0 +1,164 @@
+"""Sliding windows: right times, right frames, each frame decoded once, memory bounded."""
+
+import gc
+import threading
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import videos
+from test_dali_pipelines_loader import SMALL, write_frames
+from test_dali_pipelines_wanted_frames import UNEVEN
+
+from dali_pipelines import wanted_frames, windows
+from dali_pipelines.errors import LoaderError, SpecError
+from dali_pipelines.spec import ClipSpec
+from dali_pipelines.window_loader import WindowLoader
+from dali_pipelines.windows import Window, plan_windows, read_windows
+
+
+@pytest.fixture(scope="module")
+def video(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Eight seconds, 200 numbered frames."""
+    folder = tmp_path_factory.mktemp("long")
+    return videos.write_video(folder / "long.mp4", codec="h264", frames=200, fps=25)
+
+
+def spans(planned: list[Window]) -> list[tuple[float, float, int, int]]:
+    return [(each.start_s, each.end_s, each.first, each.frames) for each in planned]
+
+
+def numbers_of(path: Path, spec: ClipSpec, planned: list[Window]) -> list[list[int]]:
+    return [
+        [videos.number_of(frame) for frame in found.frames] for found in read_windows(planned, spec)
+    ]
+
+
+def test_windows_cover_the_video_and_the_last_ends_with_it(video: Path) -> None:
+    assert spans(plan_windows(video, window_s=2)) == [
+        (0, 2, 0, 50), (2, 4, 50, 50), (4, 6, 100, 50), (6, 8, 150, 50),
+    ]  # fmt: skip
+    assert spans(plan_windows(video, window_s=3)) == [
+        (0, 3, 0, 75), (3, 6, 75, 75), (5, 8, 125, 75),
+    ]  # fmt: skip
+    assert spans(plan_windows(video, window_s=4, stride_s=2)) == [
+        (0, 4, 0, 100), (2, 6, 50, 100), (4, 8, 100, 100),
+    ]  # fmt: skip
+    whole = [(0.0, 8.0, 0, 200)]
+    assert spans(plan_windows(video, window_s=None)) == whole
+    assert spans(plan_windows(video, window_s=8)) == whole
+    assert spans(plan_windows(video, window_s=100)) == whole
+
+
+def test_windows_of_variable_rate_go_by_the_clock(tmp_path: Path) -> None:
+    path = videos.write_video(tmp_path / "vfr.mp4", codec="h264", frames=60, pts=UNEVEN)
+    times = (np.array(UNEVEN) - UNEVEN[0]) / 1000
+    for window in plan_windows(path, window_s=0.5, stride_s=0.25):
+        inside = times[window.first : window.first + window.frames]
+        assert inside[0] >= window.start_s - 0.1
+        assert inside[-1] <= window.end_s
+
+
+@pytest.mark.parametrize("in_memory", [True, False])
+@pytest.mark.parametrize(("window_s", "stride_s"), [(2, 0.5), (1, 3), (0.4, 0.2)])
+def test_windows_hold_the_frames_that_each_alone_would(
+    window_s: float,
+    stride_s: float,
+    in_memory: bool,
+    video: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    if not in_memory:
+        monkeypatch.setattr(wanted_frames, "KEEP_BELOW", 0)
+    spec = ClipSpec(num_frames=6, sampling="uniform", stride=4, resize=72, crop=64)
+    planned = plan_windows(video, window_s=window_s, stride_s=stride_s)
+    together = numbers_of(video, spec, planned)
+    assert together == [numbers_of(video, spec, [window])[0] for window in planned]
+    assert all(
+        window.first <= min(numbers) <= max(numbers) < window.first + window.frames
+        for window, numbers in zip(planned, together, strict=True)
+    )
+
+
+def test_each_frame_is_decoded_once_and_dropped_when_done(
+    video: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each frame is in eight windows here."""
+    converted: list[int] = []
+
+    def convert(frame: Any) -> Any:
+        pixels = real(frame)
+        converted.append(videos.number_of(pixels))
+        return pixels
+
+    real = windows.to_pixels
+    monkeypatch.setattr(windows, "to_pixels", convert)
+    spec = ClipSpec(num_frames=50, resize=72, crop=64)
+    planned = plan_windows(video, window_s=2, stride_s=0.25)
+    for place, found in enumerate(read_windows(planned, spec)):
+        assert len(found.frames) == 50
+        assert len(converted) <= planned[place].first + 51  # nothing is read far ahead
+    assert converted == list(range(200))
+
+
+def test_several_files_in_order_in_full_batches(video: Path, tmp_path: Path) -> None:
+    short = videos.write_video(tmp_path / "short", frames=30)
+    broken = tmp_path / "broken.avi"
+    broken.write_bytes(b"no video" * 100)
+    folder = write_frames(tmp_path / "frames", ".jpg", count=100)
+    paths = [short, video, broken, tmp_path / "missing.mp4", folder]
+    loader = WindowLoader(iter(paths), SMALL, window_s=2, stride_s=1, batch_size=4)
+    batches = list(loader)
+    assert [len(batch.windows) for batch in batches] == [4, 4, 3]
+    found = [(window.path, window.start_s) for batch in batches for window in batch.windows]
+    assert found == [(short, 0)] + [(video, n) for n in range(7)] + [(folder, n) for n in range(3)]
+    assert set(loader.report.failures) == {broken, tmp_path / "missing.mp4"}
+    again = list(WindowLoader(paths, SMALL, window_s=2, stride_s=1, batch_size=4, num_threads=1))
+    for one, other in zip(batches, again, strict=True):
+        assert torch.equal(one.clips, other.clips)
+
+
+def test_a_file_cut_short_gives_what_it_has(video: Path, tmp_path: Path) -> None:
+    path = tmp_path / "cut.avi"
+    videos.write_video(path, frames=200, fps=25)
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    batches = list(WindowLoader([path, video], SMALL, window_s=1))
+    found = [window for batch in batches for window in batch.windows]
+    assert [window.path for window in found].count(video) == 8
+    assert [window.path for window in found].count(path) >= 3
+
+
+def test_leaving_early_and_breaking_down_leave_nothing_behind(video: Path) -> None:
+    for _ in WindowLoader([video] * 5, SMALL, window_s=1, batch_size=1):
+        break
+    gc.collect()
+    assert not [t for t in threading.enumerate() if t.name.startswith(("decode", "ahead"))]
+
+    def paths() -> Any:
+        yield video
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        list(WindowLoader(paths(), SMALL, window_s=1))
+    assert not [t for t in threading.enumerate() if t.name.startswith(("decode", "ahead"))]
+
+
+def test_an_unexpected_fault_names_the_file(video: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from dali_pipelines import window_loader
+
+    def fail(*arguments: Any, **options: Any) -> Any:
+        raise MemoryError("no room")
+
+    monkeypatch.setattr(window_loader, "read_windows", fail)
+    with pytest.raises(LoaderError, match=r"long\.mp4: .*no room"):
+        list(WindowLoader([video], SMALL))
+
+
+@pytest.mark.parametrize("bad", [0, -1, float("nan"), float("inf")])
+def test_senseless_windows_are_refused(bad: float, video: Path) -> None:
+    with pytest.raises(SpecError, match="above 0 seconds"):
+        plan_windows(video, window_s=bad)
+    with pytest.raises(SpecError, match="above 0 seconds"):
+        plan_windows(video, window_s=2, stride_s=bad or -1)
