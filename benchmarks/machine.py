@@ -17,7 +17,12 @@ def fingerprint() -> dict[str, Any]:
     }
 
 
-def short_name(machine: dict[str, Any]) -> str:
+def file_name(theme: str, facts: dict[str, Any]) -> str:
+    """What results are called: the theme, the machine and the month of a fingerprint."""
+    return f"{theme}_{_short_name(facts['machine'])}_{facts['date'][:7].replace('-', '')}.json"
+
+
+def _short_name(machine: dict[str, Any]) -> str:
     """For file names: the GPU, or the number of cores."""
     gpu = machine["gpu"]
     name = gpu["name"] if gpu else f"cpu{machine['num_cores']}"

@@ -10,6 +10,7 @@ from typing import Annotated
 
 import typer
 
+from engine.commands.bench import bench
 from engine.commands.data_audit import audit
 from engine.commands.data_check import check
 from engine.commands.data_hmdb51 import hmdb51
@@ -19,7 +20,7 @@ from engine.commands.data_synth import synth
 from engine.commands.demo import demo
 from engine.commands.info import info
 
-COMMANDS: dict[str, Callable[..., None]] = {"info": info, "demo": demo}
+COMMANDS: dict[str, Callable[..., None]] = {"info": info, "demo": demo, "bench": bench}
 DATA_COMMANDS: dict[str, Callable[..., None]] = {
     "synth": synth,
     "hmdb51": hmdb51,

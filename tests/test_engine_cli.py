@@ -18,6 +18,7 @@ from engine.cli import COMMANDS, DATA_COMMANDS
 FLAGS = {
     "info": {"--json"},
     "demo": {"--out"},
+    "bench": {"--data", "--stage", "--out", "--frames", "--size", "--batch-size", "--repeats"},
     "data synth": {"--classes", "--clips-per-class", "--seed"},
     "data hmdb51": {"--out"},
     "data index": {"--list", "--skip-missing", "--frames-fps"},

@@ -20,7 +20,7 @@ from typing import Any
 
 import av
 
-from benchmarks.machine import fingerprint, short_name
+from benchmarks.machine import file_name, fingerprint
 
 RESULTS = Path(__file__).parents[1] / "results"
 STARTS = 10
@@ -43,8 +43,7 @@ def main() -> None:
         "start_up": start_up(),
         "rows": rows(runs, per_class * 8),
     }
-    name = f"data_{short_name(facts['machine'])}_{facts['date'][:7].replace('-', '')}.json"
-    (options.out / name).write_text(json.dumps(result, indent=2) + "\n")
+    (options.out / file_name("data", facts)).write_text(json.dumps(result, indent=2) + "\n")
     print(json.dumps({"start_up": result["start_up"], "rows": result["rows"]}, indent=2))
 
 

@@ -1,0 +1,39 @@
+"""How a figure comes about: warm-up, ways run in turn (A B A B), medians with their spread."""
+
+import statistics
+import time
+from collections.abc import Callable
+from typing import Any
+
+WIDE = 0.15
+"""Spread, (max - min) / median, from which a figure says that it is wide."""
+
+
+def in_turn(
+    ways: dict[str, Callable[[], int]],
+    *,
+    repeats: int,
+    on_done: Callable[[], None] = lambda: None,
+) -> dict[str, list[float]]:
+    """Items per second of each way, in each repeat; a way returns how many items it handled."""
+    rates: dict[str, list[float]] = {name: [] for name in ways}
+    for _ in range(repeats):
+        for name, way in ways.items():
+            started = time.perf_counter()
+            count = way()
+            rates[name].append(count / (time.perf_counter() - started))
+            on_done()
+    return rates
+
+
+def summary(name: str, rates: list[float]) -> dict[str, Any]:
+    """A row of results: the median, every repeat, and whether they lie far apart."""
+    median = statistics.median(rates)
+    spread = (max(rates) - min(rates)) / median
+    return {
+        "name": name,
+        "clips_per_s": round(median, 1),
+        "repeats": [round(rate, 1) for rate in rates],
+        "spread": round(spread, 3),
+        "wide": spread > WIDE,
+    }

@@ -1,0 +1,41 @@
+"""From a dataset's manifest to the rows that the loaders take; labels number the sorted classes."""
+
+from dali_pipelines.feed import ClipRow
+from engine.data.doctor import usable_clips
+from engine.data.manifest import Manifest, Split
+from engine.errors import UserError
+
+
+def clip_rows(manifest: Manifest, split: Split | None = None) -> tuple[list[ClipRow], int]:
+    """The usable clips of one part (None: of all), and how many bad ones were left out.
+
+    A row's id is the clip's place in the manifest.
+    """
+    usable = {clip.path for clip in usable_clips(manifest).clips}
+    label_of = {name: number for number, name in enumerate(manifest.class_names)}
+    rows: list[ClipRow] = []
+    num_bad = 0
+    for number, clip in enumerate(manifest.clips):
+        if split is not None and clip.split != split:
+            continue
+        if clip.path not in usable:
+            num_bad += 1
+            continue
+        rows.append(
+            ClipRow(
+                id=number,
+                path=manifest.root / clip.path,
+                label=label_of[clip.label],
+                frames=clip.frames,
+                fps=clip.fps,
+                width=clip.width,
+                height=clip.height,
+                codec=clip.codec,
+            )
+        )
+    if not rows:
+        what = f"no clips in its {split} part" if split else "no clips that can be read"
+        raise UserError(
+            f"{manifest.root} has {what}; see `engine data split` and `engine data check`."
+        )
+    return rows, num_bad

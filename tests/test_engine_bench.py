@@ -1,0 +1,54 @@
+"""`engine bench`, for real on a small set. No test judges how fast anything is."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+WAYS = [
+    "bound",
+    "our decoding alone",
+    "dali",
+    "torch",
+    "first epoch",
+    "cached epoch",
+    "dali, colours shaken",
+]
+
+
+@pytest.mark.slow
+def test_the_loader_stage_prints_and_keeps_its_figures(
+    run_engine, synth: Path, tmp_path: Path
+) -> None:
+    (synth / "videos" / "move_left" / "broken.avi").write_bytes(b"no video")
+    assert run_engine("data", "index", synth).returncode == 1
+    out = tmp_path / "new" / "results"
+    result = run_engine(
+        *("bench", "--data", synth, "--out", out, "--repeats", 2),
+        *("--frames", 2, "--size", 32, "--batch-size", 7),
+    )
+    assert result.returncode == 0, result.stderr
+    assert "1 bad clips left out" in result.stdout
+    (path,) = out.iterdir()
+    found = json.loads(path.read_text())
+    assert found["num_clips"] == 30
+    assert [row["name"] for row in found["rows"]][: len(WAYS)] == WAYS
+    assert all(len(row["repeats"]) == 2 and min(row["repeats"]) > 0 for row in found["rows"])
+    assert all(row["name"].split()[0] in result.stdout for row in found["rows"])
+    assert len(found["memory"]["resident_mib"]) == 20
+    assert found["spec"]["num_frames"] == 2
+    assert found["command"].startswith("engine bench --data")
+    assert found["machine"]["num_cores"] >= 1
+
+
+def test_unknown_stages_and_unusable_sets_get_one_sentence(run_engine, tmp_path: Path) -> None:
+    wrong = run_engine("bench", "--stage", "loder")
+    assert wrong.returncode == 2
+    assert "did you mean 'loader'?" in wrong.stderr
+    missing = run_engine("bench", "--data", tmp_path / "none", "--out", tmp_path / "out")
+    assert missing.returncode == 2
+    assert "is not a folder" in missing.stderr
+    (tmp_path / "file").touch()
+    blocked = run_engine("bench", "--out", tmp_path / "file")
+    assert blocked.returncode == 2
+    assert "file can't be made a folder" in blocked.stderr
