@@ -84,8 +84,8 @@ def _define(front: Front, spec: ClipSpec, *, gpu: bool, half: bool, colour: bool
     mixed = "mixed" if gpu else "cpu"
 
     def decode() -> Any:
+        # `run` waits for the outputs, so the arrays outlive their use and DALI needs no copy.
         if front == "pixels":
-            # The arrays stay alive until the run has ended, so DALI needs no copy of them.
             pixels = fn.external_source(name="source", layout="HWC", no_copy=True)
             return pixels.gpu() if gpu else pixels
         encoded = fn.external_source(name="source", ndim=1, dtype=types.UINT8, no_copy=True)

@@ -1,0 +1,99 @@
+"""All that a GPU must show, in one go: `python -m benchmarks.gpu_proof --out DIR`.
+
+Draws 400 synthetic clips, then: which codecs NVDEC opens; the GPU's tests (`pytest -m gpu`: same
+clips as the CPU loader, frame by frame); loading on GPU against loading on CPU, and what DALI's
+decoder reaches alone, which is the share of NVDEC that is used; the bytes that cross to the card
+for each clip. Each part that fails leaves its error as a row. Writes gpu_<card>_<month>.json.
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from benchmarks.machine import file_name, fingerprint
+from benchmarks.suites import loader as loader_suite
+from dali_pipelines.augment import Augment
+from dali_pipelines.decoders import CODECS, probe_codec
+from dali_pipelines.feed import ClipRow, Feed
+from dali_pipelines.pixels import resized_size
+from dali_pipelines.spec import ClipSpec
+from engine.data import manifest, synthetic
+from engine.data.clip_rows import clip_rows
+from engine.parallel import run_each
+
+ROOT = Path(__file__).parents[1]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--out", type=Path, default=Path(os.environ.get("OUT", ".")))
+    parser.add_argument("--clips", type=int, default=400, help="synthetic clips, in 8 classes")
+    parser.add_argument("--repeats", type=int, default=3)
+    options = parser.parse_args()
+    facts = fingerprint()
+    if facts["machine"]["gpu"] is None:
+        sys.exit(f"gpu_proof needs an NVIDIA GPU; here there is {facts['machine']['cuda']}")
+    with tempfile.TemporaryDirectory() as folder:
+        root = Path(folder) / "set"
+        synthetic.make_dataset(root, num_classes=8, clips_per_class=options.clips // 8, seed=0)
+        rows, _ = clip_rows(manifest.load(root))
+        parts: dict[str, Callable[[], Any]] = {
+            "codecs": _codecs,
+            "tests": _tests,
+            "loader": lambda: _loader(rows, options.repeats),
+            "bytes_to_the_card": lambda: bytes_to_the_card(rows),
+        }
+        result = {"command": "python -m benchmarks.gpu_proof", **facts}
+        path = options.out / file_name("gpu", facts)
+        for name, part in parts.items():
+            try:
+                result[name] = part()
+            except Exception:  # a part that fails is a row, not the end
+                result[name] = {"error": traceback.format_exc()}
+            path.write_text(json.dumps(result, indent=2) + "\n")
+            print(name, json.dumps(result[name], indent=2), flush=True)
+
+
+def _codecs() -> dict[str, Any]:
+    found: Any = run_each(_probe, list(CODECS), title="Trying codecs", timeout_s=120)
+    return {each.item: each.value or {"error": str(each.error)} for each in found}
+
+
+def _probe(codec: str) -> dict[Any, bool | None]:
+    return probe_codec(codec, with_gpu=True)
+
+
+def _tests() -> dict[str, Any]:
+    command = [sys.executable, "-m", "pytest", "-q", "-m", "gpu", "-p", "no:cacheprovider"]
+    ran = subprocess.run(
+        command, cwd=ROOT, capture_output=True, text=True, env={**os.environ, "REQUIRE_GPU": "1"}
+    )
+    return {"exit_code": ran.returncode, "last_lines": ran.stdout.splitlines()[-40:]}
+
+
+def _loader(rows: list[ClipRow], repeats: int) -> dict[str, Any]:
+    return loader_suite.measure(
+        rows, ClipSpec(), batch_size=16, repeats=repeats, gpu=0, on_done=lambda: None
+    )
+
+
+def bytes_to_the_card(rows: list[ClipRow]) -> dict[str, float]:
+    """A clip as a file, which NVDEC takes, and as the frames that PyAV would send instead."""
+    feed = Feed(spec=ClipSpec(), augment=Augment())
+    sizes = [resized_size(row.width, row.height, feed.spec.resize) for row in rows]
+    pixels = sum(width * height for width, height in sizes)
+    return {
+        "as_file": sum(row.path.stat().st_size for row in rows) / len(rows),
+        "as_frames": feed.spec.num_frames * 3 * pixels / len(rows),
+    }
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,53 @@
+"""The parts of the benchmarks that nothing else runs here."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import videos
+from test_dali_pipelines_loader import SMALL, rows_of
+
+from benchmarks.gpu_proof import bytes_to_the_card
+from benchmarks.harness import in_turn, summary
+from benchmarks.suites.loader import decode_by_dali
+from dali_pipelines.feed import Feed
+
+
+def test_ways_run_in_turn_and_wide_spreads_are_told() -> None:
+    order: list[str] = []
+
+    def way(name: str) -> int:
+        order.append(name)
+        return 10
+
+    rates = in_turn({"a": lambda: way("a"), "b": lambda: way("b")}, repeats=3)
+    assert order == list("ababab")
+    assert [len(each) for each in rates.values()] == [3, 3]
+    assert summary("a", [100, 104, 102]) == {
+        "name": "a", "clips_per_s": 102, "repeats": [100, 104, 102], "spread": 0.039, "wide": False,
+    }  # fmt: skip
+    assert summary("a", [50, 100, 110])["wide"]
+
+
+def test_decoding_by_dali_alone(tmp_path: Path) -> None:
+    paths = [videos.write_video(tmp_path / f"{n}", codec="vp9") for n in range(3)]
+    assert decode_by_dali(rows_of(paths), Feed(spec=SMALL, batch_size=2), gpu=None) == 3
+
+
+def test_bytes_to_the_card(tmp_path: Path) -> None:
+    path = videos.write_video(tmp_path / "clip", size=(320, 240))
+    found = bytes_to_the_card(rows_of([path]))
+    assert found == {"as_file": path.stat().st_size, "as_frames": 8 * 256 * 341 * 3}
+
+
+def test_the_gpu_proof_says_when_there_is_none() -> None:
+    import torch
+
+    if torch.cuda.is_available():
+        pytest.skip("there is a GPU here")
+    result = subprocess.run(
+        [sys.executable, "-m", "benchmarks.gpu_proof"], capture_output=True, text=True
+    )
+    assert result.returncode == 1
+    assert "needs an NVIDIA GPU; here there is no NVIDIA driver" in result.stderr
