@@ -12,6 +12,7 @@ help:
 	@echo "make test   set up if need be, then run every test that this machine can"
 	@echo "make demo   set up if need be, then show the product on synthetic videos"
 	@echo "make lint   formatting, lint and types"
+	@echo "make readme write the README's figures anew from benchmarks/results"
 	@echo "make clean  remove the virtual environment and the demo"
 
 install: $(INSTALLED)
@@ -43,6 +44,9 @@ demo: $(INSTALLED)
 	@echo "==> running the demo; its files go to demo/"
 	@rm -rf demo
 	@$(BIN)/engine demo --out demo
+
+readme: $(INSTALLED)
+	@$(BIN)/python -m benchmarks.readme
 
 clean:
 	rm -rf $(VENV) demo

@@ -8,6 +8,7 @@ import pytest
 import videos
 from test_dali_pipelines_loader import SMALL, rows_of
 
+from benchmarks import readme
 from benchmarks.gpu_proof import bytes_to_the_card
 from benchmarks.harness import in_turn, summary
 from benchmarks.suites.loader import decode_by_dali
@@ -51,3 +52,9 @@ def test_the_gpu_proof_says_when_there_is_none() -> None:
     )
     assert result.returncode == 1
     assert "needs an NVIDIA GPU; here there is no NVIDIA driver" in result.stderr
+
+
+def test_the_readmes_figures_are_those_of_the_results() -> None:
+    text = readme.README.read_text()
+    assert readme.SECTION.findall(text)
+    assert readme.render(text) == text  # else: make readme

@@ -1,0 +1,65 @@
+"""Writes the README's figures from the result files: `python -m benchmarks.readme`.
+
+Each section between `<!-- figures: NAME -->` and `<!-- end of figures -->` is made here from the
+newest `results/NAME_*.json`; nothing in it is typed by hand.
+"""
+
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parents[1]
+README = ROOT / "README.md"
+RESULTS = ROOT / "benchmarks" / "results"
+SECTION = re.compile(r"(<!-- figures: (\w+) -->\n)(.*?)(<!-- end of figures -->)", re.DOTALL)
+
+WAYS = {
+    "torch": "plain PyTorch: a Dataset that decodes every frame, torchvision, DataLoader",
+    "bound": "PyAV in threads, decoding alone",
+    "dali": "`DaliLoader`",
+    "dali, colours shaken": "`DaliLoader`, with colour jitter",
+    "first epoch": "`DaliLoader`, writing its cache",
+    "cached epoch": "`DaliLoader`, from its cache",
+}
+
+
+def main() -> None:
+    README.write_text(render(README.read_text()))
+
+
+def render(text: str) -> str:
+    return SECTION.sub(lambda found: found[1] + SECTIONS[found[2]]() + found[4], text)
+
+
+def _newest(theme: str) -> tuple[Path, dict[str, Any]]:
+    path = max(RESULTS.glob(f"{theme}_*.json"), key=lambda each: each.stem.rsplit("_", 1)[-1])
+    return path, json.loads(path.read_text())
+
+
+def _loader() -> str:
+    path, result = _newest("loader")
+    machine, spec = result["machine"], result["spec"]
+    rows = {row["name"]: row for row in result["rows"]}
+    lines = ["| | clips/s | × plain PyTorch |", "|---|--:|--:|"]
+    for name, words in WAYS.items():
+        row = rows[name]
+        lines.append(f"| {words} | {row['clips_per_s']:.0f} | {row['times_plain_torch']:.1f} |")
+    lines += [
+        "",
+        f"{result['data']}, {spec['num_frames']} frames of {spec['crop']}², "
+        f"{machine['num_cores']} cores of {machine['cpu']}, "
+        f"{'no GPU' if machine['gpu'] is None else machine['gpu']['name']}; medians of "
+        f"{len(result['rows'][0]['repeats'])} interleaved repeats in one run of "
+        f"`{result['command']}`, kept in `{path.relative_to(ROOT)}`.",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+SECTIONS: dict[str, Callable[[], str]] = {"loader": _loader}
+
+
+if __name__ == "__main__":
+    main()
