@@ -16,6 +16,8 @@ class ClipFacts:
     height: int
     rotation: int
     """Degrees, counter-clockwise, by which decoded frames must be turned for display."""
+    bt601: bool
+    """Whether its colours are coded by BT.601's matrix, as they are where a file states none."""
     fps: float
     """0 where the clip doesn't say (extracted frames)."""
     variable_rate: bool
@@ -58,7 +60,16 @@ def judge(facts: ClipFacts, *, expected: int, damaged: int) -> ClipHealth:
 
 
 def loaders_of(facts: ClipFacts) -> tuple[str, ...]:
-    """On a CPU PyAV decodes for both loaders; NVDEC takes 4:2:0 of the codecs that DALI lists."""
-    is_420 = "420" in facts.pixel_format or facts.pixel_format in ("nv12", "p010le")
-    on_gpu = facts.codec in ("jpeg", "png") or (facts.codec in NVDEC_CODECS and is_420)
+    """On a CPU PyAV decodes for both loaders."""
+    images = facts.codec in ("jpeg", "png")
+    on_gpu = images or (facts.codec in NVDEC_CODECS and suits_dali(facts))
     return ("dali-gpu", "dali-cpu", "torch") if on_gpu else ("dali-cpu", "torch")
+
+
+def suits_dali(facts: ClipFacts) -> bool:
+    """Whether DALI's video decoder would give the right picture, if it has the codec.
+
+    It takes 4:2:0 alone, turns nothing, and knows no matrix but BT.601's.
+    """
+    is_420 = "420" in facts.pixel_format or facts.pixel_format in ("nv12", "p010le")
+    return is_420 and facts.rotation == 0 and facts.bt601

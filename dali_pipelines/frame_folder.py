@@ -68,6 +68,7 @@ def _facts(files: list[Path]) -> ClipFacts:
         width=width,
         height=height,
         rotation=0,
+        bt601=True,
         fps=0.0,
         variable_rate=False,
         frames_claimed=len(files),

@@ -92,7 +92,8 @@ def _define(front: Front, spec: ClipSpec, *, gpu: bool, half: bool, colour: bool
         if front == "images":
             return fn.decoders.image(encoded, device=mixed, output_type=types.RGB)
         numbers = fn.external_source(name="numbers", ndim=1, dtype=types.INT32)
-        return fn.decoders.video(encoded, frames=numbers, device=mixed)
+        # A frame beyond the end is an error, not a black picture; PyAV then has a look at the file.
+        return fn.decoders.video(encoded, frames=numbers, device=mixed, pad_mode="none")
 
     def resize_short(frames: Any) -> Any:
         from nvidia.dali import math

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from dali_pipelines import video_file
 from dali_pipelines.ahead import run_ahead
-from dali_pipelines.clip_facts import NVDEC_CODECS, loaders_of
+from dali_pipelines.clip_facts import NVDEC_CODECS, suits_dali
 from dali_pipelines.clip_reader import ClipReader, ReadClip
 from dali_pipelines.errors import LoaderError, VideoError
 from dali_pipelines.feed import Batch, ClipLoader, ClipRow, Feed, make_batch
@@ -160,12 +160,8 @@ class DaliLoader(ClipLoader):
             return False
         if row.path not in self._taken:
             codecs = DALI_ON_CPU if self._gpu is None else NVDEC_CODECS
-            self._taken[row.path] = row.codec in codecs and self._is_plain(row)
+            self._taken[row.path] = row.codec in codecs and suits_dali(video_file.probe(row.path))
         return self._taken[row.path]
-
-    def _is_plain(self, row: ClipRow) -> bool:
-        facts = video_file.probe(row.path)
-        return facts.rotation == 0 and (self._gpu is None or "dali-gpu" in loaders_of(facts))
 
 
 def _read(reader: ClipReader, row: ClipRow, epoch: int) -> ReadClip | VideoError:

@@ -15,6 +15,9 @@ from dali_pipelines.clip_facts import ClipFacts, ClipHealth, judge
 from dali_pipelines.errors import VideoError
 from dali_pipelines.video_stream import demux, open_video
 
+BT601 = frozenset({2, 5, 6})
+"""FFmpeg's numbers for: not stated, BT.470 BG (the same matrix), SMPTE 170M."""
+
 
 def probe(path: Path) -> ClipFacts:
     """Facts from the container and the packets; one frame is decoded, to prove that any does."""
@@ -89,6 +92,7 @@ def _facts(stream: VideoStream, first_frame: av.VideoFrame, scan: _Scan) -> Clip
         width=width,
         height=height,
         rotation=rotation,
+        bt601=int(first_frame.colorspace) in BT601,
         fps=_rate(stream, scan.pts),
         variable_rate=_is_variable(scan.pts),
         frames_claimed=stream.frames,

@@ -1,5 +1,6 @@
 """DaliLoader against the plain TorchLoader: same clips, same order, same pixels."""
 
+import dataclasses
 import gc
 import os
 import re
@@ -20,7 +21,7 @@ import videos
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
-from test_dali_pipelines_wanted_frames import FILES
+from test_dali_pipelines_wanted_frames import COLOURS, FILES, RGB, UNEVEN, write_colour
 
 from dali_pipelines import clip_file
 from dali_pipelines.augment import Augment
@@ -164,6 +165,39 @@ def test_fronts_mix_in_one_batch_and_keep_their_order(tmp_path: Path) -> None:
     (batch,) = loader
     assert batch.ids.tolist() == [0, 0, 0, 1, 1, 1, 2, 2, 2, 3, 3, 3, 4, 4, 4]
     assert batch.labels.tolist() == [number % 3 for number in batch.ids.tolist()]
+
+
+@pytest.mark.parametrize(("codec", "matrix", "full"), COLOURS)
+def test_colours_are_right_whoever_decodes(
+    codec: str, matrix: str, full: bool, tmp_path: Path
+) -> None:
+    """DALI's decoder takes every file for BT.601, so others are PyAV's."""
+    rows = rows_of([write_colour(tmp_path / "colour", codec, matrix, full)])
+    spec = ClipSpec(num_frames=4, resize=72, crop=64, mean=(0, 0, 0), std=(1, 1, 1))
+    loader = assert_loaders_agree(rows, Feed(spec=spec), decoder="dali")
+    (batch,) = loader
+    found = batch.clips[0, 0, :, 32, 32] * 255
+    assert (found - torch.tensor(RGB)).abs().max() <= 4
+    by_dali = codec == "vp9" and matrix == "601"
+    assert ("DALI's video decoder" in loader.report.read_by) == by_dali
+
+
+def test_dalis_decoder_counts_frames_of_variable_rate_as_we_do(tmp_path: Path) -> None:
+    path = videos.write_video(tmp_path / "vfr.webm", codec="vp9", frames=60, pts=UNEVEN)
+    loader = assert_loaders_agree(rows_of([path]), Feed(spec=SMALL), decoder="dali")
+    assert loader.report.read_by == {"DALI's video decoder": 1}
+
+
+def test_dalis_decoder_invents_no_frames_beyond_the_end(tmp_path: Path) -> None:
+    """The index counts more frames than there are now."""
+    path = videos.write_video(tmp_path / "clip.webm", codec="vp9", frames=20)
+    (row,) = rows_of([path])
+    for frames, replaced, failed in ((21, 1, 0), (60, 0, 1)):
+        wrong = dataclasses.replace(row, frames=frames)
+        loader = DaliLoader([wrong], Feed(spec=SMALL), decoder="dali")
+        list(loader)
+        assert loader.report.stand_ins.total() == replaced
+        assert len(loader.report.failures) == failed
 
 
 def test_a_file_that_dalis_decoder_refuses_is_read_by_pyav(tmp_path: Path) -> None:

@@ -161,33 +161,39 @@ def test_decoding_can_be_stopped(tmp_path: Path) -> None:
 
 
 COLOUR_MATRIX = {"601": (6, 0.299, 0.114), "709": (1, 0.2126, 0.0722)}
+RGB = (200, 60, 90)
 
 
-@pytest.mark.parametrize(
-    ("codec", "matrix", "full"), list(product(["h264", "vp9"], COLOUR_MATRIX, [True, False]))
-)
-def test_matrix_and_range_are_those_that_the_file_states(
-    codec: str, matrix: str, full: bool, tmp_path: Path
-) -> None:
-    rgb = (200, 60, 90)
+def write_colour(path: Path, codec: str, matrix: str, full: bool) -> Path:
+    """A video of one colour, coded by a matrix and range that it states."""
     tag, red, blue = COLOUR_MATRIX[matrix]
-    planes = _planes(rgb, red, blue, full)
     encoder, suffix, pixel_format, options = videos.CODECS[codec]
-    path = tmp_path / f"colour{suffix}"
+    path = path.with_suffix(suffix)
     with av.open(str(path), "w") as container:
         stream: Any = container.add_stream(encoder, rate=25, options=options)
-        stream.width, stream.height, stream.pix_fmt = 64, 64, pixel_format
+        stream.width, stream.height, stream.pix_fmt = 96, 96, pixel_format
         stream.codec_context.colorspace, stream.codec_context.color_range = tag, 2 if full else 1
-        for number in range(3):
-            frame = av.VideoFrame(64, 64, "yuv420p")
-            for plane, value in zip(frame.planes, planes, strict=True):
+        for number in range(8):
+            frame = av.VideoFrame(96, 96, "yuv420p")
+            for plane, value in zip(frame.planes, _planes(RGB, red, blue, full), strict=True):
                 plane.update(bytes([value]) * plane.buffer_size)
             frame.colorspace, frame.color_range = tag, 2 if full else 1
             frame.pts = number
             container.mux(stream.encode(frame))
         container.mux(stream.encode(None))
+    return path
+
+
+COLOURS = list(product(["h264", "vp9"], COLOUR_MATRIX, [True, False]))
+
+
+@pytest.mark.parametrize(("codec", "matrix", "full"), COLOURS)
+def test_matrix_and_range_are_those_that_the_file_states(
+    codec: str, matrix: str, full: bool, tmp_path: Path
+) -> None:
+    path = write_colour(tmp_path / "colour", codec, matrix, full)
     (item,) = decode_wanted(path, _array([1]))
-    assert np.abs(to_pixels(item.frame)[32, 32].astype(int) - rgb).max() <= 4
+    assert np.abs(to_pixels(item.frame)[48, 48].astype(int) - RGB).max() <= 4
 
 
 def _planes(rgb: tuple[int, int, int], red: float, blue: float, full: bool) -> list[int]:
