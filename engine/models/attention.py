@@ -1,0 +1,105 @@
+"""The transformer parts that TimeSformer and ViViT share: fused attention, MLP, stochastic depth.
+
+Shape letters: B batch, L tokens, D width.
+"""
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import scaled_dot_product_attention
+
+EPS = 1e-6
+
+
+class Attention(nn.Module):
+    def __init__(self, dim: int, heads: int, dropout: float = 0.0) -> None:
+        super().__init__()
+        self.heads = heads
+        self.qkv = nn.Linear(dim, 3 * dim)
+        self.out = nn.Linear(dim, dim)
+        self.dropout = dropout
+
+    def forward(self, x_BLD: Tensor) -> Tensor:
+        batch, length, dim = x_BLD.shape
+        qkv = self.qkv(x_BLD).reshape(batch, length, 3, self.heads, dim // self.heads)
+        query, key, value = qkv.permute(2, 0, 3, 1, 4).unbind(0)
+        dropout = self.dropout if self.training else 0.0
+        mixed = scaled_dot_product_attention(query, key, value, dropout_p=dropout)
+        return self.out(mixed.transpose(1, 2).reshape(batch, length, dim))
+
+
+class Mlp(nn.Sequential):
+    def __init__(self, dim: int, hidden: int, dropout: float = 0.0) -> None:
+        super().__init__(
+            nn.Linear(dim, hidden),
+            nn.GELU(),
+            nn.Dropout(dropout),
+            nn.Linear(hidden, dim),
+            nn.Dropout(dropout),
+        )
+
+
+class DropPath(nn.Module):
+    """Leaves a residual branch out for some samples of a training batch."""
+
+    def __init__(self, rate: float) -> None:
+        super().__init__()
+        self.rate = rate
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.training or self.rate == 0:
+            return x
+        shape = (x.shape[0], *[1] * (x.ndim - 1))
+        kept = torch.rand(shape, device=x.device, dtype=x.dtype) >= self.rate
+        return x * kept / (1 - self.rate)
+
+
+class Block(nn.Module):
+    """Attention and MLP, each behind a LayerNorm and beside a shortcut."""
+
+    def __init__(
+        self, dim: int, heads: int, mlp_ratio: float, dropout: float = 0.0, drop_path: float = 0.0
+    ) -> None:
+        super().__init__()
+        self.norm_attention = nn.LayerNorm(dim, eps=EPS)
+        self.attention = Attention(dim, heads, dropout)
+        self.norm_mlp = nn.LayerNorm(dim, eps=EPS)
+        self.mlp = Mlp(dim, int(dim * mlp_ratio), dropout)
+        self.drop_path = DropPath(drop_path)
+
+    def forward(self, x_BLD: Tensor) -> Tensor:
+        x_BLD = x_BLD + self.drop_path(self.attention(self.norm_attention(x_BLD)))
+        return x_BLD + self.drop_path(self.mlp(self.norm_mlp(x_BLD)))
+
+
+class Stem(nn.Module):
+    """Pictures to tokens: one big patch each, or small convolutions that learn from less data."""
+
+    def __init__(self, dim: int, patch: int, *, convolutional: bool) -> None:
+        super().__init__()
+        if not convolutional:
+            self.layers: nn.Module = nn.Conv2d(3, dim, patch, stride=patch)
+            return
+        steps = patch.bit_length() - 1
+        assert patch == 2**steps
+        layers: list[nn.Module] = []
+        width = 3
+        for step in range(steps):
+            wider = max(16, dim >> (steps - 1 - step))
+            layers += [
+                nn.Conv2d(width, wider, 3, stride=2, padding=1, bias=False),
+                nn.BatchNorm2d(wider),
+                nn.GELU(),
+            ]
+            width = wider
+        self.layers = nn.Sequential(*layers, nn.Conv2d(width, dim, 1))
+
+    def forward(self, pictures_BCHW: Tensor) -> Tensor:
+        return self.layers(pictures_BCHW).flatten(2).transpose(1, 2)
+
+
+def init_weights(module: nn.Module) -> None:
+    """As vision transformers are begun: a narrow normal, biases at nought."""
+    if isinstance(module, nn.Linear):
+        nn.init.trunc_normal_(module.weight, std=0.02)
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)

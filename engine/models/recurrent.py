@@ -1,0 +1,84 @@
+"""What the recurrent families share: features of each frame to one answer for the clip.
+
+The whole sequence goes through the library's recurrent layer in one call, so that compilers take it
+whole. Shape letters: B batch, T frames, F features.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from engine.models.backbone import Backbone
+
+Cell = Literal["rnn", "gru", "lstm"]
+CELLS: dict[Cell, type[nn.RNNBase]] = {"rnn": nn.RNN, "gru": nn.GRU, "lstm": nn.LSTM}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recurrence:
+    cell: Cell = "lstm"
+    hidden: int = 256
+    layers: int = 1
+    bidirectional: bool = True
+    dropout: float = 0.0
+    """Between layers, and before the classifier."""
+
+    @property
+    def width(self) -> int:
+        return self.hidden * (2 if self.bidirectional else 1)
+
+    def build(self, features: int) -> nn.RNNBase:
+        return CELLS[self.cell](
+            features,
+            self.hidden,
+            num_layers=self.layers,
+            bidirectional=self.bidirectional,
+            dropout=self.dropout if self.layers > 1 else 0.0,
+            batch_first=True,
+        )
+
+
+class RecurrentClassifier(nn.Module):
+    """Backbone on each frame, recurrent layer over time, mean over time, classifier."""
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        recurrence: Recurrence,
+        *,
+        num_classes: int,
+        embedding: int | None = None,
+        transition: bool = False,
+        freeze_backbone: bool = False,
+    ) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.embed: nn.Module = nn.Linear(backbone.width, embedding) if embedding else nn.Identity()
+        self.recurrent = recurrence.build(embedding or backbone.width)
+        self.transition: nn.Module = (
+            nn.Sequential(nn.Conv1d(recurrence.width, recurrence.width, 3, padding=1), nn.ReLU())
+            if transition
+            else nn.Identity()
+        )
+        self.dropout = nn.Dropout(recurrence.dropout)
+        self.head = nn.Linear(recurrence.width, num_classes)
+        self._frozen = freeze_backbone
+        if freeze_backbone:
+            self.backbone.requires_grad_(False)
+
+    def train(self, mode: bool = True) -> "RecurrentClassifier":
+        """A frozen backbone also keeps the statistics of its normalisation."""
+        super().train(mode)
+        if self._frozen:
+            self.backbone.eval()
+        return self
+
+    def forward(self, clips_BTCHW: Tensor) -> Tensor:
+        batch, frames = clips_BTCHW.shape[:2]
+        pictures = clips_BTCHW.flatten(0, 1).contiguous(memory_format=torch.channels_last)
+        features_BTF = self.embed(self.backbone(pictures)).unflatten(0, (batch, frames))
+        hidden_BTF, _ = self.recurrent(features_BTF)
+        hidden_BFT = self.transition(hidden_BTF.transpose(1, 2))
+        return self.head(self.dropout(hidden_BFT.mean(dim=2)))

@@ -1,0 +1,100 @@
+"""ViViT: `factorised`, space first and then time over frames; or `joint`, as `transformers` has it.
+
+The factorised model is the paper's second: a transformer looks at each tubelet slice by itself, and
+a second one at what the first said of each. The joint one is `transformers`' own module, for
+published weights. Shape letters: B batch, T frames, D width.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from engine.models.attention import EPS, Block, Stem, init_weights
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    kind: Literal["factorised", "joint"] = "joint"
+    dim: int = 768
+    depth: int = 12
+    time_depth: int = 4
+    """Layers over time; the factorised model alone has them."""
+    heads: int = 12
+    mlp_ratio: float = 4.0
+    patch: int = 16
+    tubelet: int = 2
+    """Frames in one tube of the joint model."""
+    convolutional_stem: bool = False
+    dropout: float = 0.0
+    drop_path: float = 0.0
+
+
+class FactorisedViViT(nn.Module):
+    def __init__(self, options: Options, *, num_frames: int, size: int, num_classes: int) -> None:
+        super().__init__()
+        dim = options.dim
+        self.stem = Stem(dim, options.patch, convolutional=options.convolutional_stem)
+        self.positions = nn.Parameter(torch.zeros(1, (size // options.patch) ** 2 + 1, dim))
+        self.times = nn.Parameter(torch.zeros(1, num_frames + 1, dim))
+        self.space_token = nn.Parameter(torch.zeros(1, 1, dim))
+        self.time_token = nn.Parameter(torch.zeros(1, 1, dim))
+        self.space = _blocks(options, options.depth)
+        self.time = _blocks(options, options.time_depth)
+        self.norm = nn.LayerNorm(dim, eps=EPS)
+        self.head = nn.Linear(dim, num_classes)
+        self.apply(init_weights)
+        for embedding in (self.positions, self.times, self.space_token, self.time_token):
+            nn.init.trunc_normal_(embedding, std=0.02)
+
+    def forward(self, clips_BTCHW: Tensor) -> Tensor:
+        batch, frames = clips_BTCHW.shape[:2]
+        patches = self.stem(clips_BTCHW.flatten(0, 1))
+        token = self.space_token.expand(patches.shape[0], -1, -1)
+        seen = self.space(torch.cat([token, patches], dim=1) + self.positions)
+        of_frames_BTD = seen[:, 0].unflatten(0, (batch, frames))
+        token = self.time_token.expand(batch, -1, -1)
+        told = self.time(torch.cat([token, of_frames_BTD], dim=1) + self.times)
+        return self.head(self.norm(told[:, 0]))
+
+
+class JointViViT(nn.Module):
+    """`transformers`' module behind our face: clips in, logits out."""
+
+    def __init__(self, options: Options, *, num_frames: int, size: int, num_classes: int) -> None:
+        from transformers import VivitConfig, VivitForVideoClassification
+
+        super().__init__()
+        self.network = VivitForVideoClassification(
+            VivitConfig(
+                image_size=size,
+                num_frames=num_frames,
+                tubelet_size=[options.tubelet, options.patch, options.patch],
+                hidden_size=options.dim,
+                num_hidden_layers=options.depth,
+                num_attention_heads=options.heads,
+                intermediate_size=int(options.dim * options.mlp_ratio),
+                hidden_dropout_prob=options.dropout,
+                attention_probs_dropout_prob=options.dropout,
+                num_labels=num_classes,  # type: ignore[call-arg]
+            )
+        )
+
+    def forward(self, clips_BTCHW: Tensor) -> Tensor:
+        return self.network(pixel_values=clips_BTCHW).logits
+
+
+def build(options: Options, *, num_frames: int, size: int, num_classes: int) -> nn.Module:
+    kind = FactorisedViViT if options.kind == "factorised" else JointViViT
+    return kind(options, num_frames=num_frames, size=size, num_classes=num_classes)
+
+
+def _blocks(options: Options, depth: int) -> nn.Sequential:
+    rates = torch.linspace(0, options.drop_path, depth).tolist()
+    return nn.Sequential(
+        *(
+            Block(options.dim, options.heads, options.mlp_ratio, options.dropout, rate)
+            for rate in rates
+        )
+    )
