@@ -5,31 +5,17 @@ from dataclasses import dataclass, field
 
 from torch import nn
 
-from engine.models.backbone import Backbone
-from engine.models.recurrent import Recurrence, RecurrentClassifier
+from engine.models.recurrent import EyeOptions, Recurrence, RecurrentClassifier
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options:
+class Options(EyeOptions):
     backbone: str = "mnasnet_050"
-    pretrained: bool = True
-    freeze_backbone: bool = False
-    reduction: int = 0
     embedding: int = 256
     recurrence: Recurrence = field(default_factory=lambda: Recurrence(cell="rnn"))
 
 
 def build(options: Options, *, num_frames: int, size: int, num_classes: int) -> nn.Module:
     return RecurrentClassifier(
-        Backbone(
-            options.backbone,
-            size=size,
-            pretrained=options.pretrained,
-            reduction=options.reduction,
-        ),
-        options.recurrence,
-        num_classes=num_classes,
-        embedding=options.embedding,
-        transition=True,
-        freeze_backbone=options.freeze_backbone,
+        options, size=size, num_classes=num_classes, embedding=options.embedding, transition=True
     )

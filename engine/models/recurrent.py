@@ -4,7 +4,7 @@ The whole sequence goes through the library's recurrent layer in one call, so th
 whole. Shape letters: B batch, T frames, F features.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 import torch
@@ -40,23 +40,42 @@ class Recurrence:
         )
 
 
+@dataclass(frozen=True, kw_only=True)
+class EyeOptions:
+    """What the recurrent families have in common; each sets its own defaults."""
+
+    backbone: str
+    pretrained: bool = True
+    freeze_backbone: bool = False
+    reduction: int = 0
+    """See Backbone: 0 averages over the picture, 8 or 16 keep where things are."""
+    recurrence: Recurrence = field(default_factory=Recurrence)
+
+
 class RecurrentClassifier(nn.Module):
     """Backbone on each frame, recurrent layer over time, mean over time, classifier."""
 
     def __init__(
         self,
-        backbone: Backbone,
-        recurrence: Recurrence,
+        options: EyeOptions,
         *,
+        size: int,
         num_classes: int,
         embedding: int | None = None,
         transition: bool = False,
-        freeze_backbone: bool = False,
     ) -> None:
         super().__init__()
-        self.backbone = backbone
-        self.embed: nn.Module = nn.Linear(backbone.width, embedding) if embedding else nn.Identity()
-        self.recurrent = recurrence.build(embedding or backbone.width)
+        recurrence = options.recurrence
+        self.backbone = Backbone(
+            options.backbone,
+            size=size,
+            pretrained=options.pretrained,
+            reduction=options.reduction,
+        )
+        self.embed: nn.Module = (
+            nn.Linear(self.backbone.width, embedding) if embedding else nn.Identity()
+        )
+        self.recurrent = recurrence.build(embedding or self.backbone.width)
         self.transition: nn.Module = (
             nn.Sequential(nn.Conv1d(recurrence.width, recurrence.width, 3, padding=1), nn.ReLU())
             if transition
@@ -64,8 +83,8 @@ class RecurrentClassifier(nn.Module):
         )
         self.dropout = nn.Dropout(recurrence.dropout)
         self.head = nn.Linear(recurrence.width, num_classes)
-        self._frozen = freeze_backbone
-        if freeze_backbone:
+        self._frozen = options.freeze_backbone
+        if self._frozen:
             self.backbone.requires_grad_(False)
 
     def train(self, mode: bool = True) -> "RecurrentClassifier":

@@ -1,25 +1,16 @@
 """ViT on each frame, LSTM over time."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from torch import nn
 
-from engine.models.backbone import Backbone
-from engine.models.recurrent import Recurrence, RecurrentClassifier
+from engine.models.recurrent import EyeOptions, RecurrentClassifier
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options:
+class Options(EyeOptions):
     backbone: str = "vit_base_patch16_224"
-    pretrained: bool = True
-    freeze_backbone: bool = False
-    recurrence: Recurrence = field(default_factory=Recurrence)
 
 
 def build(options: Options, *, num_frames: int, size: int, num_classes: int) -> nn.Module:
-    return RecurrentClassifier(
-        Backbone(options.backbone, size=size, pretrained=options.pretrained),
-        options.recurrence,
-        num_classes=num_classes,
-        freeze_backbone=options.freeze_backbone,
-    )
+    return RecurrentClassifier(options, size=size, num_classes=num_classes)
