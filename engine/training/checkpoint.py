@@ -1,0 +1,162 @@
+"""Checkpoints of a run: folders that appear whole or not at all, and never hold a pickle.
+
+    RUN/checkpoints/000120/model.safetensors   weights, as they are served
+                           config.json         model, classes, clip, metrics, versions
+                           state.pt            what resuming needs, read with weights_only
+    RUN/best.json                              which of them did best on validation
+
+A checkpoint is filled under another name, synced and renamed; only then are older ones removed. So
+whatever kills a run, the newest folder with a number is sound.
+"""
+
+import dataclasses
+import json
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dali_pipelines.spec import ClipSpec
+from engine import atomic
+from engine.errors import UserError
+from engine.models.registry import ModelSpec
+
+if TYPE_CHECKING:
+    import torch
+
+FOLDER = "checkpoints"
+BEST = "best.json"
+WEIGHTS, CONFIG, STATE = "model.safetensors", "config.json", "state.pt"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """All that whoever runs the model later must know; the weights lie beside it."""
+
+    model: ModelSpec
+    clip: ClipSpec
+    class_names: list[str]
+    step: int
+    metrics: dict[str, float]
+    versions: dict[str, str]
+
+    def to_dict(self) -> dict[str, Any]:
+        return {
+            **{each.name: getattr(self, each.name) for each in dataclasses.fields(self)},
+            "model": self.model.to_dict(),
+            "clip": self.clip.to_dict(),
+        }
+
+
+def save(
+    run: Path, config: Config, weights: "dict[str, torch.Tensor]", state: dict[str, Any]
+) -> Path:
+    """Write the checkpoint of `config.step`, and remove those that nobody needs any more."""
+    import torch
+    from safetensors import SafetensorError
+    from safetensors.torch import save_file
+
+    target = run / FOLDER / f"{config.step:06}"
+    if target.exists():  # the same step again, after resuming from an older one
+        shutil.rmtree(target)
+    try:
+        with atomic.new_folder(target) as stage:
+            save_file(
+                {name: value.contiguous() for name, value in weights.items()}, stage / WEIGHTS
+            )
+            torch.save(state, stage / STATE)
+            (stage / CONFIG).write_text(json.dumps(config.to_dict(), indent=2) + "\n")
+            for path in stage.iterdir():
+                _sync(path)
+            _sync(stage)
+        _sync(target.parent)
+    except (OSError, RuntimeError, SafetensorError) as error:  # each library has its own
+        reason = str(error).splitlines()[0]
+        raise UserError(
+            f"{target} can't be written ({reason}); the checkpoint before it is sound: make room "
+            "and go on with --resume."
+        ) from error
+    best = best_of(run)
+    for old in _numbered(run):
+        if old not in (target, best):
+            shutil.rmtree(old)
+    return target
+
+
+def mark_best(run: Path, checkpoint: Path, metric: str, value: float) -> None:
+    with atomic.new_text(run / BEST) as file:
+        json.dump({"checkpoint": checkpoint.name, "metric": metric, "value": value}, file)
+
+
+def best_of(run: Path) -> Path | None:
+    path = run / BEST
+    if not path.is_file():
+        return None
+    found = run / FOLDER / json.loads(path.read_text())["checkpoint"]
+    return found if found.is_dir() else None
+
+
+def last_of(run: Path) -> Path | None:
+    """The newest sound checkpoint, from which a run resumes."""
+    numbered = _numbered(run)
+    return numbered[-1] if numbered else None
+
+
+def load_config(checkpoint: Path) -> Config:
+    path = checkpoint / CONFIG
+    try:
+        values = json.loads(path.read_text())
+        return Config(
+            **{
+                **values,
+                "model": ModelSpec.from_dict(values["model"]),
+                "clip": ClipSpec.from_dict(values["clip"]),
+            }
+        )
+    except FileNotFoundError as error:
+        raise UserError(f"{checkpoint} is no checkpoint: it holds no {CONFIG}.") from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path} is damaged ({error}); take another checkpoint.") from error
+
+
+def load_weights(checkpoint: Path) -> "dict[str, torch.Tensor]":
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    path = checkpoint / WEIGHTS
+    try:
+        return load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise UserError(f"{path} can't be read ({error}); take another checkpoint.") from error
+
+
+def load_state(checkpoint: Path) -> dict[str, Any]:
+    import pickle
+
+    import torch
+
+    path = checkpoint / STATE
+    try:
+        return torch.load(path, weights_only=True)
+    except (OSError, RuntimeError, pickle.UnpicklingError) as error:
+        raise UserError(f"{path} can't be read ({error}); take another checkpoint.") from error
+
+
+def _numbered(run: Path) -> list[Path]:
+    folder = run / FOLDER
+    if not folder.is_dir():
+        return []
+    return sorted((path for path in folder.iterdir() if path.name.isdigit()), key=_step)
+
+
+def _step(checkpoint: Path) -> int:
+    return int(checkpoint.name)
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
