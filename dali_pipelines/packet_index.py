@@ -40,8 +40,12 @@ class PacketIndex:
     keyframe_pts: IntArray
 
     @classmethod
-    def of(cls, packets: Iterable[av.Packet]) -> Self | None:
-        """None where time stamps don't tell the order: then all frames must be counted."""
+    def of(cls, packets: Iterable[av.Packet], *, reorders: bool) -> Self | None:
+        """None where time stamps don't tell the order: then all frames must be counted.
+
+        `reorders`: the decoder shows frames in another order than it gets them. AVI doesn't store
+        that order, and for H.264 there FFmpeg's stamps just count the packets.
+        """
         pts: list[int] = []
         shown: list[int] = []
         keyframes: list[int] = []
@@ -56,6 +60,8 @@ class PacketIndex:
         if not shown or keyframes[:1] != [0]:
             return None
         stamps = np.array(pts, np.int64)
+        if reorders and np.all(np.diff(stamps) > 0):
+            return None
         visible = np.array(shown, np.int64)
         order = np.argsort(stamps[visible], kind="stable")
         shown_pts = stamps[visible][order]

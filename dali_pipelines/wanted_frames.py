@@ -87,7 +87,7 @@ def _sparingly(
     packets: list[av.Packet] | None = None
     if path.stat().st_size <= KEEP_BELOW:
         packets = _packets(container, stream)
-        index = PacketIndex.of(packets)
+        index = PacketIndex.of(packets, reorders=stream.codec_context.has_b_frames)
     else:
         index = _index(path, container, stream)
     if index is None or wanted[-1] >= len(index):
@@ -200,7 +200,8 @@ def _all_frames(
 def _index(path: Path, container: InputContainer, stream: VideoStream) -> PacketIndex | None:
     known, index = _long_files.get(path)
     if not known:
-        index = PacketIndex.of(packet for packet in demux(container, stream) if packet.size)
+        packets = (packet for packet in demux(container, stream) if packet.size)
+        index = PacketIndex.of(packets, reorders=stream.codec_context.has_b_frames)
         _long_files.put(path, index)
     return index
 

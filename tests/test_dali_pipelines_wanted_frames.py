@@ -37,6 +37,9 @@ FILES: dict[str, Any] = {
 FILES["variable rate"] = lambda folder: videos.write_video(
     folder / "vfr.mp4", codec="h264", frames=60, pts=UNEVEN
 )
+FILES["no time stamps"] = lambda folder: videos.write_video(
+    folder / "h264.avi", codec="h264", frames=60
+)
 FILES["dropped frames"] = _gaps
 FILES["edit list"] = _cut
 FILES["turned"] = lambda folder: videos.turn_clockwise(
@@ -99,7 +102,9 @@ def test_frames_that_nobody_needs_are_skipped(tmp_path: Path) -> None:
     path = videos.write_video(tmp_path / "clip", codec="mpeg4", frames=60, gop=60)
     with open_video(path) as (container, stream):
         packets = [packet for packet in container.demux(stream) if packet.size]
-        last = int(PacketIndex.of(packets).positions[59])  # type: ignore[union-attr]
+        index = PacketIndex.of(packets, reorders=True)
+        assert index is not None
+        last = int(index.positions[59])
         frames = list(wanted_frames._decode_run(stream, packets, 0, {last}, None))
     assert len(frames) < 25
     assert videos.number_of(to_pixels(frames[-1])) == 59
@@ -217,6 +222,7 @@ def _count(path: Path) -> int:
 
 def _index(path: Path) -> PacketIndex:
     with open_video(path) as (container, stream):
-        index = PacketIndex.of(packet for packet in container.demux(stream) if packet.size)
+        packets = (packet for packet in container.demux(stream) if packet.size)
+        index = PacketIndex.of(packets, reorders=stream.codec_context.has_b_frames)
     assert index is not None
     return index
