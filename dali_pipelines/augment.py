@@ -1,7 +1,7 @@
 """How a training clip is varied, and how a test clip is viewed: numbers only, no pixels.
 
-What is drawn is a pure function of (seed, epoch, clip), so that every loader, every rank and a
-resumed run draws the same; the loaders hand the numbers to their operators as arguments.
+What is drawn is a pure function of (seed, epoch, clip, repeat), so that every loader, every rank
+and a resumed run draws the same; the loaders hand the numbers to their operators as arguments.
 """
 
 import math
@@ -62,8 +62,9 @@ def training_look(
     seed: int,
     epoch: int,
     clip: int,
+    repeat: int = 0,
 ) -> Look:
-    rng = np.random.default_rng([seed, epoch, clip])
+    rng = np.random.default_rng([seed, epoch, clip, repeat])
     plan = plan_frames(num_available, fps, spec, rng)
     crop_x, crop_y, coin = rng.random(3)
     low_high = [

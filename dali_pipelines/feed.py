@@ -34,6 +34,8 @@ class ClipRow:
     width: int = 0
     height: int = 0
     codec: str = ""
+    repeat: int = 0
+    """Which of several times this is that an epoch sees the clip, each varied in its own way."""
 
 
 class Batch(NamedTuple):
@@ -96,26 +98,24 @@ class Feed:
                 seed=self.seed,
                 epoch=epoch,
                 clip=row.id,
+                repeat=row.repeat,
             )
         ]
 
     def batches(self, num_rows: int, epoch: int) -> list[list[int]]:
         """Positions of this rank's clips, batch by batch.
 
-        Over all ranks each clip comes once. Where ranks get unequal shares, those with fewer clips
-        cut their last batch in two, so that all make the same number of steps.
+        Over all ranks each clip comes once, and their batches together are those of one process
+        with a batch as large. All ranks make the same number of steps: where one has nothing left
+        for the last of them, its batch is empty.
         """
         order = np.arange(num_rows)
         if self.shuffle:
             order = np.random.default_rng([self.seed, epoch]).permutation(num_rows)
         own = order[self.rank :: self.world].tolist()
         size = self.batch_size
-        batches = [own[start : start + size] for start in range(0, len(own), size)]
-        largest_share = -(-num_rows // self.world)
-        if len(batches) < -(-largest_share // size) and batches and len(batches[-1]) > 1:
-            last = batches.pop()
-            batches += [last[:-1], last[-1:]]
-        return batches
+        num_steps = -(-num_rows // (size * self.world))
+        return [own[step * size : (step + 1) * size] for step in range(num_steps)]
 
 
 @dataclass(kw_only=True)
@@ -151,7 +151,8 @@ class Report:
 class ClipLoader(ABC):
     """Iterate once for each epoch; `len` is the number of its batches.
 
-    Clips that can't be read are left out of their batch and named in `report`.
+    Clips that can't be read are left out of their batch and named in `report`. A batch of which
+    nothing is left is skipped, but not where other ranks wait for this one's step.
     """
 
     def __init__(self, rows: Sequence[ClipRow], feed: Feed) -> None:
@@ -176,6 +177,8 @@ class ClipLoader(ABC):
             self._done += 1
             if batch is not None:
                 yield batch
+            elif self.feed.world > 1:
+                yield _empty_batch(self.feed)
         self._epoch += 1
         self._done = 0
 
@@ -193,12 +196,19 @@ class ClipLoader(ABC):
         """A batch for each list of clips, in order; None where no clip of it can be read."""
 
 
+def _empty_batch(feed: Feed) -> Batch:
+    import torch
+
+    spec = feed.spec
+    return make_batch(torch.empty(0, spec.num_frames, 3, spec.crop, spec.crop), [], feed)
+
+
 def make_batch(clips_BTCHW: "torch.Tensor", rows: list[ClipRow], feed: Feed) -> Batch:
     """`rows` are the clips, of which the tensor holds `feed.num_views` neighbours each."""
     import torch
 
-    labels = torch.tensor([row.label for row in rows], device=clips_BTCHW.device)
-    ids = torch.tensor([row.id for row in rows])
+    labels = torch.tensor([row.label for row in rows], dtype=torch.long, device=clips_BTCHW.device)
+    ids = torch.tensor([row.id for row in rows], dtype=torch.long)
     return Batch(
         clips=clips_BTCHW.transpose(1, 2) if feed.spec.layout == "CTHW" else clips_BTCHW,
         labels=labels.repeat_interleave(feed.num_views),

@@ -69,7 +69,7 @@ class DaliLoader(ClipLoader):
         waiting = iter(batches)
         try:
             for _ in batches:
-                while len(pending) <= BATCHES_AHEAD and (batch := next(waiting, None)):
+                while len(pending) <= BATCHES_AHEAD and (batch := next(waiting, None)) is not None:
                     pending.append([pool.submit(_read, reader, row, epoch) for row in batch])
                 read = [future.result() for future in pending.popleft()]
                 yield self._assemble(read, reader, epoch)

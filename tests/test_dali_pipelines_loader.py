@@ -261,17 +261,27 @@ def test_flipping_can_be_switched_off(synth_rows: list[ClipRow]) -> None:
 def test_over_all_ranks_each_clip_comes_once(
     num_rows: int, batch_size: int, world: int, epoch: int, shuffle: bool
 ) -> None:
-    shares = [
-        Feed(spec=SMALL, batch_size=batch_size, shuffle=shuffle, rank=rank, world=world).batches(
-            num_rows, epoch
-        )
-        for rank in range(world)
+    def batches(size: int, rank: int = 0, world: int = 1) -> list[list[int]]:
+        feed = Feed(spec=SMALL, batch_size=size, shuffle=shuffle, rank=rank, world=world)
+        return feed.batches(num_rows, epoch)
+
+    shares = [batches(batch_size, rank, world) for rank in range(world)]
+    assert sorted(clip for share in shares for batch in share for clip in batch) == list(
+        range(num_rows)
+    )
+    together = [sorted(sum(step, [])) for step in zip(*shares, strict=True)]  # noqa: RUF017
+    assert together == [sorted(batch) for batch in batches(batch_size * world)]
+
+
+@pytest.mark.parametrize("kind", [DaliLoader, TorchLoader])
+def test_a_rank_with_nothing_left_makes_an_empty_step(kind: Any, synth_rows: list[ClipRow]) -> None:
+    rows = [*synth_rows[:4], dataclasses.replace(synth_rows[5], path=Path("gone.avi"))]
+    sizes = [
+        [len(batch.ids) for batch in kind(rows, Feed(spec=SMALL, batch_size=1, rank=r, world=3))]
+        for r in range(3)
     ]
-    seen = [clip for share in shares for batch in share for clip in batch]
-    assert sorted(seen) == list(range(num_rows))
-    assert all(0 < len(batch) <= batch_size for share in shares for batch in share)
-    if batch_size > 1 and num_rows >= 2 * world * batch_size:
-        assert len({len(share) for share in shares}) == 1  # nobody waits for another's step
+    assert sizes == [[1, 1], [1, 0], [1, 0]]
+    assert [len(batch.ids) for batch in kind(rows, Feed(spec=SMALL, batch_size=1))] == [1] * 4
 
 
 def test_epochs_are_shuffled_anew_and_alike_for_all() -> None:

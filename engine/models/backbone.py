@@ -75,7 +75,7 @@ def _from_timm(
     levels = [level["reduction"] for level in network.feature_info]
     if reduction not in levels:
         raise UserError(f"{name} reduces a picture by {levels}, not by {reduction}.")
-    level = levels.index(reduction)
+    level = len(levels) - 1 - levels[::-1].index(reduction)  # in a ViT all levels are alike
     network.prune_intermediate_layers([level], prune_norm=True, prune_head=True)
     return network, level
 
