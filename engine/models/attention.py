@@ -72,12 +72,21 @@ class Block(nn.Module):
 
 
 class Stem(nn.Module):
-    """Pictures to tokens: one big patch each, or small convolutions that learn from less data."""
+    """Frames to tokens: one big patch each, or small convolutions that learn from less data.
 
-    def __init__(self, dim: int, patch: int, *, convolutional: bool) -> None:
+    From what the convolutions find in a place, its mean over the clip is taken away, and a last one
+    goes over three frames: so a token knows how its place changes, and what stands still is gone.
+    With `tubelet` 2, say, a token is made of two frames.
+    """
+
+    def __init__(self, dim: int, patch: int, *, convolutional: bool, tubelet: int = 1) -> None:
         super().__init__()
+        self.over_time: nn.Module | None = None
         if not convolutional:
-            self.layers: nn.Module = nn.Conv2d(3, dim, patch, stride=patch)
+            size, kind = ((patch, patch), nn.Conv2d) if tubelet == 1 else (
+                (tubelet, patch, patch), nn.Conv3d,
+            )  # fmt: skip
+            self.layers: nn.Module = kind(3, dim, size, stride=size)
             return
         steps = patch.bit_length() - 1
         assert patch == 2**steps
@@ -91,10 +100,21 @@ class Stem(nn.Module):
                 nn.GELU(),
             ]
             width = wider
-        self.layers = nn.Sequential(*layers, nn.Conv2d(width, dim, 1))
+        self.layers = nn.Sequential(*layers)
+        self.over_time = nn.Conv3d(width, dim, (3, 1, 1), stride=(tubelet, 1, 1), padding=(1, 0, 0))
 
-    def forward(self, pictures_BCHW: Tensor) -> Tensor:
-        return self.layers(pictures_BCHW).flatten(2).transpose(1, 2)
+    def forward(self, clips_BTCHW: Tensor) -> Tensor:
+        """(B, T, N, D): tokens of N places at each of T times."""
+        batch = clips_BTCHW.shape[0]
+        if isinstance(self.layers, nn.Conv3d):
+            maps_BDTHW = self.layers(clips_BTCHW.transpose(1, 2))
+        else:
+            maps = self.layers(clips_BTCHW.flatten(0, 1))
+            maps_BDTHW = maps.unflatten(0, (batch, -1)).transpose(1, 2)
+            if self.over_time is not None:
+                changes = maps_BDTHW - maps_BDTHW.mean(dim=2, keepdim=True)
+                maps_BDTHW = self.over_time(changes)
+        return maps_BDTHW.flatten(3).permute(0, 2, 3, 1)
 
 
 def init_weights(module: nn.Module) -> None:

@@ -20,7 +20,13 @@ class Backbone(nn.Module):
     """
 
     def __init__(
-        self, name: str, *, size: int, pretrained: bool = False, reduction: int = 0
+        self,
+        name: str,
+        *,
+        size: int,
+        pretrained: bool = False,
+        reduction: int = 0,
+        config: dict[str, Any] | None = None,
     ) -> None:
         super().__init__()
         source, _, model = name.rpartition(":")
@@ -32,12 +38,15 @@ class Backbone(nn.Module):
         if reduction and source:
             raise UserError(f"a reduction needs one of timm's backbones, not {name}.")
         self._level: int | None = None
-        if source == "torchvision":
-            self.network: nn.Module = _from_torchvision(model, pretrained)
-        elif source == "hf":
-            self.network = _from_transformers(model, pretrained)
-        else:
-            self.network, self._level = _from_timm(model, size, pretrained, reduction)
+        try:
+            if source == "torchvision":
+                self.network: nn.Module = _from_torchvision(model, pretrained)
+            elif source == "hf":
+                self.network = _from_transformers(model, pretrained, config)
+            else:
+                self.network, self._level = _from_timm(model, size, pretrained, reduction)
+        except (OSError, ValueError, RuntimeError) as error:  # each library has its own
+            raise offline(name, error) from error
         self.width = self._probe(size)
 
     def forward(self, pictures_BCHW: Tensor) -> Tensor:
@@ -94,9 +103,21 @@ def _from_torchvision(name: str, pretrained: bool) -> nn.Module:
     raise UserError(f"torchvision's {name} has no head that could be taken off; choose another.")
 
 
-def _from_transformers(name: str, pretrained: bool) -> nn.Module:
+def _from_transformers(name: str, pretrained: bool, config: dict[str, Any] | None) -> nn.Module:
+    """`config` makes the network anew where its name can't be looked up any more."""
     from transformers import AutoConfig, AutoModel
 
+    if config is not None:
+        return AutoModel.from_config(AutoConfig.for_model(**config))
     if pretrained:
         return AutoModel.from_pretrained(name)
     return AutoModel.from_config(AutoConfig.from_pretrained(name))
+
+
+def offline(name: str, error: Exception) -> UserError:
+    """The error for weights that aren't on this machine and can't be fetched."""
+    reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+    return UserError(
+        f"the weights {name!r} are not on this machine and can't be fetched ({reason}): pass "
+        "--weights none to begin from random ones, or --weights with a folder that holds a copy."
+    )

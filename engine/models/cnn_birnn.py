@@ -15,7 +15,14 @@ class Options(EyeOptions):
     recurrence: Recurrence = field(default_factory=lambda: Recurrence(cell="rnn"))
 
 
-def build(options: Options, *, num_frames: int, size: int, num_classes: int) -> nn.Module:
+def build(
+    options: Options, *, num_frames: int, size: int, num_classes: int, pretrained: bool = False
+) -> nn.Module:
     return RecurrentClassifier(
-        options, size=size, num_classes=num_classes, embedding=options.embedding, transition=True
+        options,
+        size=size,
+        num_classes=num_classes,
+        pretrained=pretrained,
+        embedding=options.embedding,
+        transition=True,
     )

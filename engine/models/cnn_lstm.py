@@ -13,5 +13,7 @@ class Options(EyeOptions):
     recurrence: Recurrence = field(default_factory=lambda: Recurrence(bidirectional=False))
 
 
-def build(options: Options, *, num_frames: int, size: int, num_classes: int) -> nn.Module:
-    return RecurrentClassifier(options, size=size, num_classes=num_classes)
+def build(
+    options: Options, *, num_frames: int, size: int, num_classes: int, pretrained: bool = False
+) -> nn.Module:
+    return RecurrentClassifier(options, size=size, num_classes=num_classes, pretrained=pretrained)

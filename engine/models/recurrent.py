@@ -5,7 +5,7 @@ whole. Shape letters: B batch, T frames, F features.
 """
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -45,10 +45,14 @@ class EyeOptions:
     """What the recurrent families have in common; each sets its own defaults."""
 
     backbone: str
-    pretrained: bool = True
     freeze_backbone: bool = False
     reduction: int = 0
     """See Backbone: 0 averages over the picture, 8 or 16 keep where things are."""
+    centred: bool = False
+    """Take each feature's mean over the clip away. What stands still is gone then, and motion is
+    learnt from few clips; classes that the scene tells apart need it."""
+    backbone_config: dict[str, Any] | None = None
+    """Of a `hf:` backbone, so that a checkpoint needs nothing from the hub."""
     recurrence: Recurrence = field(default_factory=Recurrence)
 
 
@@ -61,6 +65,7 @@ class RecurrentClassifier(nn.Module):
         *,
         size: int,
         num_classes: int,
+        pretrained: bool = False,
         embedding: int | None = None,
         transition: bool = False,
     ) -> None:
@@ -69,8 +74,9 @@ class RecurrentClassifier(nn.Module):
         self.backbone = Backbone(
             options.backbone,
             size=size,
-            pretrained=options.pretrained,
+            pretrained=pretrained,
             reduction=options.reduction,
+            config=options.backbone_config,
         )
         self.embed: nn.Module = (
             nn.Linear(self.backbone.width, embedding) if embedding else nn.Identity()
@@ -83,21 +89,24 @@ class RecurrentClassifier(nn.Module):
         )
         self.dropout = nn.Dropout(recurrence.dropout)
         self.head = nn.Linear(recurrence.width, num_classes)
-        self._frozen = options.freeze_backbone
-        if self._frozen:
+        self.centred = options.centred
+        self.frozen = options.freeze_backbone
+        if self.frozen:
             self.backbone.requires_grad_(False)
 
     def train(self, mode: bool = True) -> "RecurrentClassifier":
         """A frozen backbone also keeps the statistics of its normalisation."""
         super().train(mode)
-        if self._frozen:
+        if self.frozen:
             self.backbone.eval()
         return self
 
     def forward(self, clips_BTCHW: Tensor) -> Tensor:
         batch, frames = clips_BTCHW.shape[:2]
         pictures = clips_BTCHW.flatten(0, 1).contiguous(memory_format=torch.channels_last)
-        features_BTF = self.embed(self.backbone(pictures)).unflatten(0, (batch, frames))
-        hidden_BTF, _ = self.recurrent(features_BTF)
+        features_BTF = self.backbone(pictures).unflatten(0, (batch, frames))
+        if self.centred:
+            features_BTF = features_BTF - features_BTF.mean(dim=1, keepdim=True)
+        hidden_BTF, _ = self.recurrent(self.embed(features_BTF))
         hidden_BFT = self.transition(hidden_BTF.transpose(1, 2))
         return self.head(self.dropout(hidden_BFT.mean(dim=2)))

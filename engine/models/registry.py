@@ -13,7 +13,7 @@ from torch import nn
 from dali_pipelines.spec import ClipSpec
 from engine.errors import UserError, unknown_name
 from engine.models import cnn_birnn, cnn_lstm, timesformer, vit_lstm, vivit
-from engine.models.recurrent import Recurrence
+from engine.models.recurrent import EyeOptions, Recurrence, RecurrentClassifier
 
 FAMILIES: dict[str, ModuleType] = {
     "vit-lstm": vit_lstm,
@@ -25,36 +25,54 @@ FAMILIES: dict[str, ModuleType] = {
 
 _HALF: dict[str, Any] = {"mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5)}
 _KINETICS: dict[str, Any] = {"mean": (0.45, 0.45, 0.45), "std": (0.225, 0.225, 0.225)}
-_SMALL_CLIP = ClipSpec(num_frames=12, sampling="uniform", stride=4, resize=64, crop=64, **_HALF)
-_SMALL_CNN = {"backbone": "mobilenetv2_035", "pretrained": False, "reduction": 8}
+_SMALL_CLIP = ClipSpec(num_frames=12, resize=64, crop=64, **_HALF)
+_TIMESFORMER = {
+    "optimiser": "sgd", "lr": 0.0035, "momentum": 0.9, "weight_decay": 0.003, "epochs": 15,
+    "schedule": "step", "warmup": 0.0, "batch_size": 8,
+}  # fmt: skip
+"""The TimeSformer study's recipe on HMDB51."""
+_SMALL: dict[str, Any] = {
+    "batch_size": 32, "lr": 2e-3, "epochs": 10, "label_smoothing": 0.1,
+    "brightness": 0.3, "contrast": 0.3, "saturation": 0.3,
+}  # fmt: skip
+_SMALL_CNN = {"backbone": "mobilenetv2_035", "reduction": 8, "centred": True}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Preset:
     clip: ClipSpec
     options: dict[str, Any] = field(default_factory=dict)
+    weights: str = "none"
+    """Where training begins: a name on the Hugging Face hub, `backbone` for what its library
+    publishes, or `none`."""
+    training: dict[str, Any] = field(default_factory=dict)
+    """Settings of a recipe that suit it better than those for all."""
 
 
 PRESETS: dict[str, dict[str, Preset]] = {
     "vit-lstm": {
-        "base": Preset(clip=ClipSpec(num_frames=16, **_HALF)),
+        "base": Preset(clip=ClipSpec(num_frames=16, **_HALF), weights="backbone"),
         "small": Preset(
             clip=_SMALL_CLIP,
             options={
                 "backbone": "test_vit",
-                "pretrained": False,
+                "reduction": 16,
+                "centred": True,
                 "recurrence": Recurrence(hidden=128),
             },
+            training=_SMALL,
         ),
     },
     "cnn-lstm": {
-        "base": Preset(clip=ClipSpec(num_frames=16)),
+        "base": Preset(clip=ClipSpec(num_frames=16), weights="backbone"),
         "small": Preset(
-            clip=_SMALL_CLIP, options={**_SMALL_CNN, "recurrence": Recurrence(hidden=128)}
+            clip=_SMALL_CLIP,
+            options={**_SMALL_CNN, "recurrence": Recurrence(hidden=128)},
+            training=_SMALL,
         ),
     },
     "cnn-birnn": {
-        "base": Preset(clip=ClipSpec(num_frames=16)),
+        "base": Preset(clip=ClipSpec(num_frames=16), weights="backbone"),
         "small": Preset(
             clip=_SMALL_CLIP,
             options={
@@ -62,26 +80,40 @@ PRESETS: dict[str, dict[str, Preset]] = {
                 "backbone": "mnasnet_050",
                 "recurrence": Recurrence(cell="gru", hidden=128),
             },
+            training=_SMALL,
         ),
     },
     "timesformer": {
-        "base": Preset(clip=ClipSpec(num_frames=8, sampling="uniform", stride=32, **_KINETICS)),
+        "base": Preset(
+            clip=ClipSpec(num_frames=8, sampling="uniform", stride=32, **_KINETICS),
+            weights="facebook/timesformer-base-finetuned-k400",
+            training=_TIMESFORMER,
+        ),
         "hr": Preset(
             clip=ClipSpec(num_frames=16, sampling="uniform", stride=16, resize=448, crop=448,
-                          **_KINETICS)
+                          **_KINETICS),
+            weights="facebook/timesformer-hr-finetuned-k400",
+            training=_TIMESFORMER,
         ),
-        "l": Preset(clip=ClipSpec(num_frames=96, sampling="uniform", stride=4, **_KINETICS)),
+        "l": Preset(
+            clip=ClipSpec(num_frames=96, sampling="uniform", stride=4, **_KINETICS),
+            weights="facebook/timesformer-base-finetuned-k400",
+            training=_TIMESFORMER,
+        ),
         "small": Preset(
             clip=_SMALL_CLIP,
             options={
                 "dim": 96, "depth": 3, "heads": 4, "mlp_ratio": 2.0, "patch": 8,
                 "convolutional_stem": True,
             },
+            training=_SMALL | {"lr": 1e-3},
         ),
     },
     "vivit": {
         "base": Preset(
-            clip=ClipSpec(num_frames=32, sampling="uniform", stride=2, **_HALF)
+            clip=ClipSpec(num_frames=32, sampling="uniform", stride=2, **_HALF),
+            weights="google/vivit-b-16x2-kinetics400",
+            training=_TIMESFORMER,
         ),
         "small": Preset(
             clip=_SMALL_CLIP,
@@ -89,6 +121,7 @@ PRESETS: dict[str, dict[str, Preset]] = {
                 "kind": "factorised", "dim": 96, "depth": 3, "time_depth": 2, "heads": 4,
                 "mlp_ratio": 2.0, "patch": 8, "convolutional_stem": True,
             },
+            training=_SMALL | {"lr": 1e-3},
         ),
     },
 }  # fmt: skip
@@ -112,7 +145,7 @@ class ModelSpec:
         if preset not in PRESETS[family]:
             raise unknown_name(f"preset of {family}", preset, list(PRESETS[family]))
         chosen = PRESETS[family][preset]
-        options = _options(family, {**chosen.options, **overrides})
+        options = _options(family, overrides, _options(family, chosen.options))
         return cls(family=family, options=options, num_classes=num_classes), chosen.clip
 
     def to_dict(self) -> dict[str, Any]:
@@ -123,26 +156,54 @@ class ModelSpec:
         family = values["family"]
         if family not in FAMILIES:
             raise unknown_name("model", family, list(FAMILIES))
-        options = dict(values["options"])
-        if "recurrence" in options:
-            options["recurrence"] = Recurrence(**options["recurrence"])
         return cls(
             family=family,
-            options=_options(family, options),
+            options=_options(family, values["options"]),
             num_classes=values["num_classes"],
         )
 
 
-def build(spec: ModelSpec, clip: ClipSpec) -> nn.Module:
-    """A module from (B, T, C, H, W) to logits, its weights drawn at random unless pretrained."""
-    return FAMILIES[spec.family].build(
-        spec.options, num_frames=clip.num_frames, size=clip.crop, num_classes=spec.num_classes
+def build(spec: ModelSpec, clip: ClipSpec, *, pretrained: bool = False) -> nn.Module:
+    """A module from (B, T, C, H, W) to logits, its weights drawn at random.
+
+    `pretrained` begins the backbone of a recurrent family with its published weights.
+    """
+    family = FAMILIES[spec.family]
+    wanted: dict[str, Any] = {}
+    if pretrained:
+        if not isinstance(spec.options, EyeOptions):
+            raise UserError(f"{spec.family} has no backbone: --weights takes a name, or none.")
+        wanted["pretrained"] = True
+    return family.build(
+        spec.options,
+        num_frames=clip.num_frames,
+        size=clip.crop,
+        num_classes=spec.num_classes,
+        **wanted,
     )
 
 
-def _options(family: str, values: dict[str, Any]) -> Any:
-    kind = FAMILIES[family].Options
-    known = {each.name for each in dataclasses.fields(kind)}
+def portable(spec: ModelSpec, model: nn.Module) -> ModelSpec:
+    """The spec that makes `model` anew from its saved weights, and needs nothing from elsewhere."""
+    if not isinstance(model, RecurrentClassifier) or not spec.options.backbone.startswith("hf:"):
+        return spec
+    network: Any = model.backbone.network
+    options = dataclasses.replace(spec.options, backbone_config=network.config.to_dict())
+    return dataclasses.replace(spec, options=options)
+
+
+def _options(family: str, values: dict[str, Any], base: Any = None) -> Any:
+    """The family's Options from plain values, over `base`; recurrences are merged, too."""
+    base = base or FAMILIES[family].Options()
+    changed = dict(values)
+    _refuse_unknown(family, base, changed)
+    if isinstance(changed.get("recurrence"), dict):
+        _refuse_unknown(f"recurrence of {family}", base.recurrence, changed["recurrence"])
+        changed["recurrence"] = dataclasses.replace(base.recurrence, **changed["recurrence"])
+    return dataclasses.replace(base, **changed)
+
+
+def _refuse_unknown(owner: str, config: Any, values: dict[str, Any]) -> None:
+    known = {each.name for each in dataclasses.fields(config)}
     if unknown := sorted(set(values) - known):
-        raise UserError(f"{family} has no {unknown[0]!r}; it has {', '.join(sorted(known))}.")
-    return kind(**values)
+        raise UserError(f"{owner} has no {unknown[0]!r}; it has {', '.join(sorted(known))}.")

@@ -55,9 +55,8 @@ class TimeSformer(nn.Module):
                 nn.init.zeros_(block.time_out.weight)
 
     def forward(self, clips_BTCHW: Tensor) -> Tensor:
-        batch, frames = clips_BTCHW.shape[:2]
-        patches = self.stem(clips_BTCHW.flatten(0, 1))
-        patches_BTND = (patches + self.positions[:, 1:]).unflatten(0, (batch, frames))
+        batch = clips_BTCHW.shape[0]
+        patches_BTND = self.stem(clips_BTCHW) + self.positions[:, None, 1:]
         cls_B1D = (self.cls_token + self.positions[:, :1]).expand(batch, -1, -1)
         if self.kind == "space":
             return self.head(self._space_alone(cls_B1D, patches_BTND))

@@ -12,5 +12,7 @@ class Options(EyeOptions):
     backbone: str = "vit_base_patch16_224"
 
 
-def build(options: Options, *, num_frames: int, size: int, num_classes: int) -> nn.Module:
-    return RecurrentClassifier(options, size=size, num_classes=num_classes)
+def build(
+    options: Options, *, num_frames: int, size: int, num_classes: int, pretrained: bool = False
+) -> nn.Module:
+    return RecurrentClassifier(options, size=size, num_classes=num_classes, pretrained=pretrained)

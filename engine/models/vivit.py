@@ -1,8 +1,9 @@
 """ViViT: `factorised`, space first and then time over frames; or `joint`, as `transformers` has it.
 
-The factorised model is the paper's second: a transformer looks at each tubelet slice by itself, and
-a second one at what the first said of each. The joint one is `transformers`' own module, for
-published weights. Shape letters: B batch, T frames, D width.
+The factorised model is the paper's second, with means over tokens in place of a token for the
+class: a transformer looks at each time by itself, and a second one at the means of what the first
+saw. The joint one is `transformers`' own module, for
+published weights. Shape letters: B batch, T frames, N places, D width.
 """
 
 from dataclasses import dataclass
@@ -25,7 +26,7 @@ class Options:
     mlp_ratio: float = 4.0
     patch: int = 16
     tubelet: int = 2
-    """Frames in one tube of the joint model."""
+    """Frames in one token."""
     convolutional_stem: bool = False
     dropout: float = 0.0
     drop_path: float = 0.0
@@ -35,28 +36,26 @@ class FactorisedViViT(nn.Module):
     def __init__(self, options: Options, *, num_frames: int, size: int, num_classes: int) -> None:
         super().__init__()
         dim = options.dim
-        self.stem = Stem(dim, options.patch, convolutional=options.convolutional_stem)
-        self.positions = nn.Parameter(torch.zeros(1, (size // options.patch) ** 2 + 1, dim))
-        self.times = nn.Parameter(torch.zeros(1, num_frames + 1, dim))
-        self.space_token = nn.Parameter(torch.zeros(1, 1, dim))
-        self.time_token = nn.Parameter(torch.zeros(1, 1, dim))
+        self.stem = Stem(
+            dim, options.patch, convolutional=options.convolutional_stem, tubelet=options.tubelet
+        )
+        self.positions = nn.Parameter(torch.zeros(1, (size // options.patch) ** 2, dim))
+        self.times = nn.Parameter(torch.zeros(1, -(-num_frames // options.tubelet), dim))
         self.space = _blocks(options, options.depth)
         self.time = _blocks(options, options.time_depth)
         self.norm = nn.LayerNorm(dim, eps=EPS)
         self.head = nn.Linear(dim, num_classes)
         self.apply(init_weights)
-        for embedding in (self.positions, self.times, self.space_token, self.time_token):
+        for embedding in (self.positions, self.times):
             nn.init.trunc_normal_(embedding, std=0.02)
 
     def forward(self, clips_BTCHW: Tensor) -> Tensor:
-        batch, frames = clips_BTCHW.shape[:2]
-        patches = self.stem(clips_BTCHW.flatten(0, 1))
-        token = self.space_token.expand(patches.shape[0], -1, -1)
-        seen = self.space(torch.cat([token, patches], dim=1) + self.positions)
-        of_frames_BTD = seen[:, 0].unflatten(0, (batch, frames))
-        token = self.time_token.expand(batch, -1, -1)
-        told = self.time(torch.cat([token, of_frames_BTD], dim=1) + self.times)
-        return self.head(self.norm(told[:, 0]))
+        tokens_BTND = self.stem(clips_BTCHW)
+        batch = tokens_BTND.shape[0]
+        seen = self.space(tokens_BTND.flatten(0, 1) + self.positions)
+        of_times_BTD = seen.mean(dim=1).unflatten(0, (batch, -1))
+        told_BTD = self.time(of_times_BTD + self.times)
+        return self.head(self.norm(told_BTD.mean(dim=1)))
 
 
 class JointViViT(nn.Module):

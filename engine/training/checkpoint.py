@@ -24,6 +24,7 @@ from engine.models.registry import ModelSpec
 
 if TYPE_CHECKING:
     import torch
+    from torch import nn
 
 FOLDER = "checkpoints"
 BEST = "best.json"
@@ -129,6 +130,21 @@ def load_weights(checkpoint: Path) -> "dict[str, torch.Tensor]":
         return load_file(path)
     except (OSError, SafetensorError) as error:
         raise UserError(f"{path} can't be read ({error}); take another checkpoint.") from error
+
+
+def load_model(checkpoint: Path) -> "tuple[nn.Module, Config]":
+    """The model as it was saved, ready to be run."""
+    from engine.models import registry
+
+    config = load_config(checkpoint)
+    model = registry.build(config.model, config.clip)
+    try:
+        model.load_state_dict(load_weights(checkpoint))
+    except RuntimeError as error:
+        raise UserError(
+            f"{checkpoint} was written for another version of {config.model.family}; train anew."
+        ) from error
+    return model.eval(), config
 
 
 def load_state(checkpoint: Path) -> dict[str, Any]:
