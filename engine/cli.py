@@ -19,8 +19,14 @@ from engine.commands.data_split import split
 from engine.commands.data_synth import synth
 from engine.commands.demo import demo
 from engine.commands.info import info
+from engine.commands.train import train
 
-COMMANDS: dict[str, Callable[..., None]] = {"info": info, "demo": demo, "bench": bench}
+COMMANDS: dict[str, Callable[..., None]] = {
+    "info": info,
+    "demo": demo,
+    "train": train,
+    "bench": bench,
+}
 DATA_COMMANDS: dict[str, Callable[..., None]] = {
     "synth": synth,
     "hmdb51": hmdb51,

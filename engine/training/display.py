@@ -1,0 +1,106 @@
+"""What a run shows while it trains: a live line on a terminal, plain lines elsewhere."""
+
+import sys
+import time
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
+
+if TYPE_CHECKING:
+    from engine.training.loop import Standing
+
+PLAIN_EVERY_S = 60.0
+
+
+class Display:
+    """Silent unless `shown`: of several processes one alone speaks."""
+
+    def __init__(self, *, shown: bool) -> None:
+        self._shown = shown
+        self._live: Any = None
+        self._task: Any = None
+        self._epoch = self._num_epochs = self._num_steps = 0
+        self._told_at = self._begun = time.monotonic()
+        self._steps_here = 0
+
+    def __enter__(self) -> Self:
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+
+        if self._shown and sys.stderr.isatty():
+            self._live = Progress(
+                TextColumn("{task.description}", markup=False),
+                BarColumn(bar_width=20),
+                MofNCompleteColumn(),
+                TextColumn("{task.fields[facts]}", markup=False),
+                console=Console(stderr=True),
+            )
+            self._task = self._live.add_task("starting", total=None, facts="")
+            self._live.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._live is not None:
+            self._live.stop()
+
+    def tell(self, line: str) -> None:
+        if not self._shown:
+            return
+        if self._live is not None:
+            self._live.console.print(line, markup=False, highlight=False, soft_wrap=True)
+        else:
+            print(line, file=sys.stderr, flush=True)
+
+    def begin_epoch(self, epoch: int, num_epochs: int, num_steps: int) -> None:
+        self._epoch, self._num_epochs, self._num_steps = epoch, num_epochs, num_steps
+        self._told_at = time.monotonic()
+
+    def step(self, done: int, standing: "Standing", lr: float) -> None:
+        self._steps_here += 1
+        if self._live is not None:
+            self._live.update(
+                self._task,
+                description=f"epoch {self._epoch + 1}/{self._num_epochs}",
+                completed=done,
+                total=self._num_steps,
+                facts=self._facts(done, standing, lr),
+            )
+        elif time.monotonic() - self._told_at > PLAIN_EVERY_S:
+            self._told_at = time.monotonic()
+            self.tell(
+                f"epoch {self._epoch + 1}/{self._num_epochs}, step {done}/{self._num_steps}: "
+                + self._facts(done, standing, lr)
+            )
+
+    def validating(self) -> None:
+        if self._live is not None:
+            self._live.update(self._task, facts="validating")
+
+    def end_epoch(self, row: dict[str, float], is_best: bool) -> None:
+        self.tell(
+            f"epoch {row['epoch']:.0f}/{self._num_epochs}: loss {row['train_loss']:.3f}, "
+            f"top-1 {row['train_top1']:.1%}; validation loss {row['val_loss']:.3f}, "
+            f"top-1 {row['val_top1']:.1%}, top-5 {row['val_top5']:.1%}, F1 {row['val_f1']:.3f}; "
+            f"{row['clips_per_s']:.1f} clips/s, {row['waiting_share']:.0%} waiting for data"
+            f"{' · best so far' if is_best else ''}"
+        )
+
+    def _facts(self, done: int, standing: "Standing", lr: float) -> str:
+        seen, seconds = max(1, standing.num_clips), max(1e-9, standing.seconds)
+        left = (self._num_epochs - self._epoch) * self._num_steps - done
+        a_step = (time.monotonic() - self._begun) / self._steps_here
+        return (
+            f"loss {standing.loss_sum / seen:.3f}  top-1 {float(standing.num_right) / seen:.1%}  "
+            f"lr {lr:.2g}  {seen / seconds:.1f} clips/s  "
+            f"{standing.waited_s / seconds:.0%} waiting  {_span(left * a_step)} left"
+        )
+
+
+def _span(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}"

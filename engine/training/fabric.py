@@ -1,0 +1,38 @@
+"""Which devices a run uses, in how many processes, and with which numbers."""
+
+import os
+from typing import TYPE_CHECKING, Any
+
+from engine.errors import RefusedError, unknown_name
+
+if TYPE_CHECKING:
+    from lightning.fabric import Fabric
+
+DEVICES = ("auto", "gpu", "cpu")
+PRECISIONS: dict[str, Any] = {"fp32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}
+
+
+def make_fabric(device: str, num_devices: int, num_nodes: int, precision: str) -> "Fabric":
+    import torch
+    from lightning.fabric import Fabric
+
+    if device not in DEVICES:
+        raise unknown_name("device", device, list(DEVICES))
+    with_gpu = torch.cuda.is_available() if device == "auto" else device == "gpu"
+    if with_gpu and not torch.cuda.is_available():
+        raise RefusedError("torch finds no NVIDIA GPU here: pass --device cpu.")
+    if with_gpu:
+        torch.set_float32_matmul_precision("high")
+    if precision == "auto":
+        precision = "bf16" if with_gpu and torch.cuda.is_bf16_supported() else "fp32"
+    if precision == "fp16" and not with_gpu:
+        raise RefusedError("fp16 can't be trained on a CPU: take --precision bf16, or fp32.")
+    # torchrun has made the processes already, and says how many
+    num_devices = int(os.environ.get("LOCAL_WORLD_SIZE", num_devices))
+    return Fabric(
+        accelerator="cuda" if with_gpu else "cpu",
+        devices=num_devices,
+        num_nodes=num_nodes,
+        strategy="ddp" if num_devices * num_nodes > 1 else "auto",
+        precision=PRECISIONS[precision],
+    )

@@ -1,0 +1,63 @@
+"""A run's figures for people to look at: history.csv, TensorBoard's files, curves.png."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from engine import atomic
+
+if TYPE_CHECKING:
+    from torch.utils.tensorboard import SummaryWriter
+
+HISTORY, TENSORBOARD, CURVES = "history.csv", "tensorboard", "curves.png"
+
+
+def write(run: Path, rows: list[dict[str, float]]) -> None:
+    if rows:
+        values = [[f"{value:.6g}" for value in row.values()] for row in rows]
+        atomic.write_csv(run / HISTORY, list(rows[0]), values)
+
+
+def open_tensorboard(run: Path, step: int) -> "SummaryWriter":
+    """Scalars that a killed run wrote beyond `step` are not shown."""
+    from torch.utils.tensorboard import SummaryWriter
+
+    return SummaryWriter(str(run / TENSORBOARD), purge_step=step)
+
+
+def add_scalars(writer: "SummaryWriter", row: dict[str, float]) -> None:
+    for name, value in row.items():
+        if name not in ("epoch", "step"):
+            writer.add_scalar(name.replace("_", "/", 1), value, int(row["step"]))
+    writer.flush()
+
+
+def draw_curves(run: Path, rows: list[dict[str, float]], title: str) -> Path | None:
+    """Loss and accuracy over the epochs, training and validation."""
+    if not rows:
+        return None
+    import matplotlib as mpl
+
+    mpl.use("Agg")
+    from matplotlib import pyplot as plt
+
+    epochs = [row["epoch"] for row in rows]
+    figure, (left, right) = plt.subplots(1, 2, figsize=(10, 4), layout="constrained")
+    figure.suptitle(title)
+    for axes, name, label in ((left, "loss", "loss"), (right, "top1", "top-1 accuracy")):
+        for part, marker in (("train", "o"), ("val", "s")):
+            axes.plot(
+                epochs,
+                [row[f"{part}_{name}"] for row in rows],
+                marker=marker,
+                markersize=3,
+                label={"train": "training", "val": "validation"}[part],
+            )
+        axes.set(xlabel="epoch", ylabel=label)
+        axes.grid(alpha=0.3)
+        axes.legend()
+    left.set_ylim(bottom=0)
+    right.set_ylim(0, 1)
+    path = run / CURVES
+    figure.savefig(path, dpi=120)
+    plt.close(figure)
+    return path

@@ -1,0 +1,111 @@
+"""What is minimised, and what is done for classes that are rare."""
+
+import dataclasses
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal, get_args
+
+from dali_pipelines.feed import ClipRow
+from engine.errors import UserError, unknown_name
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+LossName = Literal["cross-entropy", "focal"]
+Balance = Literal["none", "weights", "sampling"]
+"""weights: a rare class's clips count more. sampling: they are seen more often."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LossConfig:
+    loss: LossName = "cross-entropy"
+    focal_gamma: float = 2.0
+    """How much less `focal` minds what is already known."""
+    label_smoothing: float = 0.0
+    balance: Balance = "none"
+    mixup: float = 0.0
+    """Alpha of the mixing of whole clips; 0 mixes none."""
+    cutmix: float = 0.0
+    """The same for rectangles cut out of clips; with both, each step takes one by chance."""
+
+    def __post_init__(self) -> None:
+        if self.loss not in get_args(LossName):
+            raise unknown_name("loss", self.loss, list(get_args(LossName)))
+        if self.balance not in get_args(Balance):
+            raise unknown_name("balance", self.balance, list(get_args(Balance)))
+        if not 0 <= self.label_smoothing < 1:
+            raise UserError(f"label_smoothing is from 0 to below 1, not {self.label_smoothing}.")
+        for name in ("focal_gamma", "mixup", "cutmix"):
+            if not getattr(self, name) >= 0:
+                raise UserError(f"{name} can't be negative, as {getattr(self, name)} is.")
+
+
+class Criterion:
+    """Logits and wanted probabilities to one loss for each clip. B clips, N classes."""
+
+    def __init__(self, config: LossConfig, class_weights_N: "Tensor | None" = None) -> None:
+        self._config = config
+        self._class_weights_N = class_weights_N
+
+    def __call__(self, logits_BN: "Tensor", wanted_BN: "Tensor") -> "Tensor":
+        smoothing = self._config.label_smoothing
+        if smoothing:
+            wanted_BN = wanted_BN * (1 - smoothing) + smoothing / wanted_BN.shape[1]
+        log_found_BN = logits_BN.float().log_softmax(dim=1)
+        losses_BN = -wanted_BN * log_found_BN
+        if self._config.loss == "focal":
+            losses_BN = losses_BN * (1 - log_found_BN.exp()) ** self._config.focal_gamma
+        if self._class_weights_N is not None:
+            losses_BN = losses_BN * self._class_weights_N.to(losses_BN)
+        return losses_BN.sum(dim=1)
+
+
+def class_weights(rows: Sequence[ClipRow], num_classes: int) -> "Tensor":
+    """In inverse proportion to a class's clips, 1 on average over the clips."""
+    import torch
+
+    counts = Counter(row.label for row in rows)
+    weights = [
+        len(rows) / (len(counts) * counts[label]) if counts[label] else 0.0
+        for label in range(num_classes)
+    ]
+    return torch.tensor(weights)
+
+
+def oversample(rows: Sequence[ClipRow]) -> list[ClipRow]:
+    """Clips of rare classes again and again, until all classes count as many as the largest.
+
+    Each time a clip is varied in another way, since `repeat` is part of what draws its look.
+    """
+    by_label: dict[int, list[ClipRow]] = {}
+    for row in rows:
+        by_label.setdefault(row.label, []).append(row)
+    most = max(map(len, by_label.values()))
+    return [
+        dataclasses.replace(own[number % len(own)], repeat=number // len(own))
+        for own in by_label.values()
+        for number in range(most)
+    ]
+
+
+def mix(
+    config: LossConfig, clips: "Tensor", labels_B: "Tensor", num_classes: int
+) -> "tuple[Tensor, Tensor]":
+    """Clips, mixed with their neighbours where that is asked for, and wanted probabilities."""
+    import torch
+    from torch.nn.functional import one_hot
+    from torchvision.transforms.v2 import CutMix, MixUp
+    from torchvision.tv_tensors import Video
+
+    wanted_BN = one_hot(labels_B, num_classes).to(torch.float32)
+    kinds = [
+        kind(alpha=alpha, num_classes=num_classes)
+        for kind, alpha in ((MixUp, config.mixup), (CutMix, config.cutmix))
+        if alpha
+    ]
+    if not kinds:
+        return clips, wanted_BN
+    chosen = kinds[int(torch.randint(len(kinds), ()))]
+    mixed, wanted_BN = chosen(Video(clips), wanted_BN)
+    return mixed.as_subclass(torch.Tensor), wanted_BN

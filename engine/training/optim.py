@@ -1,0 +1,116 @@
+"""Optimisers and schedules: which weights learn how fast, and when."""
+
+import math
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal, get_args
+
+from engine.errors import UserError, unknown_name
+
+if TYPE_CHECKING:
+    from torch import nn
+    from torch.optim import Optimizer
+    from torch.optim.lr_scheduler import LRScheduler
+
+OptimiserName = Literal["sgd", "adam", "adamw"]
+ScheduleName = Literal["cosine", "step", "plateau", "constant"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimConfig:
+    optimiser: OptimiserName = "adamw"
+    lr: float = 1e-4
+    momentum: float = 0.9
+    """Of SGD alone."""
+    weight_decay: float = 0.05
+    """On matrices and kernels; never on biases, normalisation and embeddings of places."""
+    layer_decay: float = 1.0
+    """Each block learns this much slower than the one behind it; 1 makes all alike."""
+    clip_grad: float = 1.0
+    """Greatest length of the gradient; 0 leaves it alone."""
+    schedule: ScheduleName = "cosine"
+    warmup: float = 0.1
+    """Share of all steps in which the rate rises from nought; `plateau` has no warm-up."""
+    step_epochs: int = 10
+    """Epochs after which `step` divides the rate by ten, again and again, and without any gain in
+    which `plateau` does."""
+
+    def __post_init__(self) -> None:
+        if self.optimiser not in get_args(OptimiserName):
+            raise unknown_name("optimiser", self.optimiser, list(get_args(OptimiserName)))
+        if self.schedule not in get_args(ScheduleName):
+            raise unknown_name("schedule", self.schedule, list(get_args(ScheduleName)))
+        for name in ("lr", "layer_decay", "step_epochs"):
+            if not getattr(self, name) > 0:
+                raise UserError(f"{name} must be above 0, not {getattr(self, name)}.")
+        for name in ("weight_decay", "clip_grad", "momentum", "warmup"):
+            if not getattr(self, name) >= 0:
+                raise UserError(f"{name} can't be negative, as {getattr(self, name)} is.")
+        if self.warmup >= 1:
+            raise UserError(f"warmup is a share of the run below 1, not {self.warmup}.")
+
+
+def make_optimiser(model: "nn.Module", config: OptimConfig) -> "Optimizer":
+    import torch
+
+    groups = parameter_groups(model, config)
+    if config.optimiser == "sgd":
+        return torch.optim.SGD(groups, lr=config.lr, momentum=config.momentum)
+    kind = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[config.optimiser]
+    return kind(groups, lr=config.lr)
+
+
+def parameter_groups(model: "nn.Module", config: OptimConfig) -> list[dict[str, Any]]:
+    """One group for each rate and weight decay, over all weights, frozen ones too."""
+    depths = depths_of([name for name, _ in model.named_parameters()])
+    last = max(depths.values())
+    groups: dict[tuple[float, float], list[Any]] = {}
+    for name, weight in model.named_parameters():
+        lr = config.lr * config.layer_decay ** (last - depths[name])
+        bare = weight.ndim < 2 or (weight.ndim == 3 and weight.shape[0] == 1)  # embeddings last
+        decay = 0.0 if bare else config.weight_decay
+        groups.setdefault((lr, decay), []).append(weight)
+    return [
+        {"params": weights, "lr": lr, "weight_decay": decay}
+        for (lr, decay), weights in groups.items()
+    ]
+
+
+def depths_of(names: list[str]) -> dict[str, int]:
+    """How deep each weight lies, read off its name: a numbered block lies one deeper than the one
+    before it, what stands before the blocks is 0, and what stands behind them deepest."""
+    block = re.compile(r"^((?:\w+\.)*?(?:blocks|layers?|layer\d|features|space|time)\.\d+)\.")
+    blocks = list(dict.fromkeys(found[1] for name in names if (found := block.match(name))))
+    depth = {found: number for number, found in enumerate(blocks, 1)}
+    deepest = len(blocks) + 1
+    seen_any = False
+    depths = {}
+    for name in names:
+        if found := block.match(name):
+            seen_any = True
+            depths[name] = depth[found[1]]
+        else:
+            depths[name] = deepest if seen_any else 0
+    return depths
+
+
+def make_schedule(
+    optimiser: "Optimizer", config: OptimConfig, *, num_steps: int, steps_per_epoch: int
+) -> "LRScheduler":
+    """`plateau` steps with each epoch's metric, the others after each step."""
+    from torch.optim.lr_scheduler import LambdaLR, ReduceLROnPlateau
+
+    if config.schedule == "plateau":
+        return ReduceLROnPlateau(optimiser, mode="max", patience=config.step_epochs)
+    warm = round(config.warmup * num_steps)
+
+    def factor(step: int) -> float:
+        if step < warm:
+            return (step + 1) / warm
+        if config.schedule == "cosine":
+            return 0.5 * (1 + math.cos(math.pi * (step - warm) / max(1, num_steps - warm)))
+        if config.schedule == "step":
+            return 0.1 ** (step // (config.step_epochs * steps_per_epoch))
+        return 1.0
+
+    return LambdaLR(optimiser, factor)

@@ -1,0 +1,346 @@
+"""`engine train` as users meet it: real runs on real videos, killed, stopped and resumed."""
+
+import csv
+import json
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from dali_pipelines.feed import Feed
+from engine.data import manifest, splits
+from engine.data.clip_rows import clip_rows
+from engine.data.loading import make_loader
+from engine.errors import UserError
+from engine.training import checkpoint, history
+from engine.training.display import Display
+from engine.training.fabric import make_fabric
+from engine.training.loop import Trainer
+from engine.training.recipe import Recipe
+
+TINY = ("--frames", 4, "--size", 32, "--batch-size", 4, "--loader", "dali")
+CNN = ("--model", "cnn-lstm", "--preset", "small", *TINY)
+VIT = ("--model", "vit-lstm", "--preset", "small", *TINY)
+"""It has no batch normalisation, so parts of a batch add up to the whole."""
+
+
+@pytest.fixture(scope="session")
+def dataset(synth_master: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Thirty clips under a grouped split: 12 to learn from, 9 to validate on."""
+    root = Path(shutil.copytree(synth_master, tmp_path_factory.mktemp("train") / "set"))
+    splits.apply(manifest.load(root), splits.Grouped(seed=0))
+    return root
+
+
+def command(*arguments: object) -> list[str]:
+    return [sys.executable, "-m", "engine", "train", *map(str, arguments)]
+
+
+def final_weights(run: Path) -> tuple[str, bytes]:
+    last = checkpoint.last_of(run)
+    assert last is not None
+    return last.name, (last / "model.safetensors").read_bytes()
+
+
+def figures(run: Path) -> list[dict[str, str]]:
+    """The history without what a clock decides."""
+    with (run / "history.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    return [{name: value for name, value in row.items() if name not in CLOCK} for row in rows]
+
+
+CLOCK = {"seconds", "clips_per_s", "waiting_share"}
+
+
+@pytest.mark.slow
+def test_a_run_leaves_everything_that_repeats_it(run_engine, dataset: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    result = run_engine("train", "--data", dataset, *CNN, "--epochs", 2, "--out", out)
+    assert result.returncode == 0, result.stderr
+    assert "clips are not mirrored, since 'move_left' tells sides apart" in result.stdout
+    assert "epoch 2/2: loss" in result.stderr
+    assert "best: " in result.stdout
+    for name in ("recipe.toml", "run.json", "manifest.csv", "history.csv", "curves.png"):
+        assert (out / name).stat().st_size > 0, name
+    assert list((out / "tensorboard").iterdir())
+    rows = figures(out)
+    assert [row["epoch"] for row in rows] == ["1", "2"]
+    best = checkpoint.best_of(out)
+    assert best is not None
+    config = checkpoint.load_config(best)
+    assert config.class_names == manifest.load(dataset).class_names
+    assert config.metrics["val_top1"] == pytest.approx(
+        max(float(row["val_top1"]) for row in rows), abs=1e-5
+    )
+
+    again = run_engine(
+        "train", "--data", dataset, "--recipe", out / "recipe.toml", "--out", tmp_path / "again"
+    )
+    assert again.returncode == 0, again.stderr
+    assert final_weights(tmp_path / "again") == final_weights(out)
+    assert figures(tmp_path / "again") == rows
+
+    refused = run_engine("train", "--data", dataset, *CNN, "--out", out)
+    assert refused.returncode == 2
+    assert "already holds a run: pass --resume" in refused.stderr
+
+
+@pytest.mark.slow
+def test_a_run_killed_at_any_moment_ends_bit_identical(dataset: Path, tmp_path: Path) -> None:
+    """It saves after each step, so that it is killed in the middle of epochs and of saving."""
+    settings = ("--data", dataset, *CNN, "--epochs", 6, "--ema", 0.9, "--mixup", 0.5,
+                "--save-minutes", 0)  # fmt: skip
+    whole = tmp_path / "whole"
+    subprocess.run(command(*settings, "--out", whole), check=True, capture_output=True)
+
+    killed, chance, num_kills = tmp_path / "killed", random.Random(0), 0
+    begin = command(*settings, "--out", killed)
+    go_on = command("--out", killed, "--resume", "--save-minutes", 0)
+    process = subprocess.Popen(begin, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    seen = None
+    while process.poll() is None:
+        last = checkpoint.last_of(killed)
+        if last == seen or num_kills == 3:
+            time.sleep(0.002)
+            continue
+        time.sleep(chance.random() * 0.15)
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+        num_kills += 1
+        seen = checkpoint.last_of(killed)
+        process = subprocess.Popen(go_on, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    _, errors = process.communicate()
+    assert process.returncode == 0, errors.decode()
+    assert num_kills == 3
+    assert "going on after step" in errors.decode()
+    assert final_weights(killed) == final_weights(whole)
+    assert figures(killed) == figures(whole)
+    assert (killed / "best.json").read_text() == (whole / "best.json").read_text()
+
+
+@pytest.mark.slow
+def test_ctrl_c_saves_and_the_rest_follows(dataset: Path, tmp_path: Path) -> None:
+    settings = ("--data", dataset, *CNN, "--epochs", 8)
+    whole, stopped = tmp_path / "whole", tmp_path / "stopped"
+    subprocess.run(command(*settings, "--out", whole), check=True, capture_output=True)
+    process = subprocess.Popen(
+        command(*settings, "--out", stopped), stderr=subprocess.PIPE, text=True
+    )
+    assert process.stderr is not None
+    for line in process.stderr:
+        if line.startswith("epoch 2/"):
+            break
+    process.send_signal(signal.SIGINT)
+    rest = process.stderr.read()
+    assert process.wait() == 130
+    assert "stopping after this step" in rest
+    assert f"engine train --out {stopped} --resume" in rest
+    subprocess.run(command("--out", stopped, "--resume"), check=True, capture_output=True)
+    assert final_weights(stopped) == final_weights(whole)
+
+
+def losses(run: Path) -> list[float]:
+    return [float(row[name]) for row in figures(run) for name in ("train_loss", "val_loss")]
+
+
+@pytest.mark.slow
+def test_two_processes_learn_as_one(dataset: Path, tmp_path: Path) -> None:
+    """Gloo on a CPU, the same global batch; 12 clips in batches of 8: the last one is half."""
+    settings = ("--data", dataset, *VIT, "--batch-size", 8, "--epochs", 3, "--device", "cpu")
+    for name, num in (("one", 1), ("two", 2)):
+        subprocess.run(
+            command(*settings, "--devices", num, "--out", tmp_path / name),
+            check=True,
+            capture_output=True,
+        )
+    one, two = losses(tmp_path / "one"), losses(tmp_path / "two")
+    assert max(abs(a - b) for a, b in zip(one, two, strict=True)) < 1e-4
+    assert one[0] != one[2]  # it learns
+
+
+@pytest.fixture
+def quiet() -> Iterator[Display]:
+    with Display(shown=False) as display:
+        yield display
+
+
+def trainer_of(dataset: Path, run: Path, display: Display, **settings: Any) -> Trainer:
+    recipe = Recipe.resolve(
+        {
+            "model": "vit-lstm", "preset": "small", "num_frames": 4, "resize": 32, "crop": 32,
+            "batch_size": 4, "epochs": 2, "flip": False, **settings,
+        }
+    )  # fmt: skip
+    from engine.models.registry import build
+
+    listed = manifest.load(dataset)
+    fabric = make_fabric("cpu", 1, 1, recipe.loop.precision)
+    torch.manual_seed(recipe.loop.seed)
+    spec = recipe.model_spec(len(listed.class_names))
+    feed = Feed(
+        spec=recipe.clip,
+        batch_size=recipe.loop.batch_size // recipe.loop.accumulate,
+        augment=recipe.augment,
+        shuffle=True,
+    )
+    seen = Feed(spec=recipe.clip, batch_size=4)
+    run.mkdir(exist_ok=True)
+    return Trainer(
+        fabric,
+        recipe,
+        build(spec, recipe.clip),
+        spec=spec,
+        class_names=listed.class_names,
+        train=make_loader("dali", clip_rows(listed, "train")[0], feed),
+        val=make_loader("dali", clip_rows(listed, "val")[0], seen),
+        run=run,
+        display=display,
+        versions={},
+    )
+
+
+def trained(dataset: Path, run: Path, display: Display, **settings: Any) -> Trainer:
+    trainer = trainer_of(dataset, run, display, **settings)
+    assert trainer.run()
+    return trainer
+
+
+@pytest.mark.slow
+def test_parts_of_a_batch_add_up(dataset: Path, tmp_path: Path, quiet: Display) -> None:
+    whole = trained(dataset, tmp_path / "a", quiet)
+    parts = trained(dataset, tmp_path / "b", quiet, accumulate=2)
+    assert whole.standing.step == parts.standing.step
+    for a, b in zip(whole.raw.parameters(), parts.raw.parameters(), strict=True):
+        torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.slow
+def test_patience_ends_a_run_that_gains_nothing(
+    dataset: Path, tmp_path: Path, quiet: Display
+) -> None:
+    trainer = trained(dataset, tmp_path, quiet, epochs=20, lr=1e-12, patience=2)
+    assert len(trainer.standing.history) == 3
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("metric", ["top1", "loss"])
+def test_the_best_is_chosen_by_the_named_metric(
+    metric: str, dataset: Path, tmp_path: Path, quiet: Display
+) -> None:
+    trainer = trained(dataset, tmp_path, quiet, epochs=4, metric=metric)
+    values = [row[f"val_{metric}"] for row in trainer.standing.history]
+    best = json.loads((tmp_path / "best.json").read_text())
+    chosen = min if metric == "loss" else max
+    assert best["value"] == pytest.approx(chosen(values))
+    step = trainer.standing.history[values.index(chosen(values))]["step"]
+    assert best["checkpoint"] == f"{step:06.0f}"
+
+
+@pytest.mark.slow
+def test_frozen_epochs_leave_the_backbone_alone(
+    dataset: Path, tmp_path: Path, quiet: Display
+) -> None:
+    trainer = trainer_of(dataset, tmp_path / "a", quiet, epochs=1, freeze_epochs=1)
+    before = {name: value.clone() for name, value in trainer.raw.state_dict().items()}
+    trainer.run()
+    changed = {
+        name for name, value in trainer.raw.state_dict().items() if not value.equal(before[name])
+    }
+    assert changed
+    assert not [name for name in changed if name.startswith("backbone")]
+    thawed = trained(dataset, tmp_path / "b", quiet, epochs=2, freeze_epochs=1)
+    assert not thawed.raw.state_dict()["backbone.network.pos_embed"].equal(
+        before["backbone.network.pos_embed"]
+    )
+
+
+@pytest.mark.slow
+def test_bf16_and_compile_learn_too(dataset: Path, tmp_path: Path, quiet: Display) -> None:
+    plain = trained(dataset, tmp_path / "a", quiet).standing.history
+    for name, settings in (("b", {"precision": "bf16"}), ("c", {"compile": True})):
+        rows = trained(dataset, tmp_path / name, quiet, **settings).standing.history
+        assert rows[-1]["train_loss"] == pytest.approx(plain[-1]["train_loss"], abs=0.05)
+
+
+@pytest.mark.slow
+def test_a_loss_that_is_no_number_stops_and_names_the_clips(
+    dataset: Path, tmp_path: Path, quiet: Display
+) -> None:
+    trained(dataset, tmp_path, quiet, epochs=1)
+    good = checkpoint.last_of(tmp_path)
+    trainer = trainer_of(dataset, tmp_path, quiet, lr=1e30, clip_grad=0.0, warmup=0.0, epochs=9)
+    with pytest.raises(UserError, match=r"at step \d+ \(clips .*\.avi.*--weights.*lower --lr"):
+        trainer.run()
+    assert checkpoint.last_of(tmp_path) == good
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (("--option", "recurrence.hidden=3000000"), 3, "too little memory"),
+        (("--batch-size", 5, "--accumulate", 2), 2, "take a multiple of 2"),
+        (("--device", "gpu"), 3, "pass --device cpu"),
+        (("--precision", "fp16", "--device", "cpu"), 3, "--precision bf16, or fp32"),
+        (("--loader", "torch", "--cache", "x"), 2, "leave --cache out"),
+        (("--loader", "decord"), 2, "unknown loader 'decord'"),
+        (("--resume",), 2, "a resumed run keeps its settings"),
+        (("--set", "lr"), 2, "write KEY=VALUE"),
+        (("--weights", "./none"), 2, "there are no weights './none'"),
+        (("--option", "dim=5"), 2, "cnn-lstm has no 'dim'"),
+    ],
+)
+def test_what_cannot_be_done_is_said_in_one_sentence(
+    arguments: tuple[Any, ...], code: int, message: str, run_engine, dataset: Path, tmp_path: Path
+) -> None:
+    if "gpu" in arguments and torch.cuda.is_available():
+        pytest.skip("there is a GPU here")
+    result = run_engine("train", "--data", dataset, *CNN, *arguments, "--out", tmp_path / "run")
+    assert result.returncode == code, result.stderr
+    assert message in result.stderr
+    assert result.stderr.count("\n") <= 3
+    assert "Traceback" not in result.stderr
+
+
+@pytest.mark.slow
+def test_other_clips_than_the_run_began_with_are_refused(
+    run_engine, dataset: Path, tmp_path: Path
+) -> None:
+    root = Path(shutil.copytree(dataset, tmp_path / "set"))
+    out = tmp_path / "run"
+    assert run_engine("train", "--data", root, *CNN, "--epochs", 1, "--out", out).returncode == 0
+    finished = run_engine("train", "--out", out, "--resume")
+    assert finished.returncode == 0, finished.stderr
+    run_engine("data", "split", root, "--scheme", "grouped", "--seed", 5)
+    result = run_engine("train", "--out", out, "--resume")
+    assert result.returncode == 2
+    assert "are not those that" in result.stderr
+
+
+@pytest.mark.slow
+def test_a_folder_that_cannot_be_written_is_named(
+    run_engine, dataset: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "file").write_text("")
+    result = run_engine("train", "--data", dataset, *CNN, "--out", tmp_path / "file" / "run")
+    assert result.returncode == 2
+    assert f"{tmp_path / 'file' / 'run'} can't be written to" in result.stderr
+
+
+def test_curves_are_drawn(tmp_path: Path) -> None:
+    names = ("train_loss", "val_loss", "train_top1", "val_top1")
+    rows = [{"epoch": float(n), **dict.fromkeys(names, 1 / (n + 1))} for n in range(4)]
+    path = history.draw_curves(tmp_path, rows, "a run")
+    assert path is not None
+    from PIL import Image
+
+    with Image.open(path) as picture:
+        assert picture.size == (1200, 480)

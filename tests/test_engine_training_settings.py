@@ -1,0 +1,248 @@
+"""Losses, optimisers, schedules and recipes: what is decided before a run begins."""
+
+import tomllib
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch.nn.functional import cross_entropy, one_hot
+
+from dali_pipelines.feed import ClipRow
+from engine.errors import UserError
+from engine.models.registry import FAMILIES, PRESETS, ModelSpec, build
+from engine.training import recipe as recipes
+from engine.training.freezing import is_new, set_frozen
+from engine.training.losses import Criterion, LossConfig, class_weights, mix, oversample
+from engine.training.optim import OptimConfig, depths_of, make_optimiser, make_schedule
+from engine.training.recipe import Recipe
+
+LOGITS = torch.tensor([[2.0, -1.0, 0.5], [0.1, 0.2, 0.3], [-3.0, 4.0, 1.0]])
+LABELS = torch.tensor([0, 2, 0])
+WANTED = one_hot(LABELS, 3).float()
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_cross_entropy_is_that_of_torch(smoothing: float) -> None:
+    ours = Criterion(LossConfig(label_smoothing=smoothing))(LOGITS, WANTED)
+    theirs = cross_entropy(LOGITS, LABELS, reduction="none", label_smoothing=smoothing)
+    torch.testing.assert_close(ours, theirs)
+
+
+def test_class_weights_count_as_in_torch() -> None:
+    weights = torch.tensor([0.5, 1.0, 2.0])
+    ours = Criterion(LossConfig(), weights)(LOGITS, WANTED)
+    torch.testing.assert_close(
+        ours, cross_entropy(LOGITS, LABELS, weight=weights, reduction="none")
+    )
+
+
+def test_focal_loss_minds_less_what_is_known() -> None:
+    plain = Criterion(LossConfig())(LOGITS, WANTED)
+    focal = Criterion(LossConfig(loss="focal", focal_gamma=2.0))(LOGITS, WANTED)
+    certainty = torch.exp(-plain)
+    torch.testing.assert_close(focal, plain * (1 - certainty) ** 2)
+    same = Criterion(LossConfig(loss="focal", focal_gamma=0.0))(LOGITS, WANTED)
+    torch.testing.assert_close(same, plain)
+
+
+def rows_with(counts: list[int]) -> list[ClipRow]:
+    labels = [label for label, count in enumerate(counts) for _ in range(count)]
+    return [
+        ClipRow(id=number, path=Path(f"{number}.avi"), label=label, frames=9)
+        for number, label in enumerate(labels)
+    ]
+
+
+@given(st.lists(st.integers(1, 20), min_size=2, max_size=6))
+def test_balanced_weights_are_one_on_average(counts: list[int]) -> None:
+    rows = rows_with(counts)
+    weights = class_weights(rows, len(counts))
+    sums = torch.zeros(len(counts))
+    for row in rows:
+        sums[row.label] += weights[row.label]
+    torch.testing.assert_close(sums, sums.mean().expand(len(counts)))
+    assert float(sums.sum()) == pytest.approx(len(rows), rel=1e-5)
+
+
+@given(st.lists(st.integers(1, 20), min_size=2, max_size=6))
+def test_oversampling_shows_all_classes_alike(counts: list[int]) -> None:
+    rows = rows_with(counts)
+    more = oversample(rows)
+    assert set(Counter(row.label for row in more).values()) == {max(counts)}
+    assert {row.id for row in more} == {row.id for row in rows}
+    assert len({(row.id, row.repeat) for row in more}) == len(more)
+
+
+@pytest.mark.parametrize("kind", ["mixup", "cutmix"])
+def test_mixed_clips_keep_their_shape_and_their_labels_their_sum(kind: str) -> None:
+    torch.manual_seed(0)
+    clips, labels = torch.randn(4, 3, 3, 8, 8), torch.tensor([0, 1, 2, 1])
+    mixed, wanted = mix(LossConfig(**{kind: 1.0}), clips, labels, 3)
+    assert type(mixed) is torch.Tensor
+    assert mixed.shape == clips.shape
+    assert not torch.equal(mixed, clips)
+    torch.testing.assert_close(wanted.sum(dim=1), torch.ones(4))
+    share = wanted[0, 0]
+    if kind == "mixup":
+        torch.testing.assert_close(mixed[0], clips[0] * share + clips[3] * (1 - share))
+
+
+def test_without_mixing_clips_are_left_alone() -> None:
+    clips = torch.randn(2, 3, 3, 8, 8)
+    same, wanted = mix(LossConfig(), clips, torch.tensor([1, 0]), 3)
+    assert same is clips
+    assert wanted.tolist() == [[0, 1, 0], [1, 0, 0]]
+
+
+def small(family: str) -> torch.nn.Module:
+    return build(*ModelSpec.of_preset(family, "small", 4))
+
+
+@pytest.mark.parametrize("family", list(FAMILIES))
+def test_every_weight_is_in_one_group_and_biases_never_decay(family: str) -> None:
+    model = small(family)
+    optimiser = make_optimiser(model, OptimConfig(weight_decay=0.1, layer_decay=0.8))
+    grouped = [weight for group in optimiser.param_groups for weight in group["params"]]
+    assert {id(weight) for weight in grouped} == {id(weight) for weight in model.parameters()}
+    assert len(grouped) == len(list(model.parameters()))
+    for group in optimiser.param_groups:
+        for weight in group["params"]:
+            bare = weight.ndim < 2 or (weight.ndim == 3 and weight.shape[0] == 1)
+            assert (group["weight_decay"] == 0) == bare
+
+
+@pytest.mark.parametrize("family", list(FAMILIES))
+def test_the_head_learns_fastest_and_the_stem_slowest(family: str) -> None:
+    names = [name for name, _ in small(family).named_parameters()]
+    depths = depths_of(names)
+    assert max(depths.values()) >= 3
+    head = [depth for name, depth in depths.items() if name.startswith("head")]
+    assert set(head) == {max(depths.values())}
+    assert depths[names[0]] == min(depths.values())
+
+
+@pytest.mark.parametrize("name", ["sgd", "adam", "adamw"])
+def test_every_optimiser_learns(name: Any) -> None:
+    torch.manual_seed(0)
+    layer = torch.nn.Linear(3, 1)
+    optimiser = make_optimiser(layer, OptimConfig(optimiser=name, lr=0.05, weight_decay=0.0))
+    x = torch.randn(50, 3)
+    losses = []
+    for _ in range(60):
+        loss = (layer(x) - x.sum(dim=1, keepdim=True)).square().mean()
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+        losses.append(float(loss.detach()))
+    assert losses[-1] < losses[0] / 5
+
+
+def rates(config: OptimConfig, steps: int = 100) -> list[float]:
+    layer = torch.nn.Linear(2, 2)
+    optimiser = make_optimiser(layer, config)
+    schedule = make_schedule(optimiser, config, num_steps=steps, steps_per_epoch=10)
+    found = []
+    for _ in range(steps):
+        found.append(optimiser.param_groups[0]["lr"])
+        optimiser.step()
+        schedule.step()
+    return found
+
+
+def test_cosine_warms_up_and_ends_near_nought() -> None:
+    found = rates(OptimConfig(lr=1.0, schedule="cosine", warmup=0.2))
+    assert max(found) == pytest.approx(1.0)
+    assert found[:20] == sorted(found[:20])
+    assert found[20:] == sorted(found[20:], reverse=True)
+    assert found[-1] < 0.001
+
+
+def test_step_divides_by_ten_and_constant_stays() -> None:
+    found = rates(OptimConfig(lr=1.0, schedule="step", step_epochs=4, warmup=0.0))
+    assert found[39] == pytest.approx(1.0)
+    assert found[40] == pytest.approx(0.1)
+    assert found[80] == pytest.approx(0.01)
+    assert set(rates(OptimConfig(lr=0.5, schedule="constant", warmup=0.0))) == {0.5}
+
+
+def test_plateau_waits_for_epochs_without_gain() -> None:
+    config = OptimConfig(lr=1.0, schedule="plateau", step_epochs=2)
+    optimiser = make_optimiser(torch.nn.Linear(2, 2), config)
+    schedule: Any = make_schedule(optimiser, config, num_steps=9, steps_per_epoch=3)
+    found = []
+    for value in (0.5, 0.6, 0.6, 0.6, 0.6, 0.6):
+        schedule.step(value)
+        found.append(optimiser.param_groups[0]["lr"])
+    assert found == pytest.approx([1, 1, 1, 1, 0.1, 0.1])
+
+
+@pytest.mark.parametrize("family", list(FAMILIES))
+def test_frozen_parts_neither_learn_nor_keep_statistics(family: str) -> None:
+    model = small(family).train()
+    set_frozen(model, True)
+    learning = {name for name, weight in model.named_parameters() if weight.requires_grad}
+    assert learning
+    assert all(is_new(name) for name in learning)
+    clips = torch.randn(2, 12, 3, 64, 64)
+    before = {name: value.clone() for name, value in model.named_buffers()}
+    model(clips)
+    assert all(torch.equal(value, before[name]) for name, value in model.named_buffers())
+    set_frozen(model.train(), False)
+    assert all(weight.requires_grad for weight in model.parameters())
+
+
+@pytest.mark.parametrize("family", list(FAMILIES))
+def test_every_preset_is_a_recipe_that_can_be_saved(family: str) -> None:
+    for preset in PRESETS[family]:
+        recipe = Recipe.resolve({"model": family, "preset": preset})
+        text = recipes.to_toml(recipe.flat())
+        assert Recipe.resolve(tomllib.loads(text)) == recipe
+
+
+def test_flags_win_over_the_preset_and_options_are_merged() -> None:
+    recipe = Recipe.resolve(
+        {
+            "model": "cnn-lstm",
+            "preset": "small",
+            "num_frames": 5,
+            "lr": 1,
+            "options": {"recurrence": {"hidden": 7}},
+        }
+    )
+    assert recipe.clip.num_frames == 5
+    assert recipe.clip.crop == PRESETS["cnn-lstm"]["small"].clip.crop
+    spec = recipe.model_spec(3)
+    assert spec.options.recurrence.hidden == 7
+    assert spec.options.recurrence.bidirectional
+    assert spec.options.backbone == "mobilenetv2_035"
+
+
+@pytest.mark.parametrize(
+    ("given_", "message"),
+    [
+        ({}, "no model is named"),
+        ({"model": "cnn-lstm", "learning_rate": 1}, "unknown setting 'learning_rate'"),
+        ({"model": "cnn-lstm", "lr": "fast"}, "lr must be of kind float, not 'fast'"),
+        ({"model": "cnn-lstm", "epochs": 1.5}, "epochs must be of kind int"),
+        ({"model": "cnn-lstm", "flip": 1}, "flip must be of kind bool"),
+        ({"model": "cnn-lstm", "lr": 0.0}, "lr must be above 0"),
+        ({"model": "cnn-lstm", "optimiser": "adamv"}, "did you mean 'adam"),
+        ({"model": "cnn-lstm", "schedule": "cosin"}, "did you mean 'cosine'"),
+        ({"model": "cnn-lstm", "loss": "hinge"}, "unknown loss"),
+        ({"model": "cnn-lstm", "metric": "top-1"}, "did you mean 'top1'"),
+        ({"model": "cnn-lstm", "warmup": 1.0}, "a share of the run below 1"),
+        ({"model": "cnn-lstm", "crop": 300}, "crop 300 is larger"),
+        ({"model": "cnn-lstm", "options": {"hidden": 3}}, "cnn-lstm has no 'hidden'"),
+        (
+            {"model": "cnn-lstm", "options": {"recurrence": {"width": 3}}},
+            "recurrence of cnn-lstm has no 'width'",
+        ),
+    ],
+)
+def test_wrong_settings_are_told(given_: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        Recipe.resolve(given_)
