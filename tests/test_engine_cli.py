@@ -18,30 +18,11 @@ from engine.cli import COMMANDS, DATA_COMMANDS
 FLAGS = {
     "info": {"--json"},
     "demo": {"--out"},
-    "train": {
-        "--data",
-        "--model",
-        "--preset",
-        "--weights",
-        "--loader",
-        "--epochs",
-        "--out",
-        "--recipe",
-        "--resume",
-        "--batch-size",
-        "--lr",
-        "--optimiser",
-        "--precision",
-        "--no-flip",
-        "--cache",
-        "--cache-gb",
-        "--device",
-        "--devices",
-        "--nodes",
-        "--set",
-        "--option",
-        "--seed",
-    },  # fmt: skip
+    "train": set(
+        "--data --model --preset --weights --loader --epochs --out --recipe --resume --batch-size "
+        "--lr --optimiser --precision --no-flip --cache --cache-gb --device --devices --nodes "
+        "--set --option --seed".split()
+    ),
     "bench": {"--data", "--stage", "--out", "--frames", "--size", "--batch-size", "--repeats"},
     "data synth": {"--classes", "--clips-per-class", "--seed"},
     "data hmdb51": {"--out"},

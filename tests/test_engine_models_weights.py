@@ -180,10 +180,16 @@ def test_weights_that_cannot_be_loaded_name_the_flag(
         weights.load(model, str(tmp_path) if source.isupper() else source)
 
 
-@pytest.mark.parametrize("name", ["mobilenetv2_100", "hf:google/vit-base-patch16-224"])
+@pytest.mark.parametrize(
+    ("name", "mend"),
+    [
+        ("mobilenetv2_100", "pass --weights none"),
+        ("hf:google/vit-base-patch16-224", "--option backbone=hf:FOLDER"),
+    ],
+)
 def test_a_backbone_that_cannot_be_fetched_names_the_flag(
-    name: str, monkeypatch: pytest.MonkeyPatch
+    name: str, mend: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    with pytest.raises(UserError, match="pass --weights none"):
+    with pytest.raises(UserError, match=mend):
         Backbone(name, size=64, pretrained=True)

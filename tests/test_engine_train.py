@@ -311,6 +311,20 @@ def test_what_cannot_be_done_is_said_in_one_sentence(
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("model", ["timesformer", "cnn-lstm"])
+def test_published_weights_out_of_reach_name_the_flag(
+    model: str, run_engine, dataset: Path, tmp_path: Path
+) -> None:
+    result = run_engine(
+        "train", "--data", dataset, "--model", model, "--out", tmp_path / "run",
+        env={"HF_ENDPOINT": "https://hub.invalid", "HF_HOME": str(tmp_path / "cache")},
+    )  # fmt: skip
+    assert result.returncode == 2, result.stderr
+    assert result.stderr.count("\n") == 1
+    assert "hub.invalid can't be reached): pass --weights none" in result.stderr
+
+
+@pytest.mark.slow
 def test_other_clips_than_the_run_began_with_are_refused(
     run_engine, dataset: Path, tmp_path: Path
 ) -> None:

@@ -117,7 +117,9 @@ def train(
     --cache cache --out run[/bold]
     """
     from engine.errors import UserError
+    from engine.models import hub
 
+    hub.stay_offline_if_unreachable()
     given: dict[str, Any] = {
         "model": model, "preset": preset, "weights": weights, "epochs": epochs,
         "batch_size": batch_size, "lr": lr, "optimiser": optimiser, "schedule": schedule,

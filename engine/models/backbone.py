@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from engine.errors import UserError, unknown_name
+from engine.models import hub
 
 
 class Backbone(nn.Module):
@@ -116,8 +117,10 @@ def _from_transformers(name: str, pretrained: bool, config: dict[str, Any] | Non
 
 def offline(name: str, error: Exception) -> UserError:
     """The error for weights that aren't on this machine and can't be fetched."""
-    reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+    mend = "pass --weights none to begin from random ones, or --weights with a folder that holds a"
+    if name.startswith("hf:"):
+        mend = "name a folder, as in --option backbone=hf:FOLDER, that holds a"
     return UserError(
-        f"the weights {name!r} are not on this machine and can't be fetched ({reason}): pass "
-        "--weights none to begin from random ones, or --weights with a folder that holds a copy."
+        f"the weights {name!r} are not on this machine and can't be fetched "
+        f"({hub.reason(error)}): {mend} copy."
     )
