@@ -25,6 +25,8 @@ from benchmarks.machine import file_name, fingerprint
 
 RESULTS = Path(__file__).parents[1] / "results"
 FAMILIES = ("cnn-lstm", "cnn-birnn", "vit-lstm", "timesformer", "vivit")
+SEED = 1
+"""Of the synthetic set; the presets were tuned on that of seed 0."""
 PARTS = ("families", "waiting", "step")
 STEP_MODELS = {
     "8 frames of 112, width 384, depth 6": {"size": 112, "dim": 384, "depth": 6, "heads": 6},
@@ -65,7 +67,7 @@ def main() -> None:
 
 
 def draw(root: Path, num_clips: int) -> Path:
-    engine("data", "synth", root, "--clips-per-class", num_clips // 8)
+    engine("data", "synth", root, "--clips-per-class", num_clips // 8, "--seed", SEED)
     engine("data", "split", root, "--scheme", "grouped")
     return root
 

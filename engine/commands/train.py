@@ -255,6 +255,7 @@ def _run(
     from engine.training.fabric import make_fabric
     from engine.training.loop import Trainer
     from engine.training.losses import class_weights, oversample
+    from engine.training.memory import keep_freed_memory
 
     root = Path(facts["data"])
     listed = manifest.load(root)
@@ -293,6 +294,8 @@ def _run(
         run_folder.create(out, recipe, facts, root / manifest.FILE_NAME)
 
     fabric.launch()
+    if fabric.device.type == "cpu":
+        keep_freed_memory()
     gpu = fabric.device.index if fabric.device.type == "cuda" else None
     feed = Feed(
         spec=recipe.clip,

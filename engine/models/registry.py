@@ -103,7 +103,7 @@ PRESETS: dict[str, dict[str, Preset]] = {
         "small": Preset(
             clip=_SMALL_CLIP,
             options={
-                "dim": 96, "depth": 3, "heads": 4, "mlp_ratio": 2.0, "patch": 8,
+                "dim": 96, "depth": 3, "heads": 4, "mlp_ratio": 2.0, "patch": 16,
                 "convolutional_stem": True,
             },
             training=_SMALL | {"lr": 1e-3},
@@ -119,7 +119,7 @@ PRESETS: dict[str, dict[str, Preset]] = {
             clip=_SMALL_CLIP,
             options={
                 "kind": "factorised", "dim": 96, "depth": 3, "time_depth": 2, "heads": 4,
-                "mlp_ratio": 2.0, "patch": 8, "convolutional_stem": True,
+                "mlp_ratio": 2.0, "patch": 16, "convolutional_stem": True,
             },
             training=_SMALL | {"lr": 1e-3},
         ),
