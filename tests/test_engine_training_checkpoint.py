@@ -63,9 +63,11 @@ def test_the_best_and_the_last_are_kept(tmp_path: Path) -> None:
 
 
 def test_the_same_step_may_be_written_again(tmp_path: Path) -> None:
-    write(tmp_path, 5)
-    path = write(tmp_path, 5, size=4)
-    assert len(checkpoint.load_weights(path)["w"]) == 4
+    for size in (10, 4, 3):
+        path = write(tmp_path, 5, size=size)
+        assert checkpoint.last_of(tmp_path) == path
+        assert len(checkpoint.load_weights(path)["w"]) == size
+    assert [each.name for each in (tmp_path / "checkpoints").iterdir()] == ["000005"]
 
 
 @pytest.mark.parametrize("name", ["config.json", "model.safetensors", "state.pt"])

@@ -99,7 +99,9 @@ def train(
     cache_gb: Annotated[float, typer.Option(help="Greatest size of the cache.")] = 20.0,
     device: Annotated[str, typer.Option(help="auto, gpu or cpu.")] = "auto",
     devices: Annotated[int, typer.Option(min=1, help="GPUs, or processes on a CPU.")] = 1,
-    nodes: Annotated[int, typer.Option(min=1, help="Machines; start the same on each.")] = 1,
+    nodes: Annotated[
+        int, typer.Option(min=1, help="Machines; or start it there with torchrun.")
+    ] = 1,
     save_minutes: Annotated[
         float, typer.Option(min=0, help="Save this often within an epoch, too.")
     ] = 10.0,
@@ -168,6 +170,7 @@ def _begun(
 
     from engine.data import manifest
     from engine.training import recipe as recipes
+    from engine.training.fabric import is_first_process
 
     settings = {**(recipes.read(recipe) if recipe else {}), **given}
     if size is not None:
@@ -176,9 +179,8 @@ def _begun(
     classes = manifest.load(data).class_names
     sided = [name for name in classes if SIDES & set(name.replace("-", "_").split("_"))]
     if sided and "flip" not in settings:
-        print(
-            f"clips are not mirrored, since {sided[0]!r} tells sides apart; --flip does it anyway"
-        )
+        if is_first_process():
+            print(f"clips are not mirrored: {sided[0]!r} tells sides apart; --flip does it anyway")
         settings["flip"] = False
     facts = {
         "command": shlex.join(["engine", *sys.argv[1:]]),
@@ -239,8 +241,6 @@ def _run(
     save_every_s: float,
 ) -> int:
     """All that can fail for a wrong setting fails before other processes are started."""
-    import os
-
     import torch
 
     from dali_pipelines.feed import Feed
@@ -252,7 +252,7 @@ def _run(
     from engine.models import registry
     from engine.training import checkpoint, run_folder
     from engine.training.display import Display
-    from engine.training.fabric import make_fabric
+    from engine.training.fabric import is_first_process, make_fabric
     from engine.training.loop import Trainer
     from engine.training.losses import class_weights, oversample
     from engine.training.memory import keep_freed_memory
@@ -282,14 +282,13 @@ def _run(
             f"a batch of {recipe.loop.batch_size} clips can't be shared by {world} processes in "
             f"{recipe.loop.accumulate} parts; take a multiple of {parts}."
         )
-    is_first = os.environ.get("RANK", os.environ.get("LOCAL_RANK", "0")) == "0"
     torch.manual_seed(recipe.loop.seed)
     spec = recipe.model_spec(len(listed.class_names))
     last = checkpoint.last_of(out) if resume else None
     network, told = _make_model(recipe, spec, fresh=last is None)
     spec = registry.portable(spec, network)
     versions = describe_machine().libraries
-    if not resume and is_first:
+    if not resume and is_first_process():
         facts |= {"digest": digest, "weights": told, "world": world, "versions": versions}
         run_folder.create(out, recipe, facts, root / manifest.FILE_NAME)
 
@@ -355,9 +354,15 @@ def _make_model(recipe: "Recipe", spec: Any, *, fresh: bool) -> tuple[Any, str]:
 
 def _stop_kindly(trainer: "Trainer") -> None:
     """The first Ctrl-C, or a cluster's SIGTERM, ends the run after a step; the second at once."""
+    import os
+
     from engine.cli import Interrupted
 
+    owner = os.getpid()
+
     def ask(signum: int, frame: FrameType | None) -> None:
+        if os.getpid() != owner:
+            return  # a loader's worker; the run ends it
         if trainer.stop_asked:
             raise Interrupted
         trainer.stop_asked = True

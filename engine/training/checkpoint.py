@@ -5,13 +5,15 @@
                            state.pt            what resuming needs, read with weights_only
     RUN/best.json                              which of them did best on validation
 
-A checkpoint is filled under another name, synced and renamed; only then are older ones removed. So
+A checkpoint is filled under another name, synced and renamed; only then are older ones removed. A
+second one of the same step (before an epoch's validation, and after) is called 000120-2. So
 whatever kills a run, the newest folder with a number is sound.
 """
 
 import dataclasses
 import json
 import os
+import re
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
 
 FOLDER = "checkpoints"
 BEST = "best.json"
+NAME = re.compile(r"\d+(-\d+)?")
 WEIGHTS, CONFIG, STATE = "model.safetensors", "config.json", "state.pt"
 
 
@@ -58,9 +61,7 @@ def save(
     from safetensors import SafetensorError
     from safetensors.torch import save_file
 
-    target = run / FOLDER / f"{config.step:06}"
-    if target.exists():  # the same step again, after resuming from an older one
-        shutil.rmtree(target)
+    target = _free_name(run / FOLDER / f"{config.step:06}")
     try:
         with atomic.new_folder(target) as stage:
             save_file(
@@ -154,7 +155,7 @@ def load_state(checkpoint: Path) -> dict[str, Any]:
 
     path = checkpoint / STATE
     try:
-        return torch.load(path, weights_only=True)
+        return torch.load(path, map_location="cpu", weights_only=True)
     except (OSError, RuntimeError, pickle.UnpicklingError) as error:
         raise UserError(f"{path} can't be read ({error}); take another checkpoint.") from error
 
@@ -163,11 +164,20 @@ def _numbered(run: Path) -> list[Path]:
     folder = run / FOLDER
     if not folder.is_dir():
         return []
-    return sorted((path for path in folder.iterdir() if path.name.isdigit()), key=_step)
+    return sorted((path for path in folder.iterdir() if NAME.fullmatch(path.name)), key=_age)
 
 
-def _step(checkpoint: Path) -> int:
-    return int(checkpoint.name)
+def _age(checkpoint: Path) -> tuple[int, int]:
+    step, _, again = checkpoint.name.partition("-")
+    return int(step), int(again or 1)
+
+
+def _free_name(wanted: Path) -> Path:
+    number, name = 1, wanted
+    while name.exists():
+        number += 1
+        name = wanted.with_name(f"{wanted.name}-{number}")
+    return name
 
 
 def _sync(path: Path) -> None:

@@ -12,6 +12,11 @@ DEVICES = ("auto", "gpu", "cpu")
 PRECISIONS: dict[str, Any] = {"fp32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}
 
 
+def is_first_process() -> bool:
+    """Whether this process speaks for the run; also before it knows the others."""
+    return os.environ.get("RANK", os.environ.get("LOCAL_RANK", "0")) == "0"
+
+
 def make_fabric(device: str, num_devices: int, num_nodes: int, precision: str) -> "Fabric":
     import torch
     from lightning.fabric import Fabric
@@ -27,8 +32,9 @@ def make_fabric(device: str, num_devices: int, num_nodes: int, precision: str) -
         precision = "bf16" if with_gpu and torch.cuda.is_bf16_supported() else "fp32"
     if precision == "fp16" and not with_gpu:
         raise RefusedError("fp16 can't be trained on a CPU: take --precision bf16, or fp32.")
-    # torchrun has made the processes already, and says how many
-    num_devices = int(os.environ.get("LOCAL_WORLD_SIZE", num_devices))
+    if "LOCAL_WORLD_SIZE" in os.environ:  # torchrun has made the processes already
+        num_devices = int(os.environ["LOCAL_WORLD_SIZE"])
+        num_nodes = int(os.environ["WORLD_SIZE"]) // num_devices
     return Fabric(
         accelerator="cuda" if with_gpu else "cpu",
         devices=num_devices,

@@ -6,6 +6,7 @@ of a batch, N classes.
 """
 
 import dataclasses
+import gc
 import time
 from dataclasses import dataclass, field
 from itertools import islice
@@ -101,6 +102,7 @@ class Trainer:
         self._pending: tuple[int, list[Batch], float, Tensor] | None = None
         self._saved_at = time.monotonic()
         self._tensorboard: Any = None
+        self._wrapping: tuple[bool, Any] | None = None
 
     @property
     def served(self) -> nn.Module:
@@ -138,9 +140,7 @@ class Trainer:
 
     def _train_epoch(self) -> bool:
         standing = self.standing
-        set_frozen(self.raw.train(), standing.epoch < self.recipe.loop.freeze_epochs)
-        module = torch.compile(self.raw) if self.recipe.loop.compile else self.raw
-        model = self.fabric.setup_module(module)  # anew, since what is frozen may have changed
+        model = self._wrapped(standing.epoch < self.recipe.loop.freeze_epochs)
         done = standing.step - standing.epoch * self.steps_per_epoch
         self.display.begin_epoch(standing.epoch, self.recipe.loop.epochs, self.steps_per_epoch)
         batches = iter(self.train)
@@ -158,6 +158,16 @@ class Trainer:
                 self._save()
         self._check_pending()
         return True
+
+    def _wrapped(self, frozen: bool) -> Any:
+        """The model as Fabric runs it; anew when other weights learn than before."""
+        set_frozen(self.raw.train(), frozen)
+        if self._wrapping is None or self._wrapping[0] != frozen:
+            self._wrapping = None
+            gc.collect()  # the old one's hooks go with it, on all ranks at the same time
+            module = torch.compile(self.raw) if self.recipe.loop.compile else self.raw
+            self._wrapping = (frozen, self.fabric.setup_module(module))
+        return self._wrapping[1]
 
     def _step(self, model: Any, parts: list[Batch]) -> tuple[bool, bool]:
         """One update of the weights; returns whether all ranks shall save, and stop."""
