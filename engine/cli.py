@@ -18,13 +18,18 @@ from engine.commands.data_index import index
 from engine.commands.data_split import split
 from engine.commands.data_synth import synth
 from engine.commands.demo import demo
+from engine.commands.evaluate import evaluate
 from engine.commands.info import info
+from engine.commands.study import reproduce, study
 from engine.commands.train import train
 
 COMMANDS: dict[str, Callable[..., None]] = {
     "info": info,
     "demo": demo,
     "train": train,
+    "evaluate": evaluate,
+    "study": study,
+    "reproduce": reproduce,
     "bench": bench,
 }
 DATA_COMMANDS: dict[str, Callable[..., None]] = {

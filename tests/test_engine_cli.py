@@ -23,6 +23,9 @@ FLAGS = {
         "--lr --optimiser --precision --no-flip --cache --cache-gb --device --devices --nodes "
         "--set --option --seed".split()
     ),
+    "evaluate": {"--data", "--split", "--splits", "--views", "--out", "--device"},
+    "study": {"--data", "--out", "--set", "--scheme", "--cache", "--device"},
+    "reproduce": {"--data", "--out", "--set", "--cache", "--device"},
     "bench": {"--data", "--stage", "--out", "--frames", "--size", "--batch-size", "--repeats"},
     "data synth": {"--classes", "--clips-per-class", "--seed"},
     "data hmdb51": {"--out"},

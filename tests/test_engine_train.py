@@ -22,6 +22,7 @@ from engine.data.loading import make_loader
 from engine.errors import UserError
 from engine.training import checkpoint, history
 from engine.training.display import Display
+from engine.training.distill import Teacher
 from engine.training.fabric import make_fabric
 from engine.training.loop import Trainer
 from engine.training.recipe import Recipe
@@ -129,6 +130,35 @@ def test_a_run_killed_at_any_moment_ends_bit_identical(dataset: Path, tmp_path: 
 
 
 @pytest.mark.slow
+def test_a_run_stopped_at_the_last_step_of_an_epoch_goes_on_with_the_next(
+    dataset: Path, tmp_path: Path, quiet: Display
+) -> None:
+    """That step's parts are fewer than the others', so the loader has reached the epoch's end."""
+    settings: dict[str, Any] = {"batch_size": 8, "accumulate": 4, "epochs": 3}
+    whole = trained(dataset, tmp_path / "a", quiet, **settings)
+    stopped = trainer_of(dataset, tmp_path / "b", quiet, **settings)
+    stopped.standing.history.clear()
+    assert stopped.steps_per_epoch == 2
+    stopped.save_every_s = 0
+    real = stopped._save
+
+    def save(**flags: Any) -> None:
+        real(**flags)
+        stopped.stop_asked = stopped.standing.step == 1  # noticed by the second step
+
+    stopped._save = save  # type: ignore[method-assign]
+    assert not stopped.run()
+    assert stopped.standing.step == 2
+    again = trainer_of(dataset, tmp_path / "b", quiet, **settings)
+    found = checkpoint.last_of(tmp_path / "b")
+    assert found is not None
+    again.resume(found)
+    assert again.run()
+    for a, b in zip(whole.raw.parameters(), again.raw.parameters(), strict=True):
+        assert torch.equal(a, b)
+
+
+@pytest.mark.slow
 def test_ctrl_c_saves_and_the_rest_follows(dataset: Path, tmp_path: Path) -> None:
     settings = ("--data", dataset, *CNN, "--epochs", 8)
     whole, stopped = tmp_path / "whole", tmp_path / "stopped"
@@ -158,7 +188,8 @@ TORCHRUN = (sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "
 
 @pytest.mark.slow
 def test_two_processes_learn_as_one(dataset: Path, tmp_path: Path) -> None:
-    """Gloo on a CPU, the same global batch; 12 clips in batches of 8: the last one is half."""
+    """Gloo on a CPU, the same global batch; 12 clips in batches of 8, the last one is half, and of
+    the 9 to validate on one is left for one process and none for the other."""
     settings = ("--data", dataset, *VIT, "--batch-size", 8, "--epochs", 3, "--device", "cpu")
     ways = {
         "one": command(*settings),
@@ -190,7 +221,7 @@ def trainer_of(dataset: Path, run: Path, display: Display, **settings: Any) -> T
     from engine.models.registry import build
 
     listed = manifest.load(dataset)
-    fabric = make_fabric("cpu", 1, 1, recipe.loop.precision)
+    fabric, _ = make_fabric("cpu", 1, 1, recipe.loop.precision)
     torch.manual_seed(recipe.loop.seed)
     spec = recipe.model_spec(len(listed.class_names))
     feed = Feed(
@@ -223,8 +254,9 @@ def trained(dataset: Path, run: Path, display: Display, **settings: Any) -> Trai
 
 @pytest.mark.slow
 def test_parts_of_a_batch_add_up(dataset: Path, tmp_path: Path, quiet: Display) -> None:
-    whole = trained(dataset, tmp_path / "a", quiet)
-    parts = trained(dataset, tmp_path / "b", quiet, accumulate=2)
+    sgd: dict[str, Any] = {"optimiser": "sgd", "lr": 0.05}  # Adam blows rounding up
+    whole = trained(dataset, tmp_path / "a", quiet, **sgd)
+    parts = trained(dataset, tmp_path / "b", quiet, accumulate=2, **sgd)
     assert whole.standing.step == parts.standing.step
     for a, b in zip(whole.raw.parameters(), parts.raw.parameters(), strict=True):
         torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-4)
@@ -279,6 +311,37 @@ def test_bf16_and_compile_learn_too(dataset: Path, tmp_path: Path, quiet: Displa
 
 
 @pytest.mark.slow
+def test_a_student_learns_its_teachers_answers(
+    dataset: Path, tmp_path: Path, quiet: Display
+) -> None:
+    """By the teacher's answers alone, labels unseen, it comes to agree with the teacher; and the
+    teacher sees other frames, another size and other colours than the student."""
+    trained(dataset, tmp_path / "teacher", quiet, epochs=3, num_frames=3, resize=48, crop=48,
+            mean=[0.4, 0.4, 0.4])  # fmt: skip
+    student = trainer_of(dataset, tmp_path / "student", quiet, epochs=30)
+    names = student.class_names
+    student.teacher = Teacher(
+        tmp_path / "teacher", student.recipe.clip, names, temperature=1.0, weight=1.0
+    )
+    clips = next(iter(student.train)).clips
+    logits = torch.zeros(len(clips), len(names))
+
+    def distance() -> float:
+        student.raw.eval()
+        with torch.no_grad():
+            return float(student.teacher.blend(logits[:, 0], student.raw(clips), clips).mean())  # type: ignore[union-attr]
+
+    before = distance()
+    student.train.load_state_dict({"epoch": 0, "done": 0, "seed": 0})
+    student.run()
+    assert distance() < before / 3
+    alone = Teacher(tmp_path / "teacher", student.recipe.clip, names, temperature=2.0, weight=0.0)
+    assert torch.equal(alone.blend(logits[:, 0] + 7, logits, clips), logits[:, 0] + 7)
+    with pytest.raises(UserError, match="knows other classes"):
+        Teacher(tmp_path / "teacher", student.recipe.clip, ["a", "b"], temperature=1.0, weight=1.0)
+
+
+@pytest.mark.slow
 def test_a_loss_that_is_no_number_stops_and_names_the_clips(
     dataset: Path, tmp_path: Path, quiet: Display
 ) -> None:
@@ -304,6 +367,7 @@ def test_a_loss_that_is_no_number_stops_and_names_the_clips(
         (("--set", "lr"), 2, "write KEY=VALUE"),
         (("--weights", "./none"), 2, "there are no weights './none'"),
         (("--option", "dim=5"), 2, "cnn-lstm has no 'dim'"),
+        (("--teacher", "nowhere"), 2, "is neither a checkpoint nor a run that has one"),
     ],
 )
 def test_what_cannot_be_done_is_said_in_one_sentence(

@@ -168,3 +168,5 @@ def test_a_writer_may_be_killed_at_any_moment(tmp_path: Path) -> None:
         assert int(last.name) >= reached
         reached = int(last.name)
     assert reached > 6
+    write(tmp_path, reached + 1)
+    assert not list((tmp_path / "checkpoints").glob(".*"))

@@ -13,9 +13,9 @@ from torch.nn.functional import cross_entropy, one_hot
 
 from dali_pipelines.feed import ClipRow
 from engine.errors import UserError
+from engine.models.freezing import is_new, set_frozen
 from engine.models.registry import FAMILIES, PRESETS, ModelSpec, build
 from engine.training import recipe as recipes
-from engine.training.freezing import is_new, set_frozen
 from engine.training.losses import Criterion, LossConfig, class_weights, mix, oversample
 from engine.training.optim import OptimConfig, depths_of, make_optimiser, make_schedule
 from engine.training.recipe import Recipe
@@ -45,6 +45,10 @@ def test_focal_loss_minds_less_what_is_known() -> None:
     focal = Criterion(LossConfig(loss="focal", focal_gamma=2.0))(LOGITS, WANTED)
     certainty = torch.exp(-plain)
     torch.testing.assert_close(focal, plain * (1 - certainty) ** 2)
+    sure = torch.tensor([[80.0, 0.0, 0.0]], requires_grad=True)
+    Criterion(LossConfig(loss="focal", focal_gamma=0.5))(sure, WANTED[:1]).sum().backward()
+    assert sure.grad is not None
+    assert torch.isfinite(sure.grad).all()
     same = Criterion(LossConfig(loss="focal", focal_gamma=0.0))(LOGITS, WANTED)
     torch.testing.assert_close(same, plain)
 
@@ -123,6 +127,8 @@ def test_the_head_learns_fastest_and_the_stem_slowest(family: str) -> None:
     head = [depth for name, depth in depths.items() if name.startswith("head")]
     assert set(head) == {max(depths.values())}
     assert depths[names[0]] == min(depths.values())
+    over_time = [depth for name, depth in depths.items() if "over_time" in name]
+    assert all(depth < max(depths.values()) for depth in over_time)
 
 
 @pytest.mark.parametrize("name", ["sgd", "adam", "adamw"])
@@ -169,15 +175,18 @@ def test_step_divides_by_ten_and_constant_stays() -> None:
     assert set(rates(OptimConfig(lr=0.5, schedule="constant", warmup=0.0))) == {0.5}
 
 
-def test_plateau_waits_for_epochs_without_gain() -> None:
+@pytest.mark.parametrize(
+    "values", [(0.5, 0.6, 0.6, 0.6, 0.6, 0.6), (-2.1, -2.0, -2.0, -2.0, -2.1, -2.0)]
+)
+def test_plateau_waits_for_epochs_without_gain(values: tuple[float, ...]) -> None:
     config = OptimConfig(lr=1.0, schedule="plateau", step_epochs=2)
     optimiser = make_optimiser(torch.nn.Linear(2, 2), config)
     schedule: Any = make_schedule(optimiser, config, num_steps=9, steps_per_epoch=3)
     found = []
-    for value in (0.5, 0.6, 0.6, 0.6, 0.6, 0.6):
+    for value in values:
         schedule.step(value)
         found.append(optimiser.param_groups[0]["lr"])
-    assert found == pytest.approx([1, 1, 1, 1, 0.1, 0.1])
+    assert found == pytest.approx([1, 1, 1, 0.1, 0.1, 0.01])
 
 
 @pytest.mark.parametrize("family", list(FAMILIES))
@@ -219,6 +228,20 @@ def test_flags_win_over_the_preset_and_options_are_merged() -> None:
     assert spec.options.recurrence.hidden == 7
     assert spec.options.recurrence.bidirectional
     assert spec.options.backbone == "mobilenetv2_035"
+
+
+def test_tables_are_merged() -> None:
+    base = {"lr": 1, "options": {"backbone": "x", "recurrence": {"cell": "gru", "hidden": 3}}}
+    changes = {"lr": 2, "options": {"recurrence": {"hidden": 9}}}
+    assert recipes.merge(base, changes) == {
+        "lr": 2,
+        "options": {"backbone": "x", "recurrence": {"cell": "gru", "hidden": 9}},
+    }
+
+
+def test_any_text_can_be_saved() -> None:
+    values = {"weights": 'a "quoted" 🎬 \\ path'}
+    assert tomllib.loads(recipes.to_toml(values)) == values
 
 
 @pytest.mark.parametrize(

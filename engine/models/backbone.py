@@ -109,10 +109,14 @@ def _from_transformers(name: str, pretrained: bool, config: dict[str, Any] | Non
     from transformers import AutoConfig, AutoModel
 
     if config is not None:
-        return AutoModel.from_config(AutoConfig.for_model(**config))
-    if pretrained:
-        return AutoModel.from_pretrained(name)
-    return AutoModel.from_config(AutoConfig.from_pretrained(name))
+        network = AutoModel.from_config(AutoConfig.for_model(**config))
+    elif pretrained:
+        network = AutoModel.from_pretrained(name)
+    else:
+        network = AutoModel.from_config(AutoConfig.from_pretrained(name))
+    if getattr(network, "pooler", None) is not None:
+        network.pooler.requires_grad_(False)  # what it says is not used
+    return network
 
 
 def offline(name: str, error: Exception) -> UserError:

@@ -12,6 +12,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from engine.errors import UserError
 from engine.models.attention import EPS, Block, Stem, init_weights
 
 
@@ -85,6 +86,10 @@ class JointViViT(nn.Module):
 
 
 def build(options: Options, *, num_frames: int, size: int, num_classes: int) -> nn.Module:
+    if options.kind == "joint" and (options.convolutional_stem or options.drop_path):
+        raise UserError(
+            "the joint vivit has neither convolutional_stem nor drop_path: take kind=factorised."
+        )
     kind = FactorisedViViT if options.kind == "factorised" else JointViViT
     return kind(options, num_frames=num_frames, size=size, num_classes=num_classes)
 

@@ -5,6 +5,7 @@ stays new where the classes differ; the report says which weight met which fate.
 """
 
 import math
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from torch import Tensor, nn
 from engine.errors import UserError
 from engine.models import timesformer
 from engine.models.backbone import offline
+from engine.models.freezing import is_new
 from engine.models.vivit import JointViViT
 
 FILES = ("model.safetensors", "pytorch_model.bin")
@@ -67,9 +69,12 @@ def load(model: nn.Module, source: str) -> Report:
                 f"{source} doesn't fit the model: {name} is {_shape(weight)} there and "
                 f"{_shape(own[name])} here; choose another --preset, or --weights none."
             )
-    if not fitting:
+    old = [name for name in own if not is_new(name)]
+    num_found = sum(name in fitting for name in old)
+    if num_found < len(old) / 2:
         raise UserError(
-            f"{source} holds no weight of this model; choose another --model, or --weights none."
+            f"{source} holds {num_found} of this model's {len(old)} weights (its new parts not "
+            "counted); choose another --model or --preset, or --weights none."
         )
     model.load_state_dict(fitting, strict=False)
     report.num_loaded = len(fitting)
@@ -96,18 +101,21 @@ def _find(source: str) -> Path:
 
 def _fetch(name: str) -> Path:
     from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import EntryNotFoundError
+    from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 
+    missing: Exception | None = None
     for file in FILES:
         try:
             found = Path(hf_hub_download(name, file))
-            hf_hub_download(name, "config.json")  # beside it
+            with suppress(EntryNotFoundError):
+                hf_hub_download(name, "config.json")  # beside it
             return found
         except EntryNotFoundError as error:
-            if isinstance(error, OSError) or "offline" in str(error):  # it may be there
-                raise offline(name, error) from error
+            missing = error
         except (OSError, ValueError, RuntimeError) as error:
             raise offline(name, error) from error
+    if isinstance(missing, LocalEntryNotFoundError):
+        raise offline(name, missing) from missing
     raise UserError(f"{name} on the Hugging Face hub holds neither {FILES[0]} nor {FILES[1]}.")
 
 
@@ -163,7 +171,7 @@ def _tubes(model: nn.Module, path: Path) -> tuple[Tubes, Tubes] | None:
     import json
 
     config = path.with_name("config.json")
-    if not isinstance(model, JointViViT) or not config.is_file():
+    if not isinstance(model, JointViViT) or path.name not in FILES or not config.is_file():
         return None
     theirs = json.loads(config.read_text())
     own: Any = model.network.config

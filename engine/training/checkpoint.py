@@ -80,7 +80,8 @@ def save(
             "and go on with --resume."
         ) from error
     best = best_of(run)
-    for old in _numbered(run):
+    unfinished = list(target.parent.glob(".*"))  # of a run that was killed while it saved
+    for old in [*_numbered(run), *unfinished]:
         if old not in (target, best):
             shutil.rmtree(old)
     return target

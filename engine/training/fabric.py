@@ -4,6 +4,7 @@ import os
 from typing import TYPE_CHECKING, Any
 
 from engine.errors import RefusedError, unknown_name
+from engine.training.recipe import Precision
 
 if TYPE_CHECKING:
     from lightning.fabric import Fabric
@@ -17,7 +18,10 @@ def is_first_process() -> bool:
     return os.environ.get("RANK", os.environ.get("LOCAL_RANK", "0")) == "0"
 
 
-def make_fabric(device: str, num_devices: int, num_nodes: int, precision: str) -> "Fabric":
+def make_fabric(
+    device: str, num_devices: int, num_nodes: int, precision: Precision
+) -> "tuple[Fabric, Precision]":
+    """Fabric, and the precision that `auto` stood for."""
     import torch
     from lightning.fabric import Fabric
 
@@ -35,10 +39,11 @@ def make_fabric(device: str, num_devices: int, num_nodes: int, precision: str) -
     if "LOCAL_WORLD_SIZE" in os.environ:  # torchrun has made the processes already
         num_devices = int(os.environ["LOCAL_WORLD_SIZE"])
         num_nodes = int(os.environ["WORLD_SIZE"]) // num_devices
-    return Fabric(
+    fabric = Fabric(
         accelerator="cuda" if with_gpu else "cpu",
         devices=num_devices,
         num_nodes=num_nodes,
         strategy="ddp" if num_devices * num_nodes > 1 else "auto",
         precision=PRECISIONS[precision],
     )
+    return fabric, precision

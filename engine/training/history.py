@@ -53,6 +53,7 @@ def draw_curves(run: Path, rows: list[dict[str, float]], title: str) -> Path | N
                 label={"train": "training", "val": "validation"}[part],
             )
         axes.set(xlabel="epoch", ylabel=label)
+        axes.xaxis.get_major_locator().set_params(integer=True)
         axes.grid(alpha=0.3)
         axes.legend()
     left.set_ylim(bottom=0)

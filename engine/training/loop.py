@@ -21,12 +21,13 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from dali_pipelines.feed import Batch, ClipLoader
-from engine.errors import RefusedError
+from engine.errors import RefusedError, UserError
+from engine.models.freezing import set_frozen
 from engine.models.registry import ModelSpec
 from engine.training import checkpoint, history
 from engine.training.checkpoint import Config
 from engine.training.display import Display
-from engine.training.freezing import set_frozen
+from engine.training.distill import Teacher
 from engine.training.losses import Criterion, mix
 from engine.training.optim import make_optimiser, make_schedule
 from engine.training.recipe import Recipe
@@ -68,6 +69,7 @@ class Trainer:
         display: Display,
         versions: dict[str, str],
         class_weights_N: Tensor | None = None,
+        teacher: Teacher | None = None,
         save_every_s: float = 600.0,
     ) -> None:
         self.fabric = fabric
@@ -82,6 +84,9 @@ class Trainer:
         self.save_every_s = save_every_s
         self.standing = Standing()
         self.stop_asked = False
+        self.teacher = teacher
+        if teacher:
+            teacher.to(fabric.device)
         self.criterion = Criterion(recipe.loss, class_weights_N)
         self.raw = _channels_last(model).to(fabric.device)
         loop = recipe.loop
@@ -131,8 +136,10 @@ class Trainer:
         self.fabric.strategy.precision.load_state_dict(state["precision"])
         self.train.load_state_dict(state["loader"])
         self.standing = Standing(**state["standing"])
-        if self.standing.best_step == self.standing.step and self.fabric.is_global_zero:
-            self._mark_best(found)  # it may have died between the two
+        if self.fabric.is_global_zero:  # it may have died between the checkpoint and these
+            if self.standing.best_step == self.standing.step:
+                self._mark_best(found)
+            history.write(self.run_folder, self.standing.history)
 
     def _is_stale(self) -> bool:
         patience = self.recipe.loop.patience
@@ -215,7 +222,11 @@ class Trainer:
                 wanted_BN = clips.new_zeros((1, len(self.class_names)))
             with fabric.no_backward_sync(model, enabled=number < len(parts)):
                 logits_BN = model(clips)
-                loss = self.criterion(logits_BN, wanted_BN).sum()
+                losses_B = self.criterion(logits_BN, wanted_BN)
+                if self.teacher and len(labels_B):
+                    with fabric.autocast():
+                        losses_B = self.teacher.blend(losses_B, logits_BN, clips)
+                loss = losses_B.sum() * bool(len(labels_B))
                 fabric.backward(loss * fabric.world_size / num_clips)
             loss_sum += loss.detach()
             num_right += (logits_BN.detach().argmax(dim=1)[: len(labels_B)] == labels_B).sum()
@@ -252,6 +263,7 @@ class Trainer:
     def _end_epoch(self) -> None:
         standing, loop = self.standing, self.recipe.loop
         self.display.validating()
+        self._agree_on_buffers()
         metrics = validate(self.fabric, self.served, self.val, len(self.class_names))
         value = -metrics["loss"] if loop.metric == "loss" else metrics[loop.metric]
         if isinstance(self.schedule, ReduceLROnPlateau):
@@ -278,7 +290,6 @@ class Trainer:
         self._save(is_best=is_best)
         self.display.end_epoch(row, is_best)
         if self.fabric.is_global_zero:
-            history.write(self.run_folder, standing.history)
             if self._tensorboard is None:
                 self._tensorboard = history.open_tensorboard(self.run_folder, int(row["step"]))
             history.add_scalars(self._tensorboard, row)
@@ -288,32 +299,63 @@ class Trainer:
         self._saved_at = time.monotonic()
         if not all(bool(torch.isfinite(each).all()) for each in self.raw.parameters()):
             self._refuse(f"a weight is no longer a number after step {self.standing.step}", [])
+        failure = None
         if self.fabric.is_global_zero:
-            standing = self.standing
-            last = standing.history[-1] if standing.history else {}
-            config = Config(
-                model=self.spec,
-                clip=self.recipe.clip,
-                class_names=self.class_names,
-                step=standing.step,
-                metrics={name: each for name, each in last.items() if name.startswith("val_")},
-                versions=self.versions,
-            )
-            standing.num_right = float(standing.num_right)
-            state: dict[str, Any] = {
-                "standing": dataclasses.asdict(standing),
-                "loader": self.train.state_dict(),
-                "optimiser": self.optimiser.state_dict(),
-                "schedule": self.schedule.state_dict(),
-                "precision": self.fabric.strategy.precision.state_dict(),
-            }
-            if self.averaged:
-                state["raw"] = self.raw.state_dict()
-                state["num_averaged"] = int(self.averaged.n_averaged)
-            path = checkpoint.save(self.run_folder, config, self.served.state_dict(), state)
-            if is_best:
-                self._mark_best(path)
-        self.fabric.barrier()
+            try:
+                self._write(is_best)
+            except UserError as error:
+                failure = error
+        if self._sum([failure is not None])[0]:  # the others would wait for the first for ever
+            raise failure or UserError("the first process can't save; it says why.")
+
+    def _write(self, is_best: bool) -> None:
+        standing = self.standing
+        last = standing.history[-1] if standing.history else {}
+        config = Config(
+            model=self.spec,
+            clip=self.recipe.clip,
+            class_names=self.class_names,
+            step=standing.step,
+            metrics={name: each for name, each in last.items() if name.startswith("val_")},
+            versions=self.versions,
+        )
+        standing.num_right = float(standing.num_right)
+        state: dict[str, Any] = {
+            "standing": dataclasses.asdict(standing),
+            "loader": self._loader_state(),
+            "optimiser": self.optimiser.state_dict(),
+            "schedule": self.schedule.state_dict(),
+            "precision": self.fabric.strategy.precision.state_dict(),
+        }
+        if self.averaged:
+            state["raw"] = self.raw.state_dict()
+            state["num_averaged"] = int(self.averaged.n_averaged)
+        path = checkpoint.save(self.run_folder, config, self.served.state_dict(), state)
+        if is_best:
+            self._mark_best(path)
+        history.write(self.run_folder, standing.history)
+
+    def _loader_state(self) -> dict[str, int]:
+        state = self.train.state_dict()
+        if state["epoch"] > self.standing.epoch:  # its last batches are in the step just made
+            state |= {"epoch": self.standing.epoch, "done": len(self.train)}
+        return state
+
+    def _agree_on_buffers(self) -> None:
+        """What is validated on all ranks is what the first saves."""
+        if self.fabric.world_size > 1:
+            for model in {self.raw, self.served}:
+                for buffer in model.buffers():
+                    torch.distributed.broadcast(buffer, 0)
+
+    def failures(self) -> dict[Path, str]:
+        """Files that can't be read, of all ranks."""
+        own = self.train.report.failures | self.val.report.failures
+        found: list[Any] = [own]
+        if self.fabric.world_size > 1:
+            found = [None] * self.fabric.world_size
+            torch.distributed.all_gather_object(found, own)
+        return {path: reason for each in found for path, reason in each.items()}
 
     def _mark_best(self, path: Path) -> None:
         metric, value = self.recipe.loop.metric, self.standing.best_value

@@ -28,6 +28,12 @@ class LossConfig:
     """Alpha of the mixing of whole clips; 0 mixes none."""
     cutmix: float = 0.0
     """The same for rectangles cut out of clips; with both, each step takes one by chance."""
+    teacher: str = ""
+    """A run or checkpoint whose answers are learnt, too."""
+    teacher_weight: float = 0.5
+    """Share of the teacher's answers in the loss; the labels have the rest."""
+    temperature: float = 4.0
+    """How much the teacher's and the student's answers are softened for that."""
 
     def __post_init__(self) -> None:
         if self.loss not in get_args(LossName):
@@ -36,6 +42,10 @@ class LossConfig:
             raise unknown_name("balance", self.balance, list(get_args(Balance)))
         if not 0 <= self.label_smoothing < 1:
             raise UserError(f"label_smoothing is from 0 to below 1, not {self.label_smoothing}.")
+        if not 0 <= self.teacher_weight <= 1:
+            raise UserError(f"teacher_weight is from 0 to 1, not {self.teacher_weight}.")
+        if not self.temperature > 0:
+            raise UserError(f"temperature must be above 0, not {self.temperature}.")
         for name in ("focal_gamma", "mixup", "cutmix"):
             if not getattr(self, name) >= 0:
                 raise UserError(f"{name} can't be negative, as {getattr(self, name)} is.")
@@ -55,7 +65,8 @@ class Criterion:
         log_found_BN = logits_BN.float().log_softmax(dim=1)
         losses_BN = -wanted_BN * log_found_BN
         if self._config.loss == "focal":
-            losses_BN = losses_BN * (1 - log_found_BN.exp()) ** self._config.focal_gamma
+            doubt_BN = (1 - log_found_BN.exp()).clamp_min(1e-6)  # its slope is infinite at nought
+            losses_BN = losses_BN * doubt_BN**self._config.focal_gamma
         if self._class_weights_N is not None:
             losses_BN = losses_BN * self._class_weights_N.to(losses_BN)
         return losses_BN.sum(dim=1)

@@ -78,19 +78,21 @@ def parameter_groups(model: "nn.Module", config: OptimConfig) -> list[dict[str, 
 
 def depths_of(names: list[str]) -> dict[str, int]:
     """How deep each weight lies, read off its name: a numbered block lies one deeper than the one
-    before it, what stands before the blocks is 0, and what stands behind them deepest."""
+    before it, what stands before the blocks is 0, what stands behind them deepest, and what stands
+    between two as deep as the first of them."""
     block = re.compile(r"^((?:\w+\.)*?(?:blocks|layers?|layer\d|features|space|time)\.\d+)\.")
     blocks = list(dict.fromkeys(found[1] for name in names if (found := block.match(name))))
-    depth = {found: number for number, found in enumerate(blocks, 1)}
-    deepest = len(blocks) + 1
-    seen_any = False
+    depth_of = {found: number for number, found in enumerate(blocks, 1)}
+    left = sum(1 for name in names if block.match(name))
+    depth = 0
     depths = {}
     for name in names:
         if found := block.match(name):
-            seen_any = True
-            depths[name] = depth[found[1]]
+            depth = depth_of[found[1]]
+            left -= 1
+            depths[name] = depth
         else:
-            depths[name] = deepest if seen_any else 0
+            depths[name] = depth if left else len(blocks) + 1
     return depths
 
 
@@ -101,7 +103,13 @@ def make_schedule(
     from torch.optim.lr_scheduler import LambdaLR, ReduceLROnPlateau
 
     if config.schedule == "plateau":
-        return ReduceLROnPlateau(optimiser, mode="max", patience=config.step_epochs)
+        return ReduceLROnPlateau(
+            optimiser,
+            mode="max",
+            patience=config.step_epochs - 1,
+            threshold=0.0,
+            threshold_mode="abs",  # a relative one is wrong for values below nought
+        )
     warm = round(config.warmup * num_steps)
 
     def factor(step: int) -> float:

@@ -133,6 +133,16 @@ def read(path: Path) -> dict[str, Any]:
         raise UserError(f"{path} is no recipe in TOML ({error}).") from error
 
 
+def merge(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+    """`changes` win; tables, as the model's options are, are merged and not replaced."""
+    merged = dict(base)
+    for name, value in changes.items():
+        old = merged.get(name)
+        is_table = isinstance(old, dict) and isinstance(value, dict)
+        merged[name] = merge(old or {}, value) if is_table else value
+    return merged
+
+
 def to_toml(values: dict[str, Any]) -> str:
     return "".join(f"{name} = {_toml(value)}\n" for name, value in values.items())
 
@@ -146,7 +156,9 @@ def _toml(value: Any) -> str:
         case list() | tuple():
             return "[" + ", ".join(map(_toml, value)) + "]"
         case _:
-            return json.dumps(value)  # strings, numbers and truth are written alike
+            return json.dumps(
+                value, ensure_ascii=False
+            )  # strings, numbers and truth are written alike
 
 
 def _section(kind: Any, values: dict[str, Any]) -> Any:

@@ -1,0 +1,248 @@
+"""`engine evaluate`: how good one or more runs are, and under which protocol."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from engine.data.manifest import Manifest
+    from engine.evaluation.report import Evaluated
+
+FOLDS = {"1", "2", "3"}
+
+
+def evaluate(
+    runs: Annotated[
+        list[Path], typer.Argument(metavar="RUN...", help="Folders of runs, or checkpoints.")
+    ],
+    data: Annotated[
+        Path | None, typer.Option(help="Folder of the dataset; without it, the run's own.")
+    ] = None,
+    split: Annotated[str, typer.Option(help="train, val or test.")] = "test",
+    views: Annotated[
+        str, typer.Option(help="Looks at each video, in time and crops: 10x3 is the field's.")
+    ] = "1x1",
+    splits: Annotated[
+        str | None,
+        typer.Option(help="official: of three runs, one for each fold, mean and deviation."),
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder of the report; RUN/evaluation.")] = None,
+    loader: Annotated[str | None, typer.Option(help="dali or torch.")] = None,
+    batch_size: Annotated[int, typer.Option(min=1, help="Videos in a batch.")] = 16,
+    device: Annotated[str, typer.Option(help="auto, gpu or cpu.")] = "auto",
+) -> None:
+    """Test the best checkpoint of each run, and write a report as JSON, CSV and one HTML page.
+
+    The clips are those that the run held back: its own splits count, whatever was dealt since.
+    Several runs stand side by side on the page.
+
+    Example: [bold]engine evaluate run --data my_videos --split test --views 5x3[/bold]
+    """
+    from engine.errors import UserError
+    from engine.evaluation import report
+
+    if split not in ("train", "val", "test"):
+        raise UserError(f"--split takes train, val or test, not {split!r}.")
+    num_clips, num_crops = _views(views)
+    evaluated = [
+        _evaluate(
+            run, data, split, name=name, num_clips=num_clips, num_crops=num_crops,
+            loader=loader, batch_size=batch_size, device=device,
+        )
+        for run, name in zip(runs, _names(runs), strict=True)
+    ]  # fmt: skip
+    if splits is not None:
+        _check_folds(splits, evaluated)
+    _print(evaluated)
+    folder = out or runs[0] / "evaluation"
+    print(f"written to {report.write(folder, evaluated)}")
+    failed = sum(len(each.predictions.failures) for each in evaluated)
+    raise typer.Exit(1 if failed else 0)
+
+
+def _evaluate(
+    run: Path,
+    data: Path | None,
+    split: Any,
+    *,
+    name: str,
+    num_clips: int,
+    num_crops: int,
+    loader: str | None,
+    batch_size: int,
+    device: str,
+) -> "Evaluated":
+    from dali_pipelines.feed import Feed
+    from engine.data.clip_rows import clip_rows
+    from engine.data.loading import default_loader, make_loader
+    from engine.errors import UserError
+    from engine.evaluation.metrics import measure
+    from engine.evaluation.predict import predict
+    from engine.evaluation.report import Evaluated, Protocol
+    from engine.progress import progress_bar
+    from engine.training import checkpoint
+    from engine.training.fabric import make_fabric
+
+    found, chosen_by = _checkpoint(run)
+    model, config = checkpoint.load_model(found)
+    listed, scheme = _clips(run, data)
+    if listed.class_names != config.class_names:
+        raise UserError(
+            f"{listed.root} has other classes than {run} learnt: {_differing(listed, config)}."
+        )
+    rows, num_bad = clip_rows(listed, split)
+    fabric, _ = make_fabric(device, 1, 1, "fp32")
+    feed = Feed(spec=config.clip, batch_size=batch_size, num_clips=num_clips, num_crops=num_crops)
+    made = make_loader(loader or default_loader(), rows, feed, gpu=fabric.device.index)
+    model.to(fabric.device)
+    with progress_bar(f"Testing {name}", total=len(rows), unit="clips") as advance:
+        predictions = predict(model, made, fabric.device, advance)
+    source_of = {number: clip.source for number, clip in enumerate(listed.clips)}
+    sources = [source_of[row.id] for row in predictions.rows]
+    levels = {"video": measure(predictions.of_videos_NC, predictions.labels_N, sources)}
+    num_views = feed.num_views
+    if num_views > 1:
+        of_views = predictions.probabilities_NVC.reshape(-1, len(config.class_names))
+        labels = predictions.labels_N.repeat(num_views)
+        groups = [source for source in sources for _ in range(num_views)]
+        levels["clip"] = measure(of_views, labels, groups)
+    clip = config.clip
+    return Evaluated(
+        name=name,
+        class_names=config.class_names,
+        levels=levels,
+        predictions=predictions,
+        spec=clip,
+        protocol=Protocol(
+            split=split,
+            scheme=scheme,
+            num_clips=len(predictions.rows),
+            num_failed=num_bad + len(predictions.failures),
+            views=f"{num_clips} × {num_crops}",
+            frames=f"{clip.num_frames} {clip.sampling}, {clip.crop}²",
+            checkpoint=str(found),
+            chosen_by=chosen_by,
+            device=f"{fabric.device.type}, fp32",
+        ),
+    )
+
+
+def _checkpoint(run: Path) -> tuple[Path, str]:
+    """The best of a run's folder, or one that is named itself; and who chose it."""
+    import json
+
+    from engine.errors import UserError
+    from engine.training import checkpoint
+
+    if (run / checkpoint.CONFIG).is_file():
+        return run, "named by hand"
+    best = checkpoint.best_of(run)
+    if best is not None:
+        note = json.loads((run / checkpoint.BEST).read_text())
+        return best, f"{note['metric']} of the val part"
+    last = checkpoint.last_of(run)
+    if last is None:
+        raise UserError(f"{run} holds no checkpoint; train one with `engine train --out {run}`.")
+    return last, "the last, no epoch was finished"
+
+
+def _clips(run: Path, data: Path | None) -> "tuple[Manifest, str]":
+    """The dataset under the run's own splits, where it is the one that the run learnt from."""
+    import dataclasses
+
+    from engine.data import manifest, splits
+    from engine.errors import UserError
+    from engine.training import run_folder
+
+    folder = run if (run / run_folder.FACTS).is_file() else run.parent.parent
+    if not (folder / run_folder.FACTS).is_file():
+        if data is None:
+            raise UserError(f"{run} is no run's folder: pass --data with a dataset.")
+        listed = manifest.load(data)
+        return listed, splits.current(listed)
+    _, facts = run_folder.load(folder)
+    root = data or Path(facts["data"])
+    own = dataclasses.replace(manifest.load(folder), root=root)
+    if data is not None:
+        listed = manifest.load(data)
+        if not {clip.path for clip in own.clips} <= {clip.path for clip in listed.clips}:
+            return listed, f"{splits.current(listed)}, of other clips than the run's"
+    return own, facts["scheme"]
+
+
+def _differing(listed: "Manifest", config: Any) -> str:
+    lacking = sorted(set(config.class_names) - set(listed.class_names))
+    more = sorted(set(listed.class_names) - set(config.class_names))
+    parts = [f"it lacks {', '.join(lacking[:5])}"] if lacking else []
+    return "; ".join(parts + ([f"it adds {', '.join(more[:5])}"] if more else []))
+
+
+def _views(text: str) -> tuple[int, int]:
+    from engine.errors import UserError
+
+    clips, _, crops = text.partition("x")
+    if not clips.isdigit() or not crops.isdigit() or int(clips) < 1 or crops not in ("1", "3"):
+        raise UserError(f"--views takes CLIPSxCROPS with 1 or 3 crops, as in 10x3, not {text!r}.")
+    return int(clips), int(crops)
+
+
+def _names(runs: list[Path]) -> list[str]:
+    names = [run.absolute().name for run in runs]
+    return [
+        name if names.count(name) == 1 else f"{name}-{number}"
+        for number, name in enumerate(names, 1)
+    ]
+
+
+def _check_folds(splits: str, evaluated: "list[Evaluated]") -> None:
+    import re
+
+    from engine.errors import UserError, unknown_name
+
+    if splits != "official":
+        raise unknown_name("--splits", splits, ["official"])
+    schemes = [each.protocol.scheme for each in evaluated]
+    folds = {found[1] for each in schemes if (found := re.match(r"official.*fold (\d)", each))}
+    if folds != FOLDS or len(evaluated) != len(FOLDS):
+        raise UserError(
+            "--splits official takes three runs, one trained under each fold of the official "
+            f"splits; these were trained under {', '.join(schemes)}."
+        )
+
+
+def _print(evaluated: "list[Evaluated]") -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    from engine.evaluation.page import HEADLINES, PERCENT, spread
+
+    table = Table()
+    table.add_column("")
+    columns = [(each, level) for each in evaluated for level in each.levels]
+    for each, level in columns:
+        table.add_column(f"{each.name}\neach {level}", justify="right")
+    if len(evaluated) > 1:
+        table.add_column("mean ± std\nof videos", justify="right")
+    for key, words in HEADLINES.items():
+        cells = [
+            f"{each.levels[level][key]:.1%}" if key in PERCENT else f"{each.levels[level][key]:.3f}"
+            for each, level in columns
+        ]
+        if len(evaluated) > 1:
+            cells.append(spread([each.levels["video"][key] for each in evaluated], key in PERCENT))
+        table.add_row(words, *cells)
+    table.add_row(
+        "top-1, 95%",
+        *(
+            "{:.1%} – {:.1%}".format(*each.levels[level]["top1_interval"])
+            for each, level in columns
+        ),
+    )
+    Console().print(table)
+    for each in evaluated:
+        p = each.protocol
+        print(
+            f"{each.name}: {p.num_clips:,} clips of {p.split} ({p.scheme}), {p.num_failed} failed; "
+            f"views {p.views} of {p.frames}; {p.checkpoint}, chosen by {p.chosen_by}; {p.device}"
+        )

@@ -1,0 +1,113 @@
+"""`engine study` and `engine reproduce`: many trainings, one table."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from engine.experiments.experiment import Experiment
+
+DATA = typer.Option(help="Folder of the dataset; its splits are dealt anew for each scheme.")
+OUT = typer.Option(help="Folder of the runs and results; what lies there is not run again.")
+SET = typer.Option("--set", help="A setting that wins over the file's, KEY=VALUE, again and again.")
+CACHE = typer.Option(help="Keep decoded frames in this folder for later epochs and runs.")
+DEVICE = typer.Option(help="auto, gpu or cpu.")
+SCHEME = typer.Option(help="Split the dataset this way instead of the file's.")
+
+
+def study(
+    file: Annotated[str, typer.Argument(metavar="STUDY", help="A TOML file, or a shipped name.")],
+    data: Annotated[Path, DATA],
+    out: Annotated[Path, OUT],
+    set_: Annotated[list[str] | None, SET] = None,
+    scheme: Annotated[str | None, SCHEME] = None,
+    cache: Annotated[Path | None, CACHE] = None,
+    device: Annotated[str, DEVICE] = "auto",
+) -> None:
+    """Train every combination of settings that a file names, and find out which matters.
+
+    The file has [train] with settings, and [vary] with lists or [search] with ranges for Optuna;
+    engine/recipes holds examples. Stopped or killed, the same command goes on.
+
+    Example: [bold]engine study study-sampling --data my_videos --scheme grouped
+    --set preset=small --out study[/bold]
+    """
+    from engine.experiments.experiment import Experiment
+
+    experiment = Experiment.load(file)
+    _run(experiment, data, out, set_ or [], scheme, cache, device)
+
+
+def reproduce(
+    recipe: Annotated[str, typer.Argument(help="A shipped recipe; a wrong name lists them.")],
+    data: Annotated[Path | None, typer.Option(help="Folder of HMDB51, as imported.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder of the runs; RECIPE by itself.")] = None,
+    set_: Annotated[list[str] | None, SET] = None,
+    cache: Annotated[Path | None, CACHE] = None,
+    device: Annotated[str, DEVICE] = "auto",
+) -> None:
+    """Run a published experiment, and print its figures beside ours.
+
+    Example: [bold]engine reproduce timesformer-hmdb-simp --data hmdb51[/bold]
+    """
+    from engine.errors import UserError
+    from engine.experiments.experiment import Experiment
+
+    experiment = Experiment.load(recipe)
+    if data is None:
+        raise UserError(
+            "this needs HMDB51: download hmdb51_org.rar and test_train_splits.rar from its makers, "
+            "run `engine data hmdb51 FOLDER --out hmdb51`, then pass --data hmdb51."
+        )
+    _run(experiment, data, out or Path(Path(recipe).stem), set_ or [], None, cache, device)
+
+
+def _run(
+    experiment: "Experiment",
+    data: Path,
+    out: Path,
+    changes: list[str],
+    scheme: str | None,
+    cache: Path | None,
+    device: str,
+) -> None:
+    import dataclasses
+    import shlex
+    import sys
+
+    from engine.commands.train import setting
+    from engine.data import manifest
+    from engine.errors import UserError
+    from engine.experiments import outcome, search
+    from engine.experiments import trial as trials
+
+    manifest.load(data)  # a wrong folder is told at once
+    if changes:
+        experiment = experiment.with_settings(dict(map(setting, changes)))
+    if scheme:
+        experiment = dataclasses.replace(experiment, schemes=[scheme])
+    experiment.check()
+    search.check(experiment)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"{out} can't be made a folder ({error.strerror}).") from error
+    flags = ["--device", device, *(["--cache", str(cache)] if cache else [])]
+    all_of = experiment.trials()
+
+    def run_trial(each: trials.Trial) -> trials.Result:
+        print(f"\n== {each.scheme}: {each.describe()}", flush=True)
+        return trials.run(each, data, out, views=experiment.views, flags=flags)
+
+    if experiment.search:
+        results = search.search(experiment, out, run_trial)
+    else:
+        results = [run_trial(each) for each in all_of]
+    outcome.print_table(experiment, results)
+    if changes or scheme:
+        told = [*changes, *([f"scheme={scheme}"] if scheme else [])]
+        print(f"not as in the file: {', '.join(told)}; published figures don't compare")
+    chart = outcome.write(out, experiment, results, shlex.join(["engine", *sys.argv[1:]]))
+    print(f"written to {out / 'results.csv'} and {chart}")
+    raise typer.Exit(1 if any(each.error for each in results) else 0)

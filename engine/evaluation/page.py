@@ -1,0 +1,127 @@
+"""The report as one HTML page that needs no other file and no network."""
+
+import dataclasses
+from collections.abc import Sequence
+from html import escape
+from statistics import mean, stdev
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from engine.evaluation.report import Confused, Evaluated
+
+HEADLINES = {
+    "top1": "top-1",
+    "top5": "top-5",
+    "precision_macro": "precision, macro",
+    "recall_macro": "recall, macro",
+    "f1_macro": "F1, macro",
+    "f1_weighted": "F1, weighted",
+    "calibration_error": "calibration error",
+}
+PERCENT = {"top1", "top5"}
+STYLE = """
+body { font: 15px/1.5 system-ui, sans-serif; max-width: 1100px; margin: 2em auto; padding: 0 1em;
+       color: #1a1a1a; background: #fff }
+h1 { font-size: 1.5em } h2 { font-size: 1.2em; margin-top: 2em; border-top: 1px solid #ddd;
+     padding-top: 1em }
+table { border-collapse: collapse; margin: 1em 0 } th, td { padding: .25em .8em; text-align: right;
+        border-bottom: 1px solid #eee } th:first-child, td:first-child { text-align: left }
+.wide { overflow-x: auto } .note { color: #666; font-size: .9em } img { max-width: 100% }
+figure { margin: 1em 0 } figcaption b { color: #a00 }
+"""
+
+
+def render(parts: "Sequence[tuple[Evaluated, str, list[Confused]]]") -> str:
+    """`parts`: a run, the address of its confusion matrix, and clips that it got wrong."""
+    runs = [run for run, _, _ in parts]
+    body = [
+        "<h1>Evaluation</h1>",
+        _figures(runs),
+        _protocols(runs),
+        *(_details(run, matrix, confused) for run, matrix, confused in parts),
+    ]
+    return (
+        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width">'
+        f"<title>Evaluation</title><style>{STYLE}</style></head><body>\n"
+        + "\n".join(body)
+        + "\n</body></html>\n"
+    )
+
+
+def _figures(runs: "Sequence[Evaluated]") -> str:
+    columns = [(run, level) for run in runs for level in run.levels]
+    several = len(runs) > 1
+    head = "".join(
+        f"<th>{escape(run.name)}<br><span class=note>each {level}</span></th>"
+        for run, level in columns
+    )
+    rows = []
+    for key, words in HEADLINES.items():
+        cells = [_cell(key, run.levels[level]) for run, level in columns]
+        if several:
+            cells.append(spread([run.levels["video"][key] for run in runs], key in PERCENT))
+        rows.append(f"<tr><td>{words}</td>{''.join(f'<td>{cell}</td>' for cell in cells)}</tr>")
+    more = "<th>mean ± std<br><span class=note>of videos</span></th>" if several else ""
+    return f"<div class=wide><table><tr><th></th>{head}{more}</tr>{''.join(rows)}</table></div>"
+
+
+def _cell(key: str, figures: dict[str, Any]) -> str:
+    value = figures[key]
+    if key not in PERCENT:
+        return f"{value:.3f}"
+    text = f"{value:.1%}"
+    if key == "top1":
+        low, high = figures["top1_interval"]
+        text += f"<br><span class=note>{low:.1%} – {high:.1%}</span>"
+    return text
+
+
+def spread(values: Sequence[float], percent: bool) -> str:
+    """Over runs: mean ± standard deviation."""
+    middle, width = mean(values), stdev(values)
+    return f"{middle:.1%} ± {100 * width:.1f}" if percent else f"{middle:.3f} ± {width:.3f}"
+
+
+def _protocols(runs: "Sequence[Evaluated]") -> str:
+    facts = [dataclasses.asdict(run.protocol) for run in runs]
+    rows = "".join(
+        f"<tr><td>{escape(name.replace('_', ' '))}</td>"
+        + "".join(f"<td>{escape(str(each[name]))}</td>" for each in facts)
+        + "</tr>"
+        for name in facts[0]
+    )
+    head = "".join(f"<th>{escape(run.name)}</th>" for run in runs)
+    return f"<h2>Protocol</h2><div class=wide><table><tr><th></th>{head}</tr>{rows}</table></div>"
+
+
+def _details(run: "Evaluated", matrix: str, confused: "list[Confused]") -> str:
+    figures = run.levels["video"]
+    counts = [sum(row) for row in figures["confusion"]]
+    rows = "".join(
+        f"<tr><td>{escape(name)}</td><td>{counts[number]}</td>"
+        + "".join(
+            f"<td>{figures['per_class'][each][number]:.3f}</td>"
+            for each in ("precision", "recall", "f1")
+        )
+        + "</tr>"
+        for number, name in enumerate(run.class_names)
+    )
+    strips = "".join(
+        f'<figure><img alt="frames" src="{each.strip}"><figcaption>{escape(each.row.path.name)}: '
+        f"{escape(each.true)}, taken for <b>{escape(each.predicted)}</b> "
+        f"({each.confidence:.0%} sure)</figcaption></figure>"
+        for each in confused
+    )
+    failures = "".join(
+        f"<li>{escape(path.name)}: {escape(reason)}</li>"
+        for path, reason in run.predictions.failures.items()
+    )
+    return (
+        f"<h2>{escape(run.name)}</h2>"
+        f'<img alt="confusion matrix" src="{matrix}">'
+        f"<h3>Most confused</h3>{strips or '<p>Nothing was confused.</p>'}"
+        "<h3>Classes</h3><table><tr><th>class</th><th>clips</th><th>precision</th><th>recall</th>"
+        f"<th>F1</th></tr>{rows}</table>"
+        + (f"<h3>Files that could not be read</h3><ul>{failures}</ul>" if failures else "")
+    )

@@ -1,0 +1,59 @@
+"""A model's answers for every clip of a part, view by view. N clips, V views, C classes."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dali_pipelines.feed import ClipLoader, ClipRow
+from engine.errors import UserError
+
+if TYPE_CHECKING:
+    import torch
+
+
+@dataclass(frozen=True, kw_only=True)
+class Predictions:
+    rows: list[ClipRow]
+    """The clips that could be read, as the rows below number them."""
+    labels_N: NDArray[np.int64]
+    probabilities_NVC: NDArray[np.float64]
+    failures: dict[Path, str]
+
+    @property
+    def of_videos_NC(self) -> NDArray[np.float64]:
+        """The mean over a clip's views, as the field averages them."""
+        return self.probabilities_NVC.mean(axis=1)
+
+
+def predict(
+    model: "Callable[[torch.Tensor], torch.Tensor]",
+    loader: ClipLoader,
+    device: "torch.device",
+    on_clip: Callable[[], None] = lambda: None,
+) -> Predictions:
+    import torch
+
+    row_of = {row.id: row for row in loader.rows}
+    views = loader.feed.num_views
+    rows: list[ClipRow] = []
+    found: list[NDArray[np.float64]] = []
+    with torch.no_grad():
+        for clips, _, ids in loader:
+            logits = model(clips.to(device)).double().softmax(dim=1).cpu()
+            rows += [row_of[number] for number in ids[::views].tolist()]
+            found.append(logits.reshape(-1, views, logits.shape[1]).numpy())
+            for _ in range(len(ids) // views):
+                on_clip()
+    if not rows:
+        path, reason = next(iter(loader.report.failures.items()))
+        raise UserError(f"none of the clips can be read ({path}: {reason}).")
+    return Predictions(
+        rows=rows,
+        labels_N=np.array([row.label for row in rows]),
+        probabilities_NVC=np.concatenate(found),
+        failures=dict(loader.report.failures),
+    )

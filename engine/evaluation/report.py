@@ -1,0 +1,178 @@
+"""A report of one or more runs: JSON, CSV, PNG, GIF, and a page that holds everything in itself.
+
+OUT/report.json  report.html                for all runs together
+    NAME/predictions.csv  per_class.csv     for each
+         confusion.png  confused/*.gif
+"""
+
+import base64
+import dataclasses
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from dali_pipelines.feed import ClipRow
+from dali_pipelines.spec import ClipSpec
+from engine import atomic
+from engine.evaluation import filmstrips
+from engine.evaluation.metrics import most_confused
+from engine.evaluation.predict import Predictions
+
+MOST_PAIRS = 6
+EXAMPLES = 2
+
+
+@dataclass(frozen=True, kw_only=True)
+class Protocol:
+    """Without these a figure says nothing."""
+
+    split: str
+    scheme: str
+    num_clips: int
+    num_failed: int
+    views: str
+    """Looks at a clip in time, times crops; their mean is the answer for the video."""
+    frames: str
+    checkpoint: str
+    chosen_by: str
+    """Which figure of which part chose the checkpoint."""
+    device: str
+    interval: str = "95% bootstrap over sources, 2,000 resamples"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluated:
+    name: str
+    protocol: Protocol
+    class_names: list[str]
+    levels: dict[str, dict[str, Any]]
+    """`video`, and with several views `clip`: what metrics.measure found."""
+    predictions: Predictions
+    spec: ClipSpec
+
+
+@dataclass(frozen=True, kw_only=True)
+class Confused:
+    """One clip that was taken for something else."""
+
+    row: ClipRow
+    true: str
+    predicted: str
+    confidence: float
+    strip: str
+    gif: Path
+
+
+def write(out: Path, runs: list[Evaluated]) -> Path:
+    """Everything; returns the page."""
+    from engine.evaluation import page
+
+    out.mkdir(parents=True, exist_ok=True)
+    parts = []
+    for run in runs:
+        folder = out / run.name
+        (folder / "confused").mkdir(parents=True, exist_ok=True)
+        _write_tables(folder, run)
+        matrix = _draw_confusion(folder / "confusion.png", run)
+        parts.append((run, _as_address(matrix), _confused_clips(folder / "confused", run)))
+    with atomic.new_text(out / "report.json") as file:
+        json.dump([_as_json(run) for run in runs], file, indent=2)
+        file.write("\n")
+    path = out / "report.html"
+    with atomic.new_text(path) as file:
+        file.write(page.render(parts))
+    return path
+
+
+def _as_json(run: Evaluated) -> dict[str, Any]:
+    return {
+        "name": run.name,
+        "protocol": dataclasses.asdict(run.protocol),
+        "classes": run.class_names,
+        **run.levels,
+        "failures": {str(path): reason for path, reason in run.predictions.failures.items()},
+    }
+
+
+def _write_tables(folder: Path, run: Evaluated) -> None:
+    found = run.predictions.of_videos_NC
+    atomic.write_csv(
+        folder / "predictions.csv",
+        ("path", "label", "predicted", "confidence"),
+        [
+            (row.path, run.class_names[row.label], run.class_names[best], f"{each[best]:.4f}")
+            for row, each in zip(run.predictions.rows, found, strict=True)
+            for best in [int(each.argmax())]
+        ],
+    )
+    figures = run.levels["video"]
+    counts = [sum(row) for row in figures["confusion"]]
+    names = ("precision", "recall", "f1")
+    atomic.write_csv(
+        folder / "per_class.csv",
+        ("class", "clips", *names),
+        [
+            (name, counts[number], *(f"{figures['per_class'][each][number]:.4f}" for each in names))
+            for number, name in enumerate(run.class_names)
+        ],
+    )
+
+
+def _draw_confusion(path: Path, run: Evaluated) -> Path:
+    import matplotlib as mpl
+    import numpy as np
+
+    mpl.use("Agg")
+    from matplotlib import pyplot as plt
+
+    matrix = np.array(run.levels["video"]["confusion"])
+    shares = matrix / np.maximum(1, matrix.sum(axis=1, keepdims=True))
+    count = len(run.class_names)
+    side = max(4.0, 1.5 + 0.32 * count)
+    figure, axes = plt.subplots(figsize=(side + 1, side), layout="constrained")
+    axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+    axes.set(xlabel="predicted", ylabel="true", xticks=range(count), yticks=range(count))
+    axes.set_xticklabels(run.class_names, rotation=90)
+    axes.set_yticklabels(run.class_names)
+    if count <= 30:
+        for (true, predicted), number in np.ndenumerate(matrix):
+            if number:
+                dark = shares[true, predicted] > 0.5
+                axes.text(predicted, true, number, ha="center", va="center", fontsize=8,
+                          color="white" if dark else "black")  # fmt: skip
+    figure.savefig(path, dpi=110)
+    plt.close(figure)
+    return path
+
+
+def _confused_clips(folder: Path, run: Evaluated) -> list[Confused]:
+    """The surest mistakes of the pairs that are confused most."""
+    found = run.predictions.of_videos_NC
+    shown: list[Confused] = []
+    for true, predicted, _ in most_confused(run.levels["video"]["confusion"], MOST_PAIRS):
+        wrong = [
+            number
+            for number, row in enumerate(run.predictions.rows)
+            if row.label == true and int(found[number].argmax()) == predicted
+        ]
+        for number in sorted(wrong, key=lambda each: -found[each].max())[:EXAMPLES]:
+            row = run.predictions.rows[number]
+            frames = filmstrips.frames_of(row, run.spec)
+            gif = folder / f"{len(shown):02}_{run.class_names[true]}.gif"
+            filmstrips.write_gif(gif, frames)
+            shown.append(
+                Confused(
+                    row=row,
+                    true=run.class_names[true],
+                    predicted=run.class_names[predicted],
+                    confidence=float(found[number].max()),
+                    strip=filmstrips.strip_as_jpeg(frames),
+                    gif=gif,
+                )
+            )
+    return shown
+
+
+def _as_address(picture: Path) -> str:
+    return "data:image/png;base64," + base64.b64encode(picture.read_bytes()).decode()

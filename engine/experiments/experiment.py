@@ -1,0 +1,115 @@
+"""An experiment file: settings for `engine train`, what is varied, and what others published.
+
+title, about
+schemes = ["grouped"]          how the dataset is split; each combination runs under each
+views = "1x1"                  of testing
+[train]                        settings as in a recipe
+[vary]                         lists of values, of which every combination is run
+[search]                       instead: ranges that Optuna searches
+[[published]]                  figures, for the runs whose settings are as in `when`
+"""
+
+import dataclasses
+import itertools
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Self
+
+from engine.errors import UserError, unknown_name
+from engine.training.recipe import Recipe, merge
+from engine.training.recipe import read as read_toml
+
+FOLDER = Path(__file__).parents[1] / "recipes"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trial:
+    """One training, and the test of its best checkpoint."""
+
+    scheme: str
+    varied: dict[str, Any]
+    """What sets it apart from the experiment's other trials."""
+    settings: dict[str, Any]
+
+    @property
+    def name(self) -> str:
+        parts = [self.scheme, *(f"{key}={_short(value)}" for key, value in self.varied.items())]
+        return re.sub(r"[^\w=.,-]+", "-", "_".join(parts))
+
+    def describe(self) -> str:
+        return ", ".join(f"{key} {_short(value)}" for key, value in self.varied.items()) or "as is"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Experiment:
+    title: str
+    about: str = ""
+    schemes: list[str]
+    views: str = "1x1"
+    train: dict[str, Any] = field(default_factory=dict)
+    vary: dict[str, list[Any]] = field(default_factory=dict)
+    search: dict[str, Any] = field(default_factory=dict)
+    published: list[dict[str, Any]] = field(default_factory=list)
+
+    @classmethod
+    def load(cls, name: str) -> Self:
+        """A shipped one by its name, or a file."""
+        shipped = {path.stem: path for path in sorted(FOLDER.glob("*.toml"))}
+        path = Path(name)
+        if not path.is_file():
+            if path.suffix or "/" in name:
+                raise UserError(f"there is no file {name}.")
+            if name not in shipped:
+                raise unknown_name("recipe", name, list(shipped))
+            path = shipped[name]
+        values = read_toml(path)
+        known = {each.name for each in dataclasses.fields(cls)}
+        if unknown := sorted(set(values) - known):
+            raise UserError(f"{path}: {unknown_name('entry', unknown[0], sorted(known))}")
+        for needed in ("title", "schemes"):
+            if needed not in values:
+                raise UserError(f"{path} has no {needed}.")
+        if "vary" in values and "search" in values:
+            raise UserError(f"{path} has both [vary] and [search]; an experiment has one.")
+        experiment = cls(**values)
+        experiment.check()
+        return experiment
+
+    def check(self) -> None:
+        """Find a wrong setting before the first trial runs, and not in the night after."""
+        from engine.data.splits import SCHEMES
+
+        for scheme in self.schemes:
+            if scheme not in SCHEMES:
+                raise unknown_name("scheme", scheme, list(SCHEMES))
+        for trial in self.trials():
+            Recipe.resolve(trial.settings)
+
+    def with_settings(self, changes: dict[str, Any]) -> Self:
+        """`changes` win over what is varied, too."""
+        kept = {key: values for key, values in self.vary.items() if key not in changes}
+        return dataclasses.replace(self, train=merge(self.train, changes), vary=kept)
+
+    def trials(self) -> list[Trial]:
+        combinations = itertools.product(*self.vary.values())
+        return [
+            Trial(scheme=scheme, varied=varied, settings=self.train | varied)
+            for varied in [dict(zip(self.vary, each, strict=True)) for each in combinations]
+            for scheme in self.schemes
+        ]
+
+    def published_for(self, trial: Trial) -> dict[str, Any]:
+        """What others report for the same settings."""
+        facts = {**trial.settings, "scheme": trial.scheme}
+        for entry in self.published:
+            when = entry.get("when", {})
+            if all(facts.get(key) == value for key, value in when.items()):
+                return {key: value for key, value in entry.items() if key != "when"}
+        return {}
+
+
+def _short(value: Any) -> str:
+    """The end of a long name, since its beginning is mostly alike."""
+    text = f"{value:g}" if isinstance(value, float) else str(value)
+    return text.rpartition("/")[2]

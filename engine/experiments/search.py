@@ -1,0 +1,86 @@
+"""Optuna's search over ranges instead of a grid; it needs the extra `tune`.
+
+[search]
+trials = 20
+lr = { low = 1e-4, high = 1e-2, log = true }
+batch_size = { low = 8, high = 32 }
+sampling = ["uniform", "equidistant"]
+"""
+
+import dataclasses
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from engine.errors import RefusedError, UserError
+from engine.experiments.experiment import Experiment, Trial
+from engine.experiments.trial import Result
+
+JOURNAL = "search.log"
+TRIALS = 20
+
+
+def search(experiment: Experiment, out: Path, run_trial: Callable[[Trial], Result]) -> list[Result]:
+    """Every trial's result; a search that was stopped goes on, and counts what it has."""
+    try:
+        import optuna
+    except ModuleNotFoundError as error:
+        raise RefusedError("searching needs Optuna: pip install 'engine[tune]'.") from error
+    from optuna.storages import JournalStorage
+    from optuna.storages.journal import JournalFileBackend
+
+    ranges = dict(experiment.search)
+    num_trials = ranges.pop("trials", TRIALS)
+    if len(experiment.schemes) != 1:
+        raise UserError("a search runs under one scheme; name one in `schemes`.")
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    study = optuna.create_study(
+        direction="minimize" if experiment.train.get("metric") == "loss" else "maximize",
+        storage=JournalStorage(JournalFileBackend(str(out / JOURNAL))),
+        study_name="search",
+        load_if_exists=True,
+    )
+
+    def trial_of(varied: dict[str, Any]) -> Trial:
+        return Trial(
+            scheme=experiment.schemes[0], varied=varied, settings=experiment.train | varied
+        )
+
+    known = [each.params for each in study.get_trials() if each.state.is_finished()]
+    # a sampler that began again with the same seed would ask for the same trials again
+    seed = experiment.train.get("seed", 0) + len(known)
+    study.sampler = optuna.samplers.TPESampler(seed=seed)
+    results = [run_trial(trial_of(varied)) for varied in known]
+    for _ in range(num_trials - len(known)):
+        asked = study.ask()
+        trial = trial_of({name: _suggest(asked, name, each) for name, each in ranges.items()})
+        result = run_trial(trial)
+        results.append(result)
+        if math.isfinite(result.val):
+            study.tell(asked, result.val)
+        else:
+            study.tell(asked, state=optuna.trial.TrialState.FAIL)
+    return sorted(results, key=lambda each: -each.val if math.isfinite(each.val) else math.inf)
+
+
+def check(experiment: Experiment) -> None:
+    """Both ends of every range, before anything runs."""
+    for name, each in experiment.search.items():
+        if name == "trials":
+            continue
+        if isinstance(each, dict) and not {"low", "high"} <= set(each) <= {"low", "high", "log"}:
+            raise UserError(f"search: {name} takes low and high, and log = true where it fits.")
+        ends = each if isinstance(each, list) else [each["low"], each["high"]]
+        for end in ends:
+            changed = dataclasses.replace(experiment, search={}, vary={name: [end]})
+            changed.check()
+
+
+def _suggest(asked: Any, name: str, each: Any) -> Any:
+    if isinstance(each, list):
+        return asked.suggest_categorical(name, each)
+    low, high, log = each["low"], each["high"], each.get("log", False)
+    if isinstance(low, int) and isinstance(high, int):
+        return asked.suggest_int(name, low, high, log=log)
+    return asked.suggest_float(name, low, high, log=log)
