@@ -168,6 +168,27 @@ def test_several_runs_stand_side_by_side(
 
 
 @pytest.mark.slow
+def test_three_official_folds_are_one_figure(
+    run_engine, synth_master: Path, tmp_path: Path
+) -> None:
+    root = Path(shutil.copytree(synth_master, tmp_path / "set"))
+    runs = []
+    for fold in (1, 2, 3):
+        splits.apply(manifest.load(root), splits.Official(fold=fold, seed=0))
+        runs.append(tmp_path / f"fold{fold}")
+        trained = run_engine("train", "--data", root, *TINY, "--out", runs[-1])
+        assert trained.returncode == 0, trained.stderr
+    result = run_engine("evaluate", *runs, "--splits", "official", "--out", tmp_path / "report")
+    assert result.returncode == 0, result.stderr
+    reports = json.loads((tmp_path / "report" / "report.json").read_text())
+    values = [each["video"]["top1"] for each in reports]
+    assert f"{np.mean(values):.1%} ± {100 * np.std(values, ddof=1):.1f}" in result.stdout
+    assert [each["protocol"]["scheme"][:15] for each in reports] == [
+        "official fold 1", "official fold 2", "official fold 3",
+    ]  # fmt: skip
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -7,10 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from test_engine_train import trainer_of
 
 from engine.data import manifest, splits
 from engine.errors import UserError
 from engine.experiments.experiment import FOLDER, Experiment, Trial
+from engine.training import checkpoint
+from engine.training.display import Display
 from engine.training.recipe import Recipe
 
 SHIPPED = sorted(path.stem for path in FOLDER.glob("*.toml"))
@@ -34,6 +37,19 @@ def test_every_recipe_loads_and_says_what_was_published(name: str) -> None:
         Recipe.resolve(trial.settings)
     told = [experiment.published_for(trial) for trial in trials]
     assert sum(map(bool, told)) >= len(experiment.published)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", SHIPPED)
+def test_every_recipe_starts(name: str, dataset: Path, tmp_path: Path) -> None:
+    """One epoch of its first trial, with a small model from random weights."""
+    settings = Experiment.load(name).trials()[0].settings
+    changes = {"preset": "small", "weights": "none", "epochs": 1, "batch_size": 4, "flip": False,
+               "num_frames": 4, "resize": 32, "crop": 32}  # fmt: skip
+    with Display(shown=False) as display:
+        trainer = trainer_of(dataset, tmp_path, display, **settings | changes)
+        assert trainer.run()
+    assert checkpoint.best_of(tmp_path) is not None
 
 
 @pytest.mark.parametrize(

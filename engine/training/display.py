@@ -32,6 +32,7 @@ class Display:
                 BarColumn(bar_width=20),
                 MofNCompleteColumn(),
                 TextColumn("{task.fields[facts]}", markup=False),
+                transient=True,
                 console=Console(stderr=True),
             )
             self._task = self._live.add_task("starting", total=None, facts="")
