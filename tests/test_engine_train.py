@@ -367,6 +367,8 @@ def test_a_loss_that_is_no_number_stops_and_names_the_clips(
         (("--set", "lr"), 2, "write KEY=VALUE"),
         (("--weights", "./none"), 2, "there are no weights './none'"),
         (("--option", "dim=5"), 2, "cnn-lstm has no 'dim'"),
+        (("--recipe", "timesformer"), 2, "did you mean 'timesformer-"),
+        (("--recipe", "gone.toml"), 2, "there is no file gone.toml"),
         (("--teacher", "nowhere"), 2, "is neither a checkpoint nor a run that has one"),
     ],
 )

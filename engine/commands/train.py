@@ -87,7 +87,10 @@ def train(
         typer.Option(help="Of the model, KEY=VALUE: depth=6, or recurrence.hidden=512."),
     ] = None,
     recipe: Annotated[
-        Path | None, typer.Option(help="Settings as TOML, as in RUN/recipe.toml; flags win.")
+        str | None,
+        typer.Option(
+            help="Settings: a TOML file as RUN/recipe.toml, or a shipped name; flags win."
+        ),
     ] = None,
     loader: Annotated[str | None, typer.Option(help="dali, or torch, the plain one.")] = None,
     cache: Annotated[
@@ -165,7 +168,7 @@ def train(
 
 
 def _begun(
-    given: dict[str, Any], size: int | None, recipe: Path | None, data: Path
+    given: dict[str, Any], size: int | None, recipe: str | None, data: Path
 ) -> "tuple[Recipe, dict[str, Any]]":
     import re
     import shlex
@@ -175,7 +178,7 @@ def _begun(
     from engine.training import recipe as recipes
     from engine.training.fabric import is_first_process
 
-    settings = recipes.merge(recipes.read(recipe) if recipe else {}, given)
+    settings = recipes.merge(_settings_of(recipe) if recipe else {}, given)
     if size is not None:
         clip = recipes.Recipe.resolve(settings).clip
         settings |= {"crop": size, "resize": round(size * clip.resize / clip.crop)}
@@ -193,6 +196,14 @@ def _begun(
         "scheme": splits.current(listed),
     }
     return recipes.Recipe.resolve(settings), facts
+
+
+def _settings_of(recipe: str) -> dict[str, Any]:
+    from engine.experiments.experiment import Experiment
+    from engine.training import recipe as recipes
+
+    path = Path(recipe)
+    return recipes.read(path) if path.is_file() else Experiment.load(recipe).train
 
 
 def setting(text: str) -> tuple[str, Any]:
