@@ -216,20 +216,22 @@ def _print(evaluated: "list[Evaluated]") -> None:
     from rich.table import Table
 
     from engine.evaluation.page import HEADLINES, PERCENT, spread
+    from engine.evaluation.report import are_repeats
 
+    with_mean = are_repeats(evaluated)
     table = Table()
     table.add_column("")
     columns = [(each, level) for each in evaluated for level in each.levels]
     for each, level in columns:
         table.add_column(f"{each.name}\neach {level}", justify="right")
-    if len(evaluated) > 1:
+    if with_mean:
         table.add_column("mean ± std\nof videos", justify="right")
     for key, words in HEADLINES.items():
         cells = [
             f"{each.levels[level][key]:.1%}" if key in PERCENT else f"{each.levels[level][key]:.3f}"
             for each, level in columns
         ]
-        if len(evaluated) > 1:
+        if with_mean:
             cells.append(spread([each.levels["video"][key] for each in evaluated], key in PERCENT))
         table.add_row(words, *cells)
     table.add_row(

@@ -1,9 +1,9 @@
 """The report as one HTML page that needs no other file and no network."""
 
 import dataclasses
+import statistics
 from collections.abc import Sequence
 from html import escape
-from statistics import mean, stdev
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -31,12 +31,15 @@ figure { margin: 1em 0 } figcaption b { color: #a00 }
 """
 
 
-def render(parts: "Sequence[tuple[Evaluated, str, list[Confused]]]") -> str:
-    """`parts`: a run, the address of its confusion matrix, and clips that it got wrong."""
+def render(parts: "Sequence[tuple[Evaluated, str, list[Confused]]]", *, mean: bool) -> str:
+    """`parts`: a run, the address of its confusion matrix, and clips that it got wrong.
+
+    `mean`: the runs repeat each other, and a mean over them means something.
+    """
     runs = [run for run, _, _ in parts]
     body = [
         "<h1>Evaluation</h1>",
-        _figures(runs),
+        _figures(runs, mean),
         _protocols(runs),
         *(_details(run, matrix, confused) for run, matrix, confused in parts),
     ]
@@ -49,9 +52,8 @@ def render(parts: "Sequence[tuple[Evaluated, str, list[Confused]]]") -> str:
     )
 
 
-def _figures(runs: "Sequence[Evaluated]") -> str:
+def _figures(runs: "Sequence[Evaluated]", several: bool) -> str:
     columns = [(run, level) for run in runs for level in run.levels]
-    several = len(runs) > 1
     head = "".join(
         f"<th>{escape(run.name)}<br><span class=note>each {level}</span></th>"
         for run, level in columns
@@ -79,7 +81,7 @@ def _cell(key: str, figures: dict[str, Any]) -> str:
 
 def spread(values: Sequence[float], percent: bool) -> str:
     """Over runs: mean ± standard deviation."""
-    middle, width = mean(values), stdev(values)
+    middle, width = statistics.mean(values), statistics.stdev(values)
     return f"{middle:.1%} ± {100 * width:.1f}" if percent else f"{middle:.3f} ± {width:.3f}"
 
 

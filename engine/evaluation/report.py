@@ -8,6 +8,8 @@ OUT/report.json  report.html                for all runs together
 import base64
 import dataclasses
 import json
+import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -52,6 +54,13 @@ class Evaluated:
     spec: ClipSpec
 
 
+def are_repeats(runs: Sequence[Evaluated]) -> bool:
+    """Whether a mean over runs means something: they differ by their fold or seed alone."""
+    protocols = [run.protocol for run in runs]
+    facts = {(re.sub(r"\d+", "", each.scheme), each.split, each.views) for each in protocols}
+    return len(runs) > 1 and len(facts) == 1
+
+
 @dataclass(frozen=True, kw_only=True)
 class Confused:
     """One clip that was taken for something else."""
@@ -81,7 +90,7 @@ def write(out: Path, runs: list[Evaluated]) -> Path:
         file.write("\n")
     path = out / "report.html"
     with atomic.new_text(path) as file:
-        file.write(page.render(parts))
+        file.write(page.render(parts, mean=are_repeats(runs)))
     return path
 
 
