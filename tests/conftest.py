@@ -12,6 +12,9 @@ from hypothesis import settings
 
 from engine.data import synthetic
 
+# Tests run side by side, one process a core; more threads would only wait for each other.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 settings.register_profile("engine", deadline=None)  # tests never judge times
 settings.load_profile("engine")
 
