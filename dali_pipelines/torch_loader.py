@@ -5,6 +5,7 @@ runs as many worker processes as there are cores. It is here to be compared with
 DaliLoader to its pixels, and the benchmarks to a multiple of its speed.
 """
 
+import gc
 import os
 import re
 from collections.abc import Iterator, Sequence
@@ -35,11 +36,13 @@ class TorchLoader(ClipLoader):
         rows = [row for batch in batches for row in batch]
         positions = iter(range(len(rows)))
         at_work = torch.full((max(1, self._num_workers), 2), -1, dtype=torch.int64).share_memory_()
+        gc.collect()  # a DALI graph that is garbage must go here, where its threads are
         loader: DataLoader[Any] = DataLoader(
             ClipDataset(rows, self.feed, self._epoch, at_work),
             batch_sampler=[[next(positions) for _ in batch] for batch in batches],
             num_workers=self._num_workers,
             collate_fn=list,
+            worker_init_fn=_keep_what_is_inherited,
         )
         try:
             for items in loader:
@@ -58,6 +61,11 @@ class TorchLoader(ClipLoader):
         return make_batch(
             torch.cat([clips for _, clips in whole]), [row for row, _ in whole], self.feed
         )
+
+
+def _keep_what_is_inherited(worker: int) -> None:
+    """A DALI graph of the parent, deleted in a forked worker, waits for threads it has not."""
+    gc.freeze()
 
 
 class ClipDataset(Dataset[Any]):

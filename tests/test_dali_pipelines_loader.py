@@ -405,6 +405,31 @@ def test_a_killed_worker_is_an_error_that_names_the_clip(
         list(TorchLoader(synth_rows, Feed(spec=SMALL, batch_size=3), num_workers=2))
 
 
+@pytest.mark.slow
+def test_workers_never_delete_the_dali_graphs_that_they_inherit(synth_master: Path) -> None:
+    """A forked process lacks DALI's threads, and deleting a graph there would wait for them."""
+    code = f"""
+import gc, os, sys
+from pathlib import Path
+sys.path.insert(0, {str(Path(__file__).parent)!r})
+from test_dali_pipelines_loader import SMALL, DaliLoader, Feed, TorchLoader, rows_of
+gc.disable()
+rows = rows_of(sorted(Path({str(synth_master)!r}).rglob("*.avi")))[:6]
+for _ in range(3):
+    loader = DaliLoader(rows, Feed(spec=SMALL))
+    list(loader)
+    loader.itself = loader  # garbage that only the collector finds
+    del loader
+gc.set_threshold(1)
+os.register_at_fork(after_in_child=gc.enable)
+print(len(list(TorchLoader(rows, Feed(spec=SMALL, batch_size=2)))))
+"""
+    result = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=120
+    )
+    assert result.stdout == "3\n", result.stderr
+
+
 def test_leaving_a_loop_gives_everything_back(synth_rows: list[ClipRow]) -> None:
     loader = DaliLoader(synth_rows, Feed(spec=SMALL, batch_size=2))
     for _ in loader:
