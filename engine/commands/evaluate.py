@@ -135,9 +135,9 @@ def _checkpoint(run: Path) -> tuple[Path, str]:
     from engine.errors import UserError
     from engine.training import checkpoint
 
-    if (run / checkpoint.CONFIG).is_file():
+    best = checkpoint.named_or_best(run)
+    if best == run:
         return run, "named by hand"
-    best = checkpoint.best_of(run)
     if best is not None:
         note = json.loads((run / checkpoint.BEST).read_text())
         return best, f"{note['metric']} of the val part"

@@ -124,7 +124,6 @@ def train(
     from engine.errors import UserError
     from engine.models import hub
 
-    hub.stay_offline_if_unreachable()
     given: dict[str, Any] = {
         "model": model, "preset": preset, "weights": weights, "epochs": epochs,
         "batch_size": batch_size, "lr": lr, "optimiser": optimiser, "schedule": schedule,
@@ -150,6 +149,8 @@ def train(
         if data is None:
             raise UserError("no dataset is named: pass --data with its folder.")
         chosen, facts = _begun(given, size, recipe, data)
+    if chosen.weights != "none" or str(chosen.options.get("backbone")).startswith("hf:"):
+        hub.stay_offline_if_unreachable()
     with training.explained_out_of_memory(chosen):
         status = training.run(
             chosen,

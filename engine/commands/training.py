@@ -98,7 +98,7 @@ def run(
     fabric.launch()
     if fabric.device.type == "cpu":
         keep_freed_memory()
-    gpu = fabric.device.index if fabric.device.type == "cuda" else None
+    gpu = fabric.device.index  # None on a CPU
     feed = Feed(
         spec=recipe.clip,
         batch_size=recipe.loop.batch_size // parts,

@@ -100,6 +100,11 @@ def best_of(run: Path) -> Path | None:
     return found if found.is_dir() else None
 
 
+def named_or_best(path: Path) -> Path | None:
+    """`path` itself where it is a checkpoint, or the best of the run that it is."""
+    return path if (path / CONFIG).is_file() else best_of(path)
+
+
 def last_of(run: Path) -> Path | None:
     """The newest sound checkpoint, from which a run resumes."""
     numbered = _numbered(run)

@@ -26,7 +26,7 @@ class Teacher:
         temperature: float,
         weight: float,
     ) -> None:
-        found = path if (path / checkpoint.CONFIG).is_file() else checkpoint.best_of(path)
+        found = checkpoint.named_or_best(path)
         if found is None:
             raise UserError(f"--teacher {path} is neither a checkpoint nor a run that has one.")
         self._model, config = checkpoint.load_model(found)
