@@ -16,7 +16,7 @@ import numpy as np
 from dali_pipelines.augment import Augment, Look, training_look
 from dali_pipelines.errors import SpecError
 from dali_pipelines.sampling import plan_views
-from dali_pipelines.spec import ClipSpec
+from dali_pipelines.spec import ClipSpec, Values
 
 if TYPE_CHECKING:
     import torch
@@ -62,8 +62,7 @@ class Feed:
     """1, or 3 along the long side."""
     rank: int = 0
     world: int = 1
-    half: bool = False
-    """float16 clips instead of float32."""
+    values: Values = "float32"
 
     def __post_init__(self) -> None:
         if self.batch_size < 1:
@@ -200,7 +199,10 @@ def _empty_batch(feed: Feed) -> Batch:
     import torch
 
     spec = feed.spec
-    return make_batch(torch.empty(0, spec.num_frames, 3, spec.crop, spec.crop), [], feed)
+    nothing = torch.empty(
+        0, spec.num_frames, 3, spec.crop, spec.crop, dtype=getattr(torch, feed.values)
+    )
+    return make_batch(nothing, [], feed)
 
 
 def make_batch(clips_BTCHW: "torch.Tensor", rows: list[ClipRow], feed: Feed) -> Batch:

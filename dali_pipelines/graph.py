@@ -1,8 +1,9 @@
 """The one DALI graph: decode (where DALI decodes), resize, crop, mirror, colour, normalise.
 
-A graph has one of three fronts, and the rest is the same whatever the front and the device:
+A graph has one of four fronts, and the rest is the same whatever the front and the device:
 
     pixels   frames that PyAV decoded, their short side already resized     (H, W, C) each
+    clips    the same, all frames of a look in one array                    (T, H, W, C)
     images   JPEG or PNG files, a frame each                                bytes
     video    whole video files, and the numbers of the frames wanted        bytes
 
@@ -14,13 +15,15 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 import numpy as np
 
 from dali_pipelines.augment import Look
-from dali_pipelines.spec import ClipSpec
+from dali_pipelines.spec import ClipSpec, Values
 
 if TYPE_CHECKING:
     import torch
 
-Front = Literal["pixels", "images", "video"]
+Front = Literal["pixels", "clips", "images", "video"]
 FRONTS: tuple[Front, ...] = get_args(Front)
+BY_LOOK: frozenset[Front] = frozenset({"clips", "video"})
+"""Fronts of which a sample is a whole look, and not one frame."""
 COLOURS = ("brightness", "contrast", "saturation", "hue")
 
 
@@ -35,14 +38,14 @@ class ClipGraph:
         max_looks: int,
         num_threads: int,
         gpu: int | None = None,
-        half: bool = False,
+        values: Values = "float32",
         colour: bool = False,
     ) -> None:
         self._front = front
         self._spec = spec
         self._colour = colour
-        self._pipeline = _define(front, spec, gpu=gpu is not None, half=half, colour=colour)(
-            batch_size=max_looks if front == "video" else max_looks * spec.num_frames,
+        self._pipeline = define(front, spec, gpu=gpu is not None, values=values, colour=colour)(
+            batch_size=max_looks if front in BY_LOOK else max_looks * spec.num_frames,
             num_threads=num_threads,
             device_id=gpu,
             exec_dynamic=True,  # its outputs own their memory, so torch can keep them
@@ -63,7 +66,7 @@ class ClipGraph:
             pipeline.feed_input("numbers", [numbers for _, numbers in sources])
         else:
             pipeline.feed_input("source", sources)
-        repeat = 1 if self._front == "video" else frames
+        repeat = 1 if self._front in BY_LOOK else frames
         names = ("crop_x", "crop_y", *(COLOURS if self._colour else ()))
         for name in names:
             values = np.array([getattr(look, name) for look in looks], np.float32)
@@ -77,10 +80,24 @@ class ClipGraph:
         return tensor.reshape(len(looks), frames, 3, self._spec.crop, self._spec.crop)
 
 
-def _define(front: Front, spec: ClipSpec, *, gpu: bool, half: bool, colour: bool) -> Any:
+def define(
+    front: Front,
+    spec: ClipSpec,
+    *,
+    gpu: bool,
+    values: Values,
+    colour: bool = False,
+    centred: bool = False,
+) -> Any:
+    """The graph's definition, which DALI calls with the size of a batch and the device.
+
+    `centred` fixes the look of testing, the middle of the picture, so that only the front is fed;
+    the output then has the spec's own layout.
+    """
     from nvidia.dali import fn, pipeline_def, types
 
     device = "gpu" if gpu else "cpu"
+    kinds = {"float32": types.FLOAT, "float16": types.FLOAT16, "uint8": types.UINT8}
     mixed = "mixed" if gpu else "cpu"
 
     def decode() -> Any:
@@ -88,6 +105,11 @@ def _define(front: Front, spec: ClipSpec, *, gpu: bool, half: bool, colour: bool
         if front == "pixels":
             pixels = fn.external_source(name="source", layout="HWC", no_copy=True)
             return pixels.gpu() if gpu else pixels
+        if front == "clips":
+            clips = fn.external_source(
+                name="source", layout="FHWC", ndim=4, dtype=types.UINT8, no_copy=True
+            )
+            return clips.gpu() if gpu else clips
         encoded = fn.external_source(name="source", ndim=1, dtype=types.UINT8, no_copy=True)
         if front == "images":
             return fn.decoders.image(encoded, device=mixed, output_type=types.RGB)
@@ -109,32 +131,38 @@ def _define(front: Front, spec: ClipSpec, *, gpu: bool, half: bool, colour: bool
             antialias=True,
         )
 
+    def look(name: str, centre: float, dtype: Any = types.FLOAT) -> Any:
+        return centre if centred else fn.external_source(name=name, ndim=0, dtype=dtype)
+
     @pipeline_def
     def graph() -> Any:
         frames = decode()
-        if front != "pixels":
+        if front in ("images", "video"):
             frames = resize_short(frames)
         crop = {
             "crop": (spec.crop, spec.crop),
-            "crop_pos_x": fn.external_source(name="crop_x", ndim=0, dtype=types.FLOAT),
-            "crop_pos_y": fn.external_source(name="crop_y", ndim=0, dtype=types.FLOAT),
+            "crop_pos_x": look("crop_x", 0.5),
+            "crop_pos_y": look("crop_y", 0.5),
             "rounding": "truncate",
         }
         if colour:
-            values = {
+            shades = {
                 name: fn.external_source(name=name, ndim=0, dtype=types.FLOAT) for name in COLOURS
             }
-            frames = fn.color_twist(fn.crop(frames, **crop), **values)
+            frames = fn.color_twist(fn.crop(frames, **crop), **shades)
             crop = {}
-        return fn.crop_mirror_normalize(
+        made = fn.crop_mirror_normalize(
             frames,
             **crop,
-            mirror=fn.external_source(name="mirror", ndim=0, dtype=types.INT32),
-            mean=[255 * value for value in spec.mean],
-            std=[255 * value for value in spec.std],
-            dtype=types.FLOAT16 if half else types.FLOAT,
-            output_layout="FCHW" if front == "video" else "CHW",
+            mirror=look("mirror", 0, types.INT32),
+            mean=[0.0] if values == "uint8" else [255 * value for value in spec.mean],
+            std=[1.0] if values == "uint8" else [255 * value for value in spec.std],
+            dtype=kinds[values],
+            output_layout="FCHW" if front in BY_LOOK else "CHW",
             device=device,
         )
+        if centred and spec.layout == "CTHW":
+            return fn.transpose(made, perm=[1, 0, 2, 3], device=device)
+        return made
 
     return graph

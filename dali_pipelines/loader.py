@@ -140,7 +140,7 @@ class DaliLoader(ClipLoader):
                 max_looks=self.feed.batch_size * self.feed.num_views,
                 num_threads=self._num_threads,
                 gpu=self._gpu,
-                half=self.feed.half,
+                values=self.feed.values,
                 colour=self.feed.augment is not None and self.feed.augment.changes_colour,
             )
         return self._graphs[front].run(

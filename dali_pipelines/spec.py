@@ -22,6 +22,10 @@ Short = Literal["loop", "hold", "lengthen-before", "lengthen-after"]
 
 Layout = Literal["TCHW", "CTHW"]
 
+Values = Literal["float32", "float16", "uint8"]
+"""What a batch is made of. float: normalised, for training. uint8: the pixels as they are, for
+whatever normalises by itself; a quarter of the bytes."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class ClipSpec:

@@ -106,9 +106,11 @@ class ClipDataset(Dataset[Any]):
             clip = transforms.horizontal_flip(clip)
         if self._feed.augment is not None and self._feed.augment.changes_colour:
             clip = _change_colour(clip, look)
+        if self._feed.values == "uint8":
+            return clip
         clip = transforms.to_dtype(clip, torch.float32, scale=True)
         clip = transforms.normalize(clip, list(spec.mean), list(spec.std))
-        return clip.half() if self._feed.half else clip
+        return clip.to(getattr(torch, self._feed.values))
 
 
 def _decode(row: ClipRow, numbers: IntArray) -> list[Frame]:

@@ -18,7 +18,7 @@ from dali_pipelines.ahead import get_unless, put_unless, run_ahead
 from dali_pipelines.errors import LoaderError, VideoError
 from dali_pipelines.feed import Report
 from dali_pipelines.graph import ClipGraph
-from dali_pipelines.spec import ClipSpec
+from dali_pipelines.spec import ClipSpec, Values
 from dali_pipelines.wanted_frames import Stopped
 from dali_pipelines.windows import ReadWindow, Window, plan_windows, read_windows
 
@@ -48,7 +48,7 @@ class WindowLoader:
         batch_size: int = 8,
         gpu: int | None = None,
         num_threads: int | None = None,
-        half: bool = False,
+        values: Values = "float32",
     ) -> None:
         self.report = Report()
         self._paths = paths
@@ -58,7 +58,12 @@ class WindowLoader:
         self._batch_size = batch_size
         self._num_threads = num_threads or len(os.sched_getaffinity(0))
         self._graph = ClipGraph(
-            "pixels", spec, max_looks=batch_size, num_threads=self._num_threads, gpu=gpu, half=half
+            "pixels",
+            spec,
+            max_looks=batch_size,
+            num_threads=self._num_threads,
+            gpu=gpu,
+            values=values,
         )
 
     def __iter__(self) -> Iterator[WindowBatch]:

@@ -214,11 +214,29 @@ def test_a_file_that_dalis_decoder_refuses_is_read_by_pyav(tmp_path: Path) -> No
 
 def test_half_precision_and_layout(synth_rows: list[ClipRow]) -> None:
     spec = ClipSpec(num_frames=4, resize=72, crop=64, layout="CTHW")
-    feed = Feed(spec=spec, half=True, batch_size=4)
+    feed = Feed(spec=spec, values="float16", batch_size=4)
     batch = next(iter(DaliLoader(synth_rows, feed)))
     assert batch.clips.shape == (4, 3, 4, 64, 64)
     assert batch.clips.dtype == torch.float16
     assert_loaders_agree(synth_rows[:5], feed)
+
+
+@pytest.mark.parametrize("augment", [None, JITTER])
+def test_bytes_are_the_pixels_that_would_be_normalised(
+    synth_rows: list[ClipRow], augment: Augment | None
+) -> None:
+    mean, std = (torch.tensor(each).view(3, 1, 1) for each in (SMALL.mean, SMALL.std))
+    floats, raw = (
+        by_id(DaliLoader(synth_rows, Feed(spec=SMALL, augment=augment, values=values)))
+        for values in ("float32", "uint8")
+    )
+    feed = Feed(spec=SMALL, augment=augment, values="uint8")
+    plain = by_id(TorchLoader(synth_rows, feed))
+    for loader in (DaliLoader(synth_rows, feed), TorchLoader(synth_rows, feed)):
+        assert next(iter(loader)).clips.dtype == torch.uint8
+    for number, (pixels,) in raw.items():
+        assert torch.allclose((pixels / 255 - mean) / std, floats[number][0], atol=1e-5)
+        assert torch.equal(pixels, plain[number][0]) or augment is not None
 
 
 def test_a_kept_batch_is_not_written_over(synth_rows: list[ClipRow]) -> None:

@@ -78,7 +78,8 @@ def _from_timm(
         raise unknown_name("timm model", name, near or timm.list_models("vit_*")[:20])
     options: dict[str, Any] = {"pretrained": pretrained, "num_classes": 0}
     if timm.models.is_model_in_modules(name, ["vision_transformer", "deit"]):
-        options["img_size"] = size  # its position embeddings are made for one size
+        # Position embeddings are made for one size, and need no resampling then.
+        options |= {"img_size": size, "dynamic_img_size": False}
     network = timm.create_model(name, **options)
     if not reduction:
         return network, None
