@@ -11,6 +11,7 @@ from typing import Annotated
 import typer
 
 from engine.commands.bench import bench
+from engine.commands.compile import compile_
 from engine.commands.data_audit import audit
 from engine.commands.data_check import check
 from engine.commands.data_hmdb51 import hmdb51
@@ -28,6 +29,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "demo": demo,
     "train": train,
     "evaluate": evaluate,
+    "compile": compile_,
     "study": study,
     "reproduce": reproduce,
     "bench": bench,
@@ -81,6 +83,7 @@ def main() -> None:
     """Run the command line; the only place where errors become words and exit codes."""
     from dali_pipelines.errors import SpecError, VideoError
     from engine.errors import UserError
+    from trt.errors import CompileError
 
     signal.signal(signal.SIGINT, _interrupt)
     for stream in (sys.stdout, sys.stderr):
@@ -91,7 +94,7 @@ def main() -> None:
     arguments = [argument for argument in arguments if argument != "--debug"]
     try:
         app(arguments, prog_name="engine")
-    except (UserError, SpecError, VideoError) as error:
+    except (UserError, SpecError, VideoError, CompileError) as error:
         if debug:
             raise
         print(f"engine: {error}", file=sys.stderr)

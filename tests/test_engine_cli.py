@@ -24,6 +24,10 @@ FLAGS = {
         "--set --option --seed".split()
     ),
     "evaluate": {"--data", "--split", "--splits", "--views", "--out", "--device"},
+    "compile": set(
+        "--out --backend --precision --data --batches --clips --calibration-clips --accept-drift "
+        "--unproved --workspace-gb --optimization-level --rebuild --cache".split()
+    ),
     "study": {"--data", "--out", "--set", "--scheme", "--cache", "--device"},
     "reproduce": {"--data", "--out", "--set", "--cache", "--device"},
     "bench": {"--data", "--stage", "--out", "--frames", "--size", "--batch-size", "--repeats"},

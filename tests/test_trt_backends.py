@@ -2,7 +2,7 @@
 
 import pytest
 
-from trt import backends
+from trt import probe
 from trt.backends import BACKENDS, Gpu, probe_all
 
 HOPPER = Gpu(name="test", capability=(9, 0))
@@ -26,10 +26,10 @@ def test_answers_follow_what_is_installed(monkeypatch: pytest.MonkeyPatch) -> No
 
     def find(package: str) -> str:
         if package not in installed:
-            raise backends.PackageNotFoundError(package)
+            raise probe.PackageNotFoundError(package)
         return installed[package]
 
-    monkeypatch.setattr(backends, "version", find)
+    monkeypatch.setattr(probe, "version", find)
     with_gpu, without = probe_all(HOPPER), probe_all(None)
     assert with_gpu["tensorrt"].usable
     assert "builds engines and runs them here" in with_gpu["tensorrt-rtx"].why

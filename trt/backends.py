@@ -1,100 +1,70 @@
-"""The compile backends by name, and whether each can be used on this machine.
+"""The compile backends by name. Each is a module with the same functions:
 
-A probe looks for libraries and hardware without loading what is slow or prints; it answers with a
-reason, and with the one command that mends what can be mended.
+WHERE                        where its artifacts run, in words
+LOWERS                       the precisions that it brings about by itself; others are casts in
+                             the program that it gets (program.lowered)
+PACKAGES                     libraries whose versions an artifact records
+BOUND_TO                     what must be here as it was there: the device, those versions
+probe(gpu)                   whether it can be used here, without loading anything slow
+executes(precision, gpu)     the precision that would really run here, and why another one does
+build(job, folder)           writes the payload; returns the partition: what runs in the compiler
+load(folder, config)         from payload to a callable
+runs_on(gpu)                 "cuda", "cpu", or nothing where this machine builds but can't run it
 """
 
-import shutil
-from collections.abc import Callable
-from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
+from typing import Any, Protocol
+
+from trt import (
+    eager_backend,
+    inductor_backend,
+    onnx_backend,
+    openvino_backend,
+    tensorrt_rtx_backend,
+    torch_tensorrt_backend,
+)
+from trt.config import Bond, Config, Precision
+from trt.probe import Gpu, Status
+
+__all__ = ["BACKENDS", "Gpu", "Status", "choose", "probe_all"]
 
 
-@dataclass(frozen=True, kw_only=True)
-class Status:
-    usable: bool
-    why: str
-    mend: str = ""
-    """One command that makes the backend usable; empty where none can."""
+class Backend(Protocol):
+    """See the module's docstring."""
+
+    WHERE: str
+    LOWERS: frozenset[Precision]
+    PACKAGES: tuple[str, ...]
+    BOUND_TO: frozenset[Bond]
+
+    def probe(self, gpu: Gpu | None) -> Status: ...
+    def executes(self, precision: Precision, gpu: Gpu | None) -> tuple[Precision, str]: ...
+    def build(self, job: Any, folder: Any) -> dict[str, Any]: ...
+    def load(self, folder: Any, config: Config) -> Any: ...
+    def runs_on(self, gpu: Gpu | None) -> str: ...
 
 
-@dataclass(frozen=True, kw_only=True)
-class Gpu:
-    """What a probe needs to know of the first NVIDIA GPU."""
-
-    name: str
-    capability: tuple[int, int]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Backend:
-    where: str
-    probe: Callable[[Gpu | None], Status]
+BACKENDS: dict[str, Backend] = {
+    "tensorrt": torch_tensorrt_backend,
+    "tensorrt-rtx": tensorrt_rtx_backend,
+    "inductor": inductor_backend,
+    "openvino": openvino_backend,
+    "onnx": onnx_backend,
+    "eager": eager_backend,
+}
 
 
 def probe_all(gpu: Gpu | None) -> dict[str, Status]:
     return {name: backend.probe(gpu) for name, backend in BACKENDS.items()}
 
 
-def _tensorrt(gpu: Gpu | None) -> Status:
-    flavours = ("torch-tensorrt", "torch-tensorrt-rtx")
-    installed = [found for name in flavours if (found := _installed(name))]
-    if gpu is None:
-        return Status(usable=False, why="no NVIDIA GPU")
-    if not installed:
-        return _missing("Torch-TensorRT", "tensorrt")
-    return Status(usable=True, why=installed[0])
-
-
-def _tensorrt_rtx(gpu: Gpu | None) -> Status:
-    """Engines are built without a GPU; only running them takes one."""
-    for package, extra in (("tensorrt-rtx", "tensorrt-rtx"), ("onnx", "onnx")):
-        if not _installed(package):
-            return _missing(package, extra)
-    runs = "and runs" if gpu and gpu.capability >= (8, 0) else "but can't run"
-    return Status(usable=True, why=f"{_installed('tensorrt-rtx')}; builds engines {runs} them here")
-
-
-def _inductor(gpu: Gpu | None) -> Status:
-    if not (shutil.which("g++") or shutil.which("c++") or shutil.which("clang++")):
-        return Status(usable=False, why="no C++ compiler", mend="apt-get install g++")
-    return Status(usable=True, why=f"{_installed('torch')} with a C++ compiler")
-
-
-def _openvino(gpu: Gpu | None) -> Status:
-    found = _installed("openvino")
-    return Status(usable=True, why=found) if found else _missing("OpenVINO", "openvino")
-
-
-def _onnx(gpu: Gpu | None) -> Status:
-    for package in ("onnx", "onnxscript"):
-        if not _installed(package):
-            return _missing(package, "onnx")
-    return Status(usable=True, why=_installed("onnx"))
-
-
-def _eager(gpu: Gpu | None) -> Status:
-    return Status(usable=True, why=_installed("torch"))
-
-
-def _installed(package: str) -> str:
-    try:
-        return f"{package} {version(package)}"
-    except PackageNotFoundError:
-        return ""
-
-
-def _missing(library: str, extra: str) -> Status:
-    return Status(
-        usable=False, why=f"{library} is not installed", mend=f"pip install 'engine[{extra}]'"
-    )
-
-
-BACKENDS: dict[str, Backend] = {
-    "tensorrt": Backend(where="NVIDIA GPU", probe=_tensorrt),
-    "tensorrt-rtx": Backend(where="RTX-class GPU, built anywhere", probe=_tensorrt_rtx),
-    "inductor": Backend(where="GPU or CPU", probe=_inductor),
-    "openvino": Backend(where="CPU", probe=_openvino),
-    "onnx": Backend(where="anywhere, to run elsewhere", probe=_onnx),
-    "eager": Backend(where="anywhere, the yardstick", probe=_eager),
-}
+def choose(gpu: Gpu | None) -> tuple[str, str]:
+    """The fastest backend that can be used here, and why it is that."""
+    order = ("tensorrt", "inductor", "eager") if gpu else ("openvino", "inductor", "eager")
+    passed: list[str] = []
+    for name in order:
+        status = BACKENDS[name].probe(gpu)
+        if status.usable:
+            why = f"the fastest for {gpu.name if gpu else 'a CPU'} that is installed"
+            return name, "; ".join([why, *passed])
+        passed.append(f"{name} would be faster: {status.why}, {status.mend or 'no mend'}")
+    raise AssertionError("eager can always be used")

@@ -14,7 +14,8 @@ FOLDS = {"1", "2", "3"}
 
 def evaluate(
     runs: Annotated[
-        list[Path], typer.Argument(metavar="RUN...", help="Folders of runs, or checkpoints.")
+        list[Path],
+        typer.Argument(metavar="RUN...", help="Folders of runs, checkpoints, or artifacts."),
     ],
     data: Annotated[
         Path | None, typer.Option(help="Folder of the dataset; without it, the run's own.")
@@ -74,6 +75,7 @@ def _evaluate(
     device: str,
 ) -> "Evaluated":
     from dali_pipelines.feed import Feed
+    from engine.commands.opened import find_clips, open_predictor
     from engine.data.clip_rows import clip_rows
     from engine.data.loading import default_loader, make_loader
     from engine.errors import UserError
@@ -81,36 +83,37 @@ def _evaluate(
     from engine.evaluation.predict import predict
     from engine.evaluation.report import Evaluated, Protocol
     from engine.progress import progress_bar
-    from engine.training import checkpoint
-    from engine.training.fabric import make_fabric
 
-    found, chosen_by = _checkpoint(run)
-    model, config = checkpoint.load_model(found)
-    listed, scheme = _clips(run, data)
-    if listed.class_names != config.class_names:
+    model = open_predictor(run, device)
+    listed, scheme = find_clips(run, data)
+    if listed.class_names != model.class_names:
         raise UserError(
-            f"{listed.root} has other classes than {run} learnt: {_differing(listed, config)}."
+            f"{listed.root} has other classes than {run} learnt: {_differing(listed, model)}."
         )
     rows, num_bad = clip_rows(listed, split)
-    fabric, _ = make_fabric(device, 1, 1, "fp32")
-    feed = Feed(spec=config.clip, batch_size=batch_size, num_clips=num_clips, num_crops=num_crops)
-    made = make_loader(loader or default_loader(), rows, feed, gpu=fabric.device.index)
-    model.to(fabric.device)
+    clip = model.clip
+    feed = Feed(
+        spec=clip,
+        batch_size=batch_size,
+        num_clips=num_clips,
+        num_crops=num_crops,
+        values="uint8",
+    )
+    made = make_loader(loader or default_loader(), rows, feed, gpu=model.device.index)
     with progress_bar(f"Testing {name}", total=len(rows), unit="clips") as advance:
-        predictions = predict(model, made, fabric.device, advance)
+        predictions = predict(model, made, advance)
     source_of = {number: clip.source for number, clip in enumerate(listed.clips)}
     sources = [source_of[row.id] for row in predictions.rows]
     levels = {"video": measure(predictions.of_videos_NC, predictions.labels_N, sources)}
     num_views = feed.num_views
     if num_views > 1:
-        of_views = predictions.probabilities_NVC.reshape(-1, len(config.class_names))
+        of_views = predictions.probabilities_NVC.reshape(-1, len(model.class_names))
         labels = predictions.labels_N.repeat(num_views)
         groups = [source for source in sources for _ in range(num_views)]
         levels["clip"] = measure(of_views, labels, groups)
-    clip = config.clip
     return Evaluated(
         name=name,
-        class_names=config.class_names,
+        class_names=model.class_names,
         levels=levels,
         predictions=predictions,
         spec=clip,
@@ -121,59 +124,16 @@ def _evaluate(
             num_failed=num_bad + len(predictions.failures),
             views=f"{num_clips} × {num_crops}",
             frames=f"{clip.num_frames} {clip.sampling}, {clip.crop}²",
-            checkpoint=str(found),
-            chosen_by=chosen_by,
-            device=f"{fabric.device.type}, fp32",
+            checkpoint=str(model.path),
+            chosen_by=model.chosen_by,
+            device=model.runs_on,
         ),
     )
 
 
-def _checkpoint(run: Path) -> tuple[Path, str]:
-    """The best of a run's folder, or one that is named itself; and who chose it."""
-    import json
-
-    from engine.errors import UserError
-    from engine.training import checkpoint
-
-    best = checkpoint.named_or_best(run)
-    if best == run:
-        return run, "named by hand"
-    if best is not None:
-        note = json.loads((run / checkpoint.BEST).read_text())
-        return best, f"{note['metric']} of the val part"
-    last = checkpoint.last_of(run)
-    if last is None:
-        raise UserError(f"{run} holds no checkpoint; train one with `engine train --out {run}`.")
-    return last, "the last, no epoch was finished"
-
-
-def _clips(run: Path, data: Path | None) -> "tuple[Manifest, str]":
-    """The dataset under the run's own splits, where it is the one that the run learnt from."""
-    import dataclasses
-
-    from engine.data import manifest, splits
-    from engine.errors import UserError
-    from engine.training import run_folder
-
-    folder = run if (run / run_folder.FACTS).is_file() else run.parent.parent
-    if not (folder / run_folder.FACTS).is_file():
-        if data is None:
-            raise UserError(f"{run} is no run's folder: pass --data with a dataset.")
-        listed = manifest.load(data)
-        return listed, splits.current(listed)
-    _, facts = run_folder.load(folder)
-    root = data or Path(facts["data"])
-    own = dataclasses.replace(manifest.load(folder), root=root)
-    if data is not None:
-        listed = manifest.load(data)
-        if not {clip.path for clip in own.clips} <= {clip.path for clip in listed.clips}:
-            return listed, f"{splits.current(listed)}, of other clips than the run's"
-    return own, facts["scheme"]
-
-
-def _differing(listed: "Manifest", config: Any) -> str:
-    lacking = sorted(set(config.class_names) - set(listed.class_names))
-    more = sorted(set(listed.class_names) - set(config.class_names))
+def _differing(listed: "Manifest", model: Any) -> str:
+    lacking = sorted(set(model.class_names) - set(listed.class_names))
+    more = sorted(set(listed.class_names) - set(model.class_names))
     parts = [f"it lacks {', '.join(lacking[:5])}"] if lacking else []
     return "; ".join(parts + ([f"it adds {', '.join(more[:5])}"] if more else []))
 

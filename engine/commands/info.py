@@ -113,6 +113,6 @@ def _backend_table(backends: dict[str, "Status"]):  # type: ignore[no-untyped-de
         table.add_column(column)
     for name, status in backends.items():
         table.add_row(
-            name, BACKENDS[name].where, MARKS[status.usable], status.why, escape(status.mend) or "–"
+            name, BACKENDS[name].WHERE, MARKS[status.usable], status.why, escape(status.mend) or "–"
         )
     return table

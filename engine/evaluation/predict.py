@@ -32,22 +32,18 @@ class Predictions:
 def predict(
     model: "Callable[[torch.Tensor], torch.Tensor]",
     loader: ClipLoader,
-    device: "torch.device",
     on_clip: Callable[[], None] = lambda: None,
 ) -> Predictions:
-    import torch
-
     row_of = {row.id: row for row in loader.rows}
     views = loader.feed.num_views
     rows: list[ClipRow] = []
     found: list[NDArray[np.float64]] = []
-    with torch.no_grad():
-        for clips, _, ids in loader:
-            logits = model(clips.to(device)).double().softmax(dim=1).cpu()
-            rows += [row_of[number] for number in ids[::views].tolist()]
-            found.append(logits.reshape(-1, views, logits.shape[1]).numpy())
-            for _ in range(len(ids) // views):
-                on_clip()
+    for clips, _, ids in loader:
+        logits = model(clips).double().softmax(dim=1).cpu()
+        rows += [row_of[number] for number in ids[::views].tolist()]
+        found.append(logits.reshape(-1, views, logits.shape[1]).numpy())
+        for _ in range(len(ids) // views):
+            on_clip()
     if not rows:
         path, reason = next(iter(loader.report.failures.items()))
         raise UserError(f"none of the clips can be read ({path}: {reason}).")

@@ -57,7 +57,9 @@ class Evaluated:
 def are_repeats(runs: Sequence[Evaluated]) -> bool:
     """Whether a mean over runs means something: they differ by their fold or seed alone."""
     protocols = [run.protocol for run in runs]
-    facts = {(re.sub(r"\d+", "", each.scheme), each.split, each.views) for each in protocols}
+    facts = {
+        (re.sub(r"\d+", "", each.scheme), each.split, each.views, each.device) for each in protocols
+    }
     return len(runs) > 1 and len(facts) == 1
 
 

@@ -1,0 +1,147 @@
+"""What `engine compile` builds from: what was asked for, the trained model, and its clips."""
+
+import random
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dali_pipelines.feed import Batch, ClipRow, Feed
+from engine.commands.opened import as_bytes_in, find_checkpoint, find_clips
+from engine.data.manifest import Manifest
+from engine.errors import UserError
+from engine.progress import progress_bar
+from trt import artifact
+from trt.config import Precision, Target
+from trt.parity import Budget, Logits, answers
+
+if TYPE_CHECKING:
+    import torch
+
+    from engine.training.checkpoint import Config as Trained
+    from trt.program import BytesIn
+
+BATCH_SIZE = 8
+"""Of the clips that prove an artifact."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Asked:
+    """What the command line says."""
+
+    run: Path
+    data: Path | None
+    backend: str
+    precision: Precision
+    """What was asked for; the target's is what runs."""
+    target: Target
+    budget: Budget
+    unproved: bool
+    num_proof_clips: int
+    num_calibration_clips: int
+
+
+class Source:
+    """The trained model and its clips, each read once and only when they are needed."""
+
+    def __init__(self, asked: Asked) -> None:
+        self._asked = asked
+        self.checkpoint, self.chosen_by = find_checkpoint(asked.run)
+
+    @cached_property
+    def digest(self) -> str:
+        return artifact.digest(self.checkpoint / "model.safetensors")
+
+    @cached_property
+    def _loaded(self) -> "tuple[BytesIn, Trained]":
+        from engine.training import checkpoint
+
+        model, config = checkpoint.load_model(self.checkpoint)
+        return as_bytes_in(model, config.clip), config
+
+    @property
+    def model(self) -> "BytesIn":
+        """As it was trained: the reference."""
+        return self._loaded[0]
+
+    @cached_property
+    def folded(self) -> "BytesIn":
+        """What is compiled: the same, with everything folded that can be."""
+        from trt.folding import folded
+
+        return folded(self.model, self.proof[0].clips[:1])
+
+    @cached_property
+    def config(self) -> "Trained":
+        from engine.training import checkpoint
+
+        return checkpoint.load_config(self.checkpoint)
+
+    @cached_property
+    def clips(self) -> tuple[Manifest, str]:
+        listed, scheme = find_clips(self._asked.run, self._asked.data)
+        if listed.class_names != self.config.class_names:
+            raise UserError(f"{listed.root} has other classes than {self._asked.run} learnt.")
+        return listed, scheme
+
+    @cached_property
+    def proof_rows(self) -> list[ClipRow]:
+        """Clips that the model did not learn from."""
+        return self._some(["test", "val"], self._asked.num_proof_clips)
+
+    @cached_property
+    def calibration_rows(self) -> list[ClipRow]:
+        return self._some(["train"], self._asked.num_calibration_clips)
+
+    def _some(self, parts: list[Any], most: int) -> list[ClipRow]:
+        from engine.data.clip_rows import clip_rows
+
+        listed, _ = self.clips
+        present = {clip.split for clip in listed.clips}
+        rows = [row for part in parts if part in present for row in clip_rows(listed, part)[0]]
+        if not rows:
+            raise UserError(
+                f"{listed.root} has no {' or '.join(parts)} part: `engine data split` makes them."
+            )
+        random.Random(0).shuffle(rows)
+        return rows[:most]
+
+    @cached_property
+    def proof(self) -> list[Batch]:
+        return list(self._read(self.proof_rows, BATCH_SIZE, "Reading held-out clips"))
+
+    def calibration(self) -> "Iterator[torch.Tensor]":
+        batches = self._read(self.calibration_rows, 1, "Reading training clips")
+        return (batch.clips for batch in batches)
+
+    def _read(self, rows: list[ClipRow], batch_size: int, title: str) -> Iterator[Batch]:
+        from engine.data.loading import default_loader, make_loader
+
+        feed = Feed(spec=self.config.clip, batch_size=batch_size, values="uint8")
+        loader = make_loader(default_loader(), rows, feed)
+        with progress_bar(title, total=-(-len(rows) // batch_size), unit="batches") as advance:
+            for batch in loader:
+                yield batch
+                advance()
+
+    @cached_property
+    def reference(self) -> Logits:
+        """What the model answers uncompiled, in fp32."""
+        return self.ask(self.model.to("cpu"), "Asking the fp32 model")
+
+    def ask(self, run: "Callable[[torch.Tensor], torch.Tensor]", title: str) -> Logits:
+        with progress_bar(title, total=len(self.proof), unit="batches") as advance:
+            return answers(run, _counted((batch.clips for batch in self.proof), advance))
+
+    @cached_property
+    def labels(self) -> Any:
+        import numpy as np
+
+        return np.concatenate([batch.labels.numpy() for batch in self.proof])
+
+
+def _counted(items: Iterable[Any], advance: Callable[[], None]) -> Iterator[Any]:
+    for item in items:
+        yield item
+        advance()

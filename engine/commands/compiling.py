@@ -1,0 +1,299 @@
+"""The steps of `engine compile`: gather, build, prove, search, seal.
+
+Joins the loaders (dali_pipelines), the checkpoint (engine) and the compilers (trt).
+"""
+
+import dataclasses
+import hashlib
+import json
+import os
+import resource
+import shutil
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from dali_pipelines.feed import ClipRow
+from engine import atomic
+from engine.commands.compile_source import BATCH_SIZE, Asked, Source
+from engine.errors import RefusedError, UserError
+from engine.progress import progress_bar
+from trt import artifact
+from trt.backends import BACKENDS
+from trt.config import Config, Target
+from trt.errors import CompileError
+from trt.job import Job
+from trt.parity import Budget, Logits, Parity, answers, compare
+from trt.probe import Gpu, this_device, versions
+
+PROOF_BYTES = 32 << 20
+"""The most that the clips kept in an artifact may take."""
+
+
+def key_of(asked: Asked, source: Source) -> str:
+    """The same for the same weights, clips, target, device and libraries; else another."""
+    clips = [_row_facts(source.proof_rows)]
+    if asked.target.precision in ("int8", "fp8"):
+        clips.append(_row_facts(source.calibration_rows))
+    facts = {
+        "source": source.digest,
+        "clip": source.config.clip.to_dict(),
+        "backend": asked.backend,
+        "asked": asked.precision,
+        "target": dataclasses.asdict(asked.target),
+        "budget": dataclasses.asdict(asked.budget),
+        "device": this_device(),
+        "versions": versions(BACKENDS[asked.backend].PACKAGES),
+        "clips": clips,
+    }
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:32]
+
+
+def _row_facts(rows: list[ClipRow]) -> list[Any]:
+    return [[row.path.name, row.label, row.frames, row.path.stat().st_size] for row in rows]
+
+
+def build(
+    asked: Asked, source: Source, stage: Path, gpu: Gpu | None, tell: Callable[[str], None]
+) -> Config:
+    """Fill `stage` with an artifact that passed, or raise; layers that break are kept in fp32."""
+    from trt.precision_search import widen
+
+    attempt = _attempt(asked, source, stage, asked.target, gpu, tell)
+    if attempt.passed:
+        return attempt.config
+    tell(f"it doesn't pass: {attempt.parity.in_words()}")
+    if asked.target.precision in ("fp32", "tf32"):
+        raise _refused(asked, attempt.parity, "")
+    ranked = _rank(asked, source)
+    worst = ", ".join(f"{each.name} ({each.error:.2g})" for each in ranked[:5])
+    tell(f"what breaks most in {asked.target.precision}, by the error of a logit: {worst}")
+    if asked.target.precision == "bf16" and asked.backend == "openvino":
+        raise _refused(asked, attempt.parity, "; OpenVINO keeps no layers in fp32 beside bf16")
+    for kept in widen(ranked):
+        tell(f"again, with {len(kept)} of {len(ranked)} layers in fp32")
+        target = dataclasses.replace(asked.target, kept=kept)
+        attempt = _attempt(asked, source, stage, target, gpu, tell)
+        if attempt.passed:
+            tell(f"kept in fp32: {', '.join(kept)}")
+            return attempt.config
+    raise _refused(asked, attempt.parity, f"; even with {len(kept)} layers in fp32")
+
+
+def _refused(asked: Asked, parity: Parity, more: str) -> RefusedError:
+    return RefusedError(
+        f"no artifact is written: in {asked.target.precision} by {asked.backend} "
+        f"{parity.in_words()}{more}. Take a more exact --precision, or --accept-drift."
+    )
+
+
+def _rank(asked: Asked, source: Source) -> list[Any]:
+    import torch
+
+    from trt.precision_search import NUM_CLIPS, candidates, rank
+
+    clips = torch.cat([batch.clips for batch in source.proof[: NUM_CLIPS // BATCH_SIZE]])
+    total = len(candidates(source.folded, asked.target.precision, clips[:1]))
+    with progress_bar("Lowering each layer alone", total=total, unit="layers") as advance:
+        return rank(source.folded, asked.target.precision, clips, advance)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Attempt:
+    config: Config
+    parity: Parity
+    passed: bool
+
+
+def _attempt(
+    asked: Asked,
+    source: Source,
+    stage: Path,
+    target: Target,
+    gpu: Gpu | None,
+    tell: Callable[[str], None],
+) -> _Attempt:
+    """Build once, and prove it."""
+    from trt.program import lowered
+
+    for each in stage.iterdir():
+        each.unlink()
+    backend = BACKENDS[asked.backend]
+    if target.precision in backend.LOWERS:
+        model = source.folded
+    else:
+        model = lowered(source.folded, target.precision, target.kept)
+    started = time.perf_counter()
+    job = Job(
+        model=model,
+        example=source.proof[0].clips[:1],
+        target=target,
+        calibration=source.calibration,
+        on_step=lambda step: tell(f"{asked.backend}: {step} …"),
+    )
+    partition = backend.build(job, stage)
+    config = Config(
+        backend=asked.backend,
+        asked=asked.precision,
+        target=target,
+        clip=source.config.clip.to_dict(),
+        model=source.config.model.to_dict(),
+        class_names=source.config.class_names,
+        source=source.digest,
+        chosen_by=source.chosen_by,
+        key=key_of(asked, source),
+        device=this_device(),
+        versions=versions(backend.PACKAGES),
+        partition=partition,
+        build={
+            "seconds": round(time.perf_counter() - started, 2),
+            "peak_memory_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10,
+        },
+    )
+    where = backend.runs_on(gpu)
+    if where:
+        run: Any = artifact.Artifact(config, backend.load(stage, config))
+        proved_on = this_device()
+    else:
+        run, proved_on = model, "torch on the CPU in its place: this machine can't run the engine"
+    found = source.ask(run, "Asking the compiled model")
+    parity = compare(
+        source.reference, found, source.labels, budget=asked.budget, proved_on=proved_on
+    )
+    _keep_proof(source, stage)
+    facts = {**parity.to_dict(), "proved": bool(where), **_intervals(source, found)}
+    return _Attempt(
+        config=dataclasses.replace(config, parity=facts), parity=parity, passed=parity.passed
+    )
+
+
+def _keep_proof(source: Source, stage: Path) -> None:
+    """Some clips and the fp32 model's answers, by which a rebuilt engine is proved elsewhere."""
+    import torch
+    from safetensors.torch import save_file
+
+    clips = torch.cat([batch.clips for batch in source.proof[:2]])
+    clips = clips[: max(1, PROOF_BYTES // clips[0].nbytes)]
+    kept = {
+        "clips": clips.contiguous(),
+        "labels": torch.from_numpy(source.labels[: len(clips)]),
+        "logits": torch.from_numpy(source.reference[: len(clips)]),
+    }
+    save_file(kept, stage / artifact.PROOF)
+
+
+def rebuild(folder: Path, stage: Path, gpu: Gpu | None, tell: Callable[[str], None]) -> Config:
+    """An engine for this machine from the program in an artifact for another one."""
+    from safetensors.torch import load_file
+
+    config = artifact.check(folder)
+    backend = BACKENDS[config.backend]
+    if not backend.BOUND_TO:
+        raise UserError(f"{folder} opens on any machine, as {config.backend} does: copy it.")
+    where = backend.runs_on(gpu)
+    if not where:
+        raise RefusedError(f"this machine can't run what {config.backend} builds.")
+    proof = load_file(folder / artifact.PROOF)
+    started = time.perf_counter()
+    job = Job(
+        model=None,
+        stored=folder,
+        example=proof["clips"][:1],
+        target=config.target,
+        on_step=lambda step: tell(f"{config.backend}: {step} …"),
+    )
+    partition = backend.build(job, stage)
+    config = dataclasses.replace(
+        config,
+        device=this_device(),
+        versions=versions(backend.PACKAGES),
+        partition=partition,
+        build={"seconds": round(time.perf_counter() - started, 2)},
+    )
+    run = artifact.Artifact(config, backend.load(stage, config))
+    parity = compare(
+        proof["logits"].numpy(),
+        answers(run, proof["clips"].split(BATCH_SIZE)),
+        proof["labels"].numpy(),
+        budget=Budget(**config.parity["budget"]),
+        proved_on=this_device(),
+    )
+    if not parity.passed:
+        raise RefusedError(f"no artifact is written: rebuilt, {parity.in_words()}.")
+    for name in (artifact.PROOF, "manifest.csv", "run.json"):
+        shutil.copyfile(folder / name, stage / name)
+    return dataclasses.replace(config, parity={**parity.to_dict(), "proved": True})
+
+
+def _intervals(source: Source, found: Logits) -> dict[str, Any]:
+    """95% of both accuracies; clips of one source are drawn together."""
+    from engine.evaluation.metrics import bootstrap_interval
+
+    listed, scheme = source.clips
+    groups = [
+        listed.clips[number].source for batch in source.proof for number in batch.ids.tolist()
+    ]
+    named = {"accuracy_interval": found, "reference_accuracy_interval": source.reference}
+    return {
+        "clips": f"held out under {scheme}",
+        **{
+            name: bootstrap_interval(logits.argmax(axis=1) == source.labels, groups)
+            for name, logits in named.items()
+        },
+    }
+
+
+def copy(folder: Path, out: Path) -> None:
+    """A finished artifact under another name; the same bytes on disk where that is possible."""
+    for path in folder.iterdir():
+        try:
+            (out / path.name).hardlink_to(path)
+        except OSError:
+            shutil.copyfile(path, out / path.name)
+
+
+def cached(
+    asked: Asked, gpu: Gpu | None, cache: Path | None, out: Path, tell: Callable[[str], None]
+) -> Config:
+    """The artifact into `out`: built under a lock and kept, or what was built and kept before."""
+    from filelock import FileLock
+
+    source = Source(asked)
+    folder = cache or user_cache() / "artifacts"
+    folder.mkdir(parents=True, exist_ok=True)
+    finished = folder / key_of(asked, source)
+    with FileLock(finished.with_suffix(".lock")):
+        config = _sound(finished)
+        if config is not None:
+            tell(f"built before, with the same weights, clips and libraries: {finished}")
+        else:
+            shutil.rmtree(finished, ignore_errors=True)
+            with atomic.new_folder(finished) as stage:
+                config = build(asked, source, stage, gpu, tell)
+                _keep_clips(source, stage)
+                config = artifact.seal(stage, config)
+        copy(finished, out)
+    return config
+
+
+def user_cache() -> Path:
+    return Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "engine"
+
+
+def _sound(finished: Path) -> Config | None:
+    if not finished.is_dir():
+        return None
+    try:
+        return artifact.check(finished)
+    except CompileError:
+        return None
+
+
+def _keep_clips(source: Source, stage: Path) -> None:
+    """Which clips were held back, so that the artifact can be evaluated like its run."""
+    listed, scheme = source.clips
+    dataclasses.replace(listed, root=stage).save()
+    facts = {"data": str(listed.root.absolute()), "scheme": scheme}
+    (stage / "run.json").write_text(json.dumps(facts, indent=2) + "\n")

@@ -1,0 +1,160 @@
+"""What commands open by path: a run, a checkpoint or an artifact, as one kind of predictor.
+
+This is where checkpoints (engine) and artifacts (trt) become the same thing.
+"""
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dali_pipelines.spec import ClipSpec
+from engine.errors import UserError
+
+if TYPE_CHECKING:
+    import torch
+
+    from engine.data.manifest import Manifest
+    from trt.config import Config
+    from trt.program import BytesIn
+
+
+@dataclass(frozen=True, kw_only=True)
+class Predictor:
+    """Bytes in, logits out: (B, T, C, H, W) of uint8, as `Feed(values="uint8")` gives them."""
+
+    path: Path
+    chosen_by: str
+    """Which figure of which part chose the weights."""
+    clip: ClipSpec
+    class_names: list[str]
+    device: "torch.device"
+    runs_on: str
+    """Device, compiler and precision, in words."""
+    run: "Callable[[torch.Tensor], torch.Tensor]"
+
+    def __call__(self, clips: "torch.Tensor") -> "torch.Tensor":
+        """The logits lie where the model ran."""
+        import torch
+
+        if self.device.type == "cuda" and clips.device.type == "cpu":
+            clips = clips.pin_memory().to(self.device, non_blocking=True)
+        with torch.no_grad():
+            return self.run(clips)
+
+    def warm_up(self, batch_size: int) -> None:
+        """The first call of a compiler pays for what later ones use."""
+        import torch
+
+        spec = self.clip
+        self(torch.zeros(batch_size, *shape_of(spec), dtype=torch.uint8))
+
+
+def open_predictor(path: Path, device: str = "auto") -> Predictor:
+    """A run's best checkpoint, a checkpoint, or an artifact."""
+    return _artifact(path, device) if is_artifact(path) else _checkpoint(path, device)
+
+
+def is_artifact(path: Path) -> bool:
+    config = path / "config.json"
+    try:
+        return "backend" in json.loads(config.read_text())
+    except (OSError, ValueError):
+        return False
+
+
+def shape_of(spec: ClipSpec) -> tuple[int, int, int, int]:
+    """Of one clip."""
+    frames, side = spec.num_frames, spec.crop
+    return (frames, 3, side, side) if spec.layout == "TCHW" else (3, frames, side, side)
+
+
+def find_checkpoint(path: Path) -> tuple[Path, str]:
+    """The best of a run's folder, or one that is named itself; and who chose it."""
+    from engine.training import checkpoint
+
+    best = checkpoint.named_or_best(path)
+    if best == path:
+        return path, "named by hand"
+    if best is not None:
+        note = json.loads((path / checkpoint.BEST).read_text())
+        return best, f"{note['metric']} of the val part"
+    last = checkpoint.last_of(path)
+    if last is None:
+        raise UserError(
+            f"{path} holds no checkpoint and is no artifact; train one with "
+            f"`engine train --out {path}`."
+        )
+    return last, "the last, no epoch was finished"
+
+
+def find_clips(path: Path, data: Path | None) -> "tuple[Manifest, str]":
+    """The dataset under the run's own splits, where it is the one that the run learnt from."""
+    import dataclasses
+
+    from engine.data import manifest, splits
+    from engine.training import run_folder
+
+    folder = path if (path / run_folder.FACTS).is_file() else path.parent.parent
+    if not (folder / run_folder.FACTS).is_file():
+        if data is None:
+            raise UserError(f"{path} is no run's folder: pass --data with a dataset.")
+        listed = manifest.load(data)
+        return listed, splits.current(listed)
+    facts = json.loads((folder / run_folder.FACTS).read_text())
+    root = data or Path(facts["data"])
+    own = dataclasses.replace(manifest.load(folder), root=root)
+    if data is not None:
+        listed = manifest.load(data)
+        if not {clip.path for clip in own.clips} <= {clip.path for clip in listed.clips}:
+            return listed, f"{splits.current(listed)}, of other clips than the run's"
+    return own, facts["scheme"]
+
+
+def as_bytes_in(model: Any, spec: ClipSpec) -> "BytesIn":
+    """A trained module behind the normalisation that its clips had in training."""
+    from trt.program import BytesIn
+
+    return BytesIn(model, mean=spec.mean, std=spec.std, layout=spec.layout).eval()
+
+
+def _checkpoint(path: Path, device: str) -> Predictor:
+    from engine.training import checkpoint
+    from engine.training.fabric import make_fabric
+
+    found, chosen_by = find_checkpoint(path)
+    model, config = checkpoint.load_model(found)
+    fabric, _ = make_fabric(device, 1, 1, "fp32")
+    return Predictor(
+        path=found,
+        chosen_by=chosen_by,
+        clip=config.clip,
+        class_names=config.class_names,
+        device=fabric.device,
+        runs_on=f"{fabric.device.type}, eager, fp32",
+        run=as_bytes_in(model, config.clip).to(fabric.device),
+    )
+
+
+def _artifact(path: Path, device: str) -> Predictor:
+    import torch
+
+    import trt
+
+    artifact = trt.load(path)
+    config: Config = artifact.config
+    where = "cuda" if artifact.on_gpu else "cpu"
+    if device not in ("auto", {"cuda": "gpu"}.get(where, where)):
+        raise UserError(
+            f"{path} runs on the {where}: leave --device out, or compile it for {device}."
+        )
+    return Predictor(
+        path=path,
+        chosen_by=config.chosen_by,
+        clip=ClipSpec.from_dict(config.clip),
+        class_names=config.class_names,
+        device=torch.device(where),
+        runs_on=f"{where}, {config.backend}, {config.target.precision}",
+        run=artifact,
+    )

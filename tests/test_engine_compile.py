@@ -1,0 +1,228 @@
+"""`engine compile` end to end: a real run, real compilers, a gate that refuses."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from engine.commands import compiling
+from engine.commands.compile_source import Asked, Source
+from engine.commands.opened import open_predictor
+from engine.errors import RefusedError
+from trt import probe
+from trt.backends import BACKENDS
+from trt.config import Target
+from trt.parity import Budget
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory, run_engine) -> Path:
+    root = tmp_path_factory.mktemp("compile") / "set"
+    made = run_engine("data", "synth", root, "--classes", 3, "--clips-per-class", 20)
+    assert made.returncode == 0, made.stderr
+    assert run_engine("data", "split", root, "--scheme", "grouped").returncode == 0
+    return root
+
+
+@pytest.fixture(scope="module")
+def trained(data, run_engine) -> Path:
+    run = data.parent / "run"
+    result = run_engine(
+        "train", "--data", data, "--model", "cnn-lstm", "--preset", "small", "--epochs", 4,
+        "--out", run,
+    )  # fmt: skip
+    assert result.returncode == 0, result.stderr
+    return run
+
+
+@pytest.fixture
+def compile_(run_engine, tmp_path):
+    def compile_(*arguments: object):
+        return run_engine("compile", *arguments, "--cache", tmp_path / "cache")
+
+    return compile_
+
+
+def asked(
+    run: Path, *, precision="fp32", backend="openvino", budget: Budget | None = None
+) -> Asked:
+    return Asked(
+        run=run, data=None, backend=backend, precision=precision,
+        target=Target(precision=precision), budget=budget or Budget(), unproved=False,
+        num_proof_clips=256, num_calibration_clips=16,
+    )  # fmt: skip
+
+
+def test_a_run_becomes_an_artifact_that_evaluates_the_same(
+    trained, compile_, run_engine, tmp_path
+) -> None:
+    made = compile_(trained, "--out", tmp_path / "fast")
+    assert made.returncode == 0, made.stderr
+    assert "backend openvino" in made.stdout
+    assert "100.00% of" in made.stdout
+    assert "held out under grouped" in made.stdout
+    config = json.loads((tmp_path / "fast" / "config.json").read_text())
+    assert config["parity"]["passed"]
+    assert config["parity"]["proved"]
+    assert len(config["parity"]["accuracy_interval"]) == 2
+    assert config["build"]["peak_memory_mib"] > 0
+    result = run_engine("evaluate", trained, tmp_path / "fast", "--out", tmp_path / "report")
+    assert result.returncode == 0, result.stderr
+    one, other = json.loads((tmp_path / "report" / "report.json").read_text())
+    assert one["video"]["confusion"] == other["video"]["confusion"]
+    assert other["protocol"]["device"] == "cpu, openvino, fp32"
+    assert other["protocol"]["split"] == "test"
+
+
+def test_the_same_question_is_built_once(trained, compile_, tmp_path) -> None:
+    first = compile_(trained, "--out", tmp_path / "one")
+    again = compile_(trained, "--out", tmp_path / "two")
+    assert "built before" not in first.stdout
+    assert "built before" in again.stdout
+    other = compile_(trained, "--out", tmp_path / "three", "--batches", "1,4,16")
+    assert "built before" not in other.stdout
+    kept = [path for path in (tmp_path / "cache").iterdir() if path.is_dir()]
+    assert len(kept) == 2
+    for path in kept:
+        (path / "model.bin").unlink()
+        (path / "model.bin").touch()  # a copy of its own: the artifacts are not touched
+    mended = compile_(trained, "--out", tmp_path / "four")
+    assert "built before" not in mended.stdout
+    assert open_predictor(tmp_path / "one").class_names
+
+
+@pytest.mark.slow
+def test_two_at_a_time_build_once(trained, tmp_path) -> None:
+    command = [
+        sys.executable, "-m", "engine", "compile", str(trained), "--cache", str(tmp_path / "cache"),
+    ]  # fmt: skip
+    processes = [
+        subprocess.Popen([*command, "--out", str(tmp_path / name)], stdout=subprocess.PIPE)
+        for name in ("one", "two")
+    ]
+    texts = [process.communicate(timeout=300)[0].decode() for process in processes]
+    assert all(process.returncode == 0 for process in processes)
+    assert sum("built before" in text for text in texts) == 1
+
+
+def test_a_damaged_layer_is_never_written(trained, tmp_path) -> None:
+    source = Source(asked(trained))
+    damaged = source.folded
+    with torch.no_grad():
+        damaged.model.head.weight.mul_(-1)
+    stage = tmp_path / "stage"
+    stage.mkdir()
+    with pytest.raises(RefusedError, match="no artifact is written"):
+        compiling.build(asked(trained), source, stage, None, lambda words: None)
+
+
+def test_layers_that_overflow_are_named_and_kept(trained, tmp_path) -> None:
+    """Two layers of a run are changed so that what passes between them leaves the range of fp16."""
+    if BACKENDS["openvino"].executes("fp16", None)[0] != "fp16":
+        pytest.skip("this processor doesn't compute in fp16")
+    question = asked(trained, precision="fp16")
+    source = Source(question)
+    embed, head = torch.nn.Linear(256, 256), source.model.model.head
+    with torch.no_grad():
+        embed.weight.copy_(torch.eye(256) * 1e7)
+        embed.bias.zero_()
+        head.weight.div_(1e7)
+    source.model.model.dropout = embed.eval()
+    stage = tmp_path / "stage"
+    stage.mkdir()
+    said: list[str] = []
+    config = compiling.build(question, source, stage, None, said.append)
+    assert config.parity["passed"]
+    assert "dropout" in config.target.kept
+    assert any("what breaks most in fp16" in words and "dropout" in words for words in said)
+
+
+def test_a_wider_budget_is_asked_for_and_recorded(trained, compile_, tmp_path) -> None:
+    made = compile_(
+        trained, "--precision", "int8", "--accept-drift", 60, "--out", tmp_path / "fast"
+    )
+    assert made.returncode == 0, made.stderr
+    budget = json.loads((tmp_path / "fast" / "config.json").read_text())["parity"]["budget"]
+    assert budget == {"agreement": pytest.approx(0.4), "drop": 0.6, "accepted": True}
+
+
+def test_an_engine_for_another_machine_is_rebuilt_from_itself(
+    trained, compile_, run_engine, tmp_path
+) -> None:
+    made = compile_(trained, "--backend", "inductor", "--out", tmp_path / "old")
+    assert made.returncode == 0, made.stderr
+    path = tmp_path / "old" / "config.json"
+    config = json.loads(path.read_text())
+    path.unlink()  # the cache has the same file
+    path.write_text(json.dumps({**config, "device": "another processor"}))
+    refused = run_engine("evaluate", tmp_path / "old")
+    assert refused.returncode == 3
+    assert "--rebuild" in refused.stderr
+    rebuilt = compile_(tmp_path / "old", "--rebuild", "--out", tmp_path / "new")
+    assert rebuilt.returncode == 0, rebuilt.stderr
+    assert run_engine("evaluate", tmp_path / "new").returncode == 0
+
+
+def test_what_a_device_lacks_is_said_and_recorded(trained, compile_, tmp_path) -> None:
+    made = compile_(trained, "--precision", "tf32", "--out", tmp_path / "fast")
+    assert made.returncode == 0, made.stderr
+    assert "this CPU doesn't compute in tf32: fp32 runs instead" in made.stdout
+    config = json.loads((tmp_path / "fast" / "config.json").read_text())
+    assert (config["asked"], config["target"]["precision"]) == ("tf32", "fp32")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        (["--backend", "openvnio"], 2, "did you mean 'openvino'?"),
+        (["--precision", "int4"], 2, "unknown precision"),
+        (["--batches", "8"], 2, "three numbers as in 1,8,32"),
+        (["--batches", "8,1,32"], 2, "must rise"),
+        (["--backend", "tensorrt"], 3, "no NVIDIA GPU"),
+    ],
+)
+def test_mistakes_are_told_in_a_sentence(trained, run_engine, tmp_path, arguments, code, words):
+    if torch.cuda.is_available() and "tensorrt" in arguments:
+        pytest.skip("here is a GPU")
+    result = run_engine("compile", trained, *arguments, "--out", tmp_path / "fast")
+    assert result.returncode == code
+    assert words in result.stderr
+    assert result.stderr.count("\n") == 1
+    assert not (tmp_path / "fast").exists()
+
+
+def test_what_is_missing_names_the_command(monkeypatch, run_engine, tmp_path) -> None:
+    def nowhere(package: str) -> str:
+        raise probe.PackageNotFoundError(package)
+
+    monkeypatch.setattr(probe, "version", nowhere)
+    for name, extra in (("openvino", "openvino"), ("onnx", "onnx")):
+        assert BACKENDS[name].probe(None).mend == f"pip install 'engine[{extra}]'"
+
+
+def test_an_interrupted_build_leaves_nothing(trained, tmp_path) -> None:
+    import signal
+    import time
+
+    command = [
+        sys.executable, "-m", "engine", "compile", str(trained), "--backend", "inductor",
+        "--out", str(tmp_path / "fast"), "--cache", str(tmp_path / "cache"),
+    ]  # fmt: skip
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, text=True, env={**os.environ, "PYTHONUNBUFFERED": "1"}
+    )
+    assert process.stdout is not None
+    while "compiling" not in process.stdout.readline():
+        assert process.poll() is None
+    time.sleep(0.5)
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert not (tmp_path / "fast").exists()
+    assert [path for path in (tmp_path / "cache").iterdir() if path.is_dir()] == []
+    shutil.rmtree(tmp_path / "cache")

@@ -1,0 +1,107 @@
+"""An artifact on disk: written whole by whoever stages the folder, opened only when it is sound."""
+
+import dataclasses
+import hashlib
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from trt.backends import BACKENDS
+from trt.config import CONFIG, Config
+from trt.errors import CompileError, RefusedError
+from trt.probe import this_device, this_gpu, versions
+
+if TYPE_CHECKING:
+    import torch
+
+    from trt.job import Run
+
+PROOF = "proof.safetensors"
+"""A few clips of bytes, their labels, and the logits that the fp32 model gave them."""
+
+
+class Artifact:
+    """Bytes (B, T, C, H, W) to logits (B, classes), whatever the size of the batch."""
+
+    def __init__(self, config: Config, run: "Run", *, on_gpu: bool = False) -> None:
+        self.config = config
+        self.on_gpu = on_gpu
+        self._run = run
+
+    def __call__(self, clips: "torch.Tensor") -> "torch.Tensor":
+        import torch
+
+        batches = self.config.target.batches
+        return torch.cat([self._padded(part) for part in clips.split(batches.most)])
+
+    def _padded(self, clips: "torch.Tensor") -> "torch.Tensor":
+        """A batch that is too small is filled up with its last clip."""
+        import torch
+
+        lacking = self.config.target.batches.least - len(clips)
+        if lacking <= 0:
+            return self._run(clips)
+        filler = clips[-1:].expand(lacking, *clips.shape[1:])
+        return self._run(torch.cat([clips, filler]))[: len(clips)]
+
+
+def seal(folder: Path, config: Config) -> Config:
+    """Write the config of a filled folder, with the digest of every file in it."""
+    files = {
+        str(path.relative_to(folder)): digest(path)
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and path.name != CONFIG
+    }
+    sealed = dataclasses.replace(config, files=files)
+    sealed.write(folder)
+    return sealed
+
+
+def load(folder: Path) -> Artifact:
+    """Open an artifact that is whole and made for this machine."""
+    config = check(folder)
+    backend = BACKENDS[config.backend]
+    status = backend.probe(this_gpu())
+    if not status.usable:
+        raise RefusedError(f"{folder} needs {config.backend}: {status.why}; {status.mend}.")
+    _check_machine(folder, config)
+    return Artifact(
+        config, backend.load(folder, config), on_gpu=backend.runs_on(this_gpu()) == "cuda"
+    )
+
+
+def _check_machine(folder: Path, config: Config) -> None:
+    backend = BACKENDS[config.backend]
+    rebuild = f"build it for this one with `engine compile {folder} --rebuild --out NEW`."
+    if "device" in backend.BOUND_TO and config.device != this_device():
+        raise RefusedError(
+            f"{folder} was built for {config.device}, not {this_device()}: {rebuild}"
+        )
+    if "versions" not in backend.BOUND_TO:
+        return
+    for package, number in versions(backend.PACKAGES).items():
+        if config.versions.get(package) != number:
+            raise RefusedError(
+                f"{folder} was built with {package} {config.versions.get(package)}, and here is "
+                f"{number}: {rebuild}"
+            )
+
+
+def check(folder: Path) -> Config:
+    """Its config, where no file was changed, cut short or taken away."""
+    config = Config.read(folder)
+    if config.backend not in BACKENDS:
+        raise CompileError(f"{folder} was made by {config.backend!r}, which this version lacks.")
+    for name, expected in config.files.items():
+        path = folder / name
+        if not path.is_file():
+            raise RefusedError(f"{folder} lacks {name}: compile it anew.")
+        if digest(path) != expected:
+            raise RefusedError(
+                f"{path} is not the file that was written (its digest differs): compile it anew."
+            )
+    return config
+
+
+def digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,112 @@
+"""What is asked of a compiler, and the `config.json` that an artifact carries."""
+
+import dataclasses
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, Self, get_args
+
+from trt.errors import CompileError
+
+Precision = Literal["fp32", "tf32", "bf16", "fp16", "int8", "fp8"]
+PRECISIONS: tuple[Precision, ...] = get_args(Precision)
+Bond = Literal["device", "versions"]
+"""What an artifact may be bound to: the device that it was built on, and its libraries."""
+FORMAT = 1
+CONFIG = "config.json"
+PROGRAM = "program.pt2"
+"""The exported program in an artifact, from which an engine for another machine is built."""
+INSTEAD: dict[Precision, tuple[Precision, ...]] = {
+    "fp8": ("bf16", "fp16", "fp32"),
+    "int8": ("bf16", "fp16", "fp32"),
+    "fp16": ("bf16", "fp32"),
+    "bf16": ("fp32",),
+    "tf32": ("fp32",),
+}
+"""What runs where a device doesn't execute a precision: never a less exact one."""
+
+
+def nearest(asked: Precision, known: set[Precision], where: str) -> tuple[Precision, str]:
+    """The precision that runs, and in words why it isn't the one that was asked for."""
+    for precision in (asked, *INSTEAD.get(asked, ())):
+        if precision in known:
+            reason = "" if precision == asked else f"{where} doesn't compute in {asked}"
+            return precision, reason
+    raise AssertionError(f"{where} has no fp32")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Batches:
+    """The sizes that an artifact is made for; others are padded or split when they come."""
+
+    least: int = 1
+    best: int = 8
+    most: int = 32
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.least <= self.best <= self.most:
+            raise CompileError(
+                f"--batches {self.least},{self.best},{self.most} must rise, and begin at 1 or more."
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Target:
+    precision: Precision = "fp32"
+    """What runs; see Backend.executes for what was asked for and can't."""
+    batches: Batches = field(default_factory=Batches)
+    kept: tuple[str, ...] = ()
+    """Modules of the model that stay in fp32, by name."""
+    workspace_gb: float | None = None
+    optimization_level: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """The facts of an artifact. The model and the clip are plain values here: data, not objects."""
+
+    backend: str
+    asked: Precision
+    """The precision that the user asked for; `target` says what runs."""
+    target: Target
+    clip: dict[str, Any]
+    model: dict[str, Any]
+    class_names: list[str]
+    source: str
+    """SHA-256 of the checkpoint's weights."""
+    chosen_by: str
+    """Which figure of which part chose that checkpoint."""
+    key: str
+    device: str
+    """What it was built for; an engine that is bound to it opens nowhere else."""
+    versions: dict[str, str]
+    parity: dict[str, Any] = field(default_factory=dict)
+    partition: dict[str, Any] = field(default_factory=dict)
+    build: dict[str, float] = field(default_factory=dict)
+    """Seconds, and the peak of memory in MiB."""
+    files: dict[str, str] = field(default_factory=dict)
+    """SHA-256 of each file of the artifact."""
+    format: int = FORMAT
+
+    def write(self, folder: Path) -> None:
+        (folder / CONFIG).write_text(json.dumps(dataclasses.asdict(self), indent=2) + "\n")
+
+    @classmethod
+    def read(cls, folder: Path) -> Self:
+        path = folder / CONFIG
+        try:
+            values = json.loads(path.read_text())
+            if values["format"] != FORMAT:
+                raise CompileError(
+                    f"{folder} was written by another version of engine: compile it anew."
+                )
+            target = values["target"]
+            batches = Batches(**target["batches"])
+            kept = tuple(target["kept"])
+            return cls(
+                **{**values, "target": Target(**{**target, "batches": batches, "kept": kept})}
+            )
+        except FileNotFoundError as error:
+            raise CompileError(f"{folder} is no artifact: it holds no {CONFIG}.") from error
+        except (ValueError, KeyError, TypeError) as error:
+            raise CompileError(f"{path} is damaged ({error}): compile it anew.") from error

@@ -1,0 +1,58 @@
+"""AOTInductor: torch's own compiler, ahead of time, into one package with code for this machine."""
+
+import shutil
+import warnings
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from trt.config import PROGRAM, Bond, Config, Precision
+from trt.eager_backend import executes as executes
+from trt.eager_backend import runs_on as runs_on
+from trt.errors import CompileError
+from trt.job import Job
+from trt.probe import Gpu, Status, installed
+
+if TYPE_CHECKING:
+    from trt.job import Run
+
+WHERE = "GPU or CPU"
+LOWERS: frozenset[Precision] = frozenset({"fp32", "tf32"})
+PACKAGES: tuple[str, ...] = ("torch",)
+BOUND_TO: frozenset[Bond] = frozenset({"device", "versions"})
+PACKAGE = "model.pt2"
+
+
+def probe(gpu: Gpu | None) -> Status:
+    if not (shutil.which("g++") or shutil.which("c++") or shutil.which("clang++")):
+        return Status(usable=False, why="no C++ compiler", mend="apt-get install g++")
+    return Status(usable=True, why=f"{installed('torch')} with a C++ compiler")
+
+
+def build(job: Job, folder: Path) -> dict[str, Any]:
+    import torch
+    from torch._inductor import aoti_compile_and_package
+    from torch.export.passes import move_to_device_pass
+
+    from trt import program
+
+    exported = job.program()
+    program.save(exported, folder / PROGRAM)
+    job.on_step("compiling")
+    configs: dict[str, Any] = {"freezing": True}
+    if torch.cuda.is_available():
+        exported = move_to_device_pass(exported, "cuda")
+    with warnings.catch_warnings(), torch.no_grad():
+        warnings.simplefilter("ignore")
+        aoti_compile_and_package(
+            exported, package_path=str(folder / PACKAGE), inductor_configs=configs
+        )
+    return {"engines": 1, "in_engine": program.num_operators(exported), "in_torch": 0}
+
+
+def load(folder: Path, config: Config) -> "Run":
+    from torch._inductor import aoti_load_package
+
+    try:
+        return aoti_load_package(str(folder / PACKAGE))
+    except (OSError, RuntimeError) as error:
+        raise CompileError(f"{folder / PACKAGE} can't be opened ({error}).") from error

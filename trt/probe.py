@@ -1,0 +1,65 @@
+"""Whether a backend can be used on this machine, without loading what is slow."""
+
+import platform
+from collections.abc import Iterable
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+
+@dataclass(frozen=True, kw_only=True)
+class Status:
+    usable: bool
+    why: str
+    mend: str = ""
+    """One command that makes the backend usable; empty where none can."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Gpu:
+    """What a probe needs to know of the first NVIDIA GPU."""
+
+    name: str
+    capability: tuple[int, int]
+
+
+def installed(package: str) -> str:
+    """Name and version, or nothing."""
+    try:
+        return f"{package} {version(package)}"
+    except PackageNotFoundError:
+        return ""
+
+
+def missing(library: str, extra: str) -> Status:
+    return Status(
+        usable=False, why=f"{library} is not installed", mend=f"pip install 'engine[{extra}]'"
+    )
+
+
+def this_device() -> str:
+    """The GPU, or the CPU by its model."""
+    gpu = this_gpu()
+    if gpu is not None:
+        return f"{gpu.name}, compute capability {'.'.join(map(str, gpu.capability))}"
+    path = Path("/proc/cpuinfo")
+    for line in path.read_text().splitlines() if path.is_file() else []:
+        key, _, value = line.partition(":")
+        if key.strip() == "model name":
+            return value.strip()
+    return platform.processor() or "a CPU"
+
+
+def this_gpu() -> Gpu | None:
+    import torch
+
+    if not torch.cuda.is_available():
+        return None
+    facts = torch.cuda.get_device_properties(0)
+    return Gpu(name=facts.name, capability=(facts.major, facts.minor))
+
+
+def versions(packages: Iterable[str]) -> dict[str, str]:
+    """Of those that are installed."""
+    found = {package: installed(package).rpartition(" ")[2] for package in packages}
+    return {package: number for package, number in found.items() if number}
