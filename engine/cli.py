@@ -20,6 +20,7 @@ from engine.commands.data_split import split
 from engine.commands.data_synth import synth
 from engine.commands.demo import demo
 from engine.commands.evaluate import evaluate
+from engine.commands.export import triton
 from engine.commands.info import info
 from engine.commands.study import reproduce, study
 from engine.commands.train import train
@@ -42,6 +43,7 @@ DATA_COMMANDS: dict[str, Callable[..., None]] = {
     "check": check,
     "audit": audit,
 }
+EXPORT_COMMANDS: dict[str, Callable[..., None]] = {"triton": triton}
 INTERRUPTED = 130
 
 app = typer.Typer(
@@ -52,10 +54,14 @@ app = typer.Typer(
 )
 data_app = typer.Typer(no_args_is_help=True)
 app.add_typer(data_app, name="data", help="Make, index, split, check and audit datasets.")
+export_app = typer.Typer(no_args_is_help=True)
+app.add_typer(export_app, name="export", help="Write compiled models for other servers.")
 for name, command in COMMANDS.items():
     app.command(name)(command)
 for name, command in DATA_COMMANDS.items():
     data_app.command(name)(command)
+for name, command in EXPORT_COMMANDS.items():
+    export_app.command(name)(command)
 
 
 @app.callback()

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import videos
 
-from engine.cli import COMMANDS, DATA_COMMANDS
+from engine.cli import COMMANDS, DATA_COMMANDS, EXPORT_COMMANDS
 
 FLAGS = {
     "info": {"--json"},
@@ -37,11 +37,14 @@ FLAGS = {
     "data split": {"--scheme", "--fold", "--seed"},
     "data check": {"--timeout"},
     "data audit": {"--strict", "--look", "--seed"},
+    "export triton": {"--name", "--device"},
 }
+GROUPS = {"data": DATA_COMMANDS, "export": EXPORT_COMMANDS}
 
 
 def test_commands_and_flags_are_frozen(run_engine) -> None:
-    assert {*COMMANDS, *(f"data {name}" for name in DATA_COMMANDS)} == set(FLAGS)
+    data, export = ({f"{group} {name}" for name in commands} for group, commands in GROUPS.items())
+    assert {*COMMANDS, *data, *export} == set(FLAGS)
     for command, flags in FLAGS.items():
         text = run_engine(*command.split(), "--help").stdout
         assert set(re.findall(r"--[a-z][a-z0-9-]*", text.split("Options")[-1])) >= flags
@@ -50,7 +53,7 @@ def test_commands_and_flags_are_frozen(run_engine) -> None:
 
 def test_help_shows_every_command(run_engine) -> None:
     text = run_engine("--help").stdout
-    assert all(name in text for name in [*COMMANDS, "data", "--debug", "--install-completion"])
+    assert all(name in text for name in [*COMMANDS, *GROUPS, "--debug", "--install-completion"])
     assert run_engine().returncode == 2  # no arguments: the help, as a usage error
 
 

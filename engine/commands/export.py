@@ -1,0 +1,35 @@
+"""`engine export triton`: an artifact as a model repository for NVIDIA's Triton."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def triton(
+    artifact: Annotated[Path, typer.Argument(metavar="ARTIFACT", help="What compile wrote.")],
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="The model repository; new.")],
+    name: Annotated[
+        str, typer.Option(help="Of the model in Triton; the artifact's own if left out.")
+    ] = "",
+    device: Annotated[
+        str, typer.Option(help="Where the server preprocesses. gpu: it takes video files, and "
+                               "decodes them. cpu: it takes decoded frames. auto: gpu, but cpu "
+                               "for OpenVINO.")
+    ] = "auto",
+) -> None:  # fmt: skip
+    """Write the model, its preprocessing and both in one, with a README that has a client.
+
+    Example: [bold]engine export triton artifacts/onnx triton_models[/bold]
+    """
+    from dali_pipelines.triton_pipeline import FRONTS
+    from engine.commands import triton_repository
+    from engine.errors import unknown_name
+
+    if device != "auto" and device not in FRONTS:
+        raise unknown_name("device", device, ["auto", *FRONTS])
+    made = triton_repository.write(artifact, folder, name=name, device=device)
+    print(f"{folder}: {made.name}, {made.name}_preprocess and {made.name}_ensemble")
+    for note in made.notes:
+        print(f"note: {note}")
+    print(f"next: {made.start}")
