@@ -3,7 +3,9 @@
 Draws 400 synthetic clips, then: which codecs NVDEC opens; the GPU's tests (`pytest -m gpu`: same
 clips as the CPU loader, frame by frame); loading on GPU against loading on CPU, and what DALI's
 decoder reaches alone, which is the share of NVDEC that is used; the bytes that cross to the card
-for each clip. Each part that fails leaves its error as a row. Writes gpu_<card>_<month>.json.
+for each clip; training steps in bf16 against fp32; every compile backend and precision of two
+published sizes, with its error and its share of the matrix peak. Each part that fails leaves its
+error as a row. Writes gpu_<card>_<month>.json.
 """
 
 import argparse
@@ -17,15 +19,19 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from benchmarks.harness import in_turn, summary
 from benchmarks.machine import file_name, fingerprint
+from benchmarks.suites import backends
 from benchmarks.suites import loader as loader_suite
 from dali_pipelines.augment import Augment
 from dali_pipelines.decoders import CODECS, probe_codec
 from dali_pipelines.feed import ClipRow, Feed
 from dali_pipelines.pixels import resized_size
 from dali_pipelines.spec import ClipSpec
+from engine.commands.opened import shape_of
 from engine.data import manifest, synthetic
 from engine.data.clip_rows import clip_rows
+from engine.models import registry
 from engine.parallel import run_each
 
 ROOT = Path(__file__).parents[1]
@@ -49,6 +55,8 @@ def main() -> None:
             "tests": _tests,
             "loader": lambda: _loader(rows, options.repeats),
             "bytes_to_the_card": lambda: bytes_to_the_card(rows),
+            "training": training_steps,
+            "compiled": lambda: compiled(options.repeats),
         }
         result = {"command": "python -m benchmarks.gpu_proof", **facts}
         path = options.out / file_name("gpu", facts)
@@ -82,6 +90,53 @@ def _loader(rows: list[ClipRow], repeats: int) -> dict[str, Any]:
     return loader_suite.measure(
         rows, ClipSpec(), batch_size=16, repeats=repeats, gpu=0, on_done=lambda: None
     )
+
+
+def training_steps(
+    preset: str = "base", batch_size: int = 8, repeats: int = 5
+) -> list[dict[str, Any]]:
+    """Clips a second of forward, backward and update, on the GPU where there is one."""
+    rows: list[dict[str, Any]] = []
+    for family in registry.FAMILIES:
+        spec, clip = registry.ModelSpec.of_preset(family, preset, 51)
+        model = registry.build(spec, clip)
+        ways = {name: _training_step(model, clip, batch_size, name) for name in ("fp32", "bf16")}
+        in_turn(ways, repeats=1)
+        for name, rates in in_turn(ways, repeats=repeats).items():
+            rows.append({"family": family, **summary(name, rates)})
+    return rows
+
+
+def _training_step(
+    model: Any, spec: ClipSpec, batch_size: int, precision: str
+) -> Callable[[], int]:
+    import torch
+
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    model.to(device).train()
+    optimiser = torch.optim.SGD(model.parameters(), lr=1e-3)
+    clips = torch.randn(batch_size, *shape_of(spec), device=device)
+    labels = torch.zeros(batch_size, dtype=torch.long, device=device)
+
+    def step() -> int:
+        with torch.autocast(device, torch.bfloat16, enabled=precision == "bf16"):
+            loss = torch.nn.functional.cross_entropy(model(clips).float(), labels)
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+        if device == "cuda":
+            torch.cuda.synchronize()
+        return batch_size
+
+    return step
+
+
+def compiled(repeats: int) -> list[dict[str, Any]]:
+    return [
+        backends.measure(family, "base", batch=batch, repeats=repeats)
+        for family in ("timesformer", "cnn-lstm")
+        for batch in (1, 32)
+    ]
 
 
 def bytes_to_the_card(rows: list[ClipRow]) -> dict[str, float]:

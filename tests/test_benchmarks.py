@@ -9,10 +9,12 @@ import videos
 from test_dali_pipelines_loader import SMALL, rows_of
 
 from benchmarks import readme
-from benchmarks.gpu_proof import bytes_to_the_card
+from benchmarks.gpu_proof import bytes_to_the_card, training_steps
 from benchmarks.harness import in_turn, summary
+from benchmarks.suites import backends
 from benchmarks.suites.loader import decode_by_dali
 from dali_pipelines.feed import Feed
+from engine.models.registry import FAMILIES
 
 
 def test_ways_run_in_turn_and_wide_spreads_are_told() -> None:
@@ -52,6 +54,25 @@ def test_the_gpu_proof_says_when_there_is_none() -> None:
     )
     assert result.returncode == 1
     assert "needs an NVIDIA GPU; here there is no NVIDIA driver" in result.stderr
+
+
+def test_training_steps_are_timed_on_any_device() -> None:
+    rows = training_steps("small", batch_size=2, repeats=1)
+    assert {row["family"] for row in rows} == set(FAMILIES)
+    assert {row["name"] for row in rows} == {"fp32", "bf16"}
+    assert all(row["clips_per_s"] > 0 for row in rows)
+
+
+def test_every_backend_that_runs_here_is_a_row() -> None:
+    found = backends.measure(
+        "vit-lstm", "small", batch=2, repeats=1, precisions=["fp32", "bf16"], with_compile=False,
+        backends=["eager", "openvino", "onnx", "tensorrt"],
+    )  # fmt: skip
+    rows = {row["name"]: row for row in found["rows"]}
+    assert {"eager fp32", "openvino fp32", "onnx fp32"} <= set(rows)
+    assert all("error" not in row for row in rows.values())
+    assert rows["openvino fp32"]["max_error"] < 1e-3
+    assert rows["openvino fp32"]["share_of_peak"] > 0
 
 
 def test_the_readmes_figures_are_those_of_the_results() -> None:

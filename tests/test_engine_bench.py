@@ -41,6 +41,32 @@ def test_the_loader_stage_prints_and_keeps_its_figures(
     assert found["machine"]["num_cores"] >= 1
 
 
+def test_the_model_stage_sets_artifacts_beside_eager(run_engine, synth, tmp_path: Path) -> None:
+    assert run_engine("data", "split", synth, "--scheme", "grouped").returncode == 0
+    run, fast, out = tmp_path / "run", tmp_path / "fast", tmp_path / "bench"
+    trained = run_engine(
+        "train", "--data", synth, "--model", "vit-lstm", "--preset", "small", "--epochs", 1,
+        "--out", run,
+    )  # fmt: skip
+    assert trained.returncode == 0, trained.stderr
+    compiled = run_engine("compile", run, "--out", fast, "--cache", tmp_path / "cache")
+    assert compiled.returncode == 0, compiled.stderr
+    result = run_engine(
+        "bench", run, fast, "--stage", "model", "--out", out, "--repeats", 2, "--batches", "1,3"
+    )
+    assert result.returncode == 0, result.stderr
+    (path,) = out.iterdir()
+    found = json.loads(path.read_text())
+    names = ["eager, channels-first", "eager", "fast"]
+    assert [row["name"] for row in found["rows"]] == names * 2
+    assert [row["batch"] for row in found["rows"]] == [1, 1, 1, 3, 3, 3]
+    assert found["rows"][0]["times_yardstick"] == 1.0
+    assert all(0 < row["share_of_peak"] < 2 for row in found["rows"])
+    wrong = run_engine("bench", fast, run, "--stage", "model", "--out", out)
+    assert wrong.returncode == 2
+    assert "takes a run, then the artifacts" in wrong.stderr
+
+
 def test_unknown_stages_and_unusable_sets_get_one_sentence(run_engine, tmp_path: Path) -> None:
     wrong = run_engine("bench", "--stage", "loder")
     assert wrong.returncode == 2

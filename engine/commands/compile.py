@@ -81,7 +81,7 @@ def compile_(
         return
     asked = _asked(
         run, data, backend, precision, batches, accept_drift, unproved, clips, calibration_clips,
-        workspace_gb, optimization_level, gpu,
+        workspace_gb, optimization_level, cache, gpu,
     )  # fmt: skip
     if not compiling.BACKENDS[asked.backend].runs_on(gpu) and not unproved:
         raise RefusedError(
@@ -89,7 +89,7 @@ def compile_(
             "pass --unproved to have it all the same."
         )
     with atomic.new_folder(out) as stage:
-        config = compiling.cached(asked, gpu, cache, stage, print)
+        config = compiling.cached(asked, gpu, stage, print)
     _tell(config, out)
 
 
@@ -105,6 +105,7 @@ def _asked(
     num_calibration_clips: int,
     workspace_gb: float | None,
     optimization_level: int | None,
+    cache: Path | None,
     gpu: "Gpu | None",
 ) -> "Asked":
     from engine.commands.compiling import Asked
@@ -151,6 +152,7 @@ def _asked(
         unproved=unproved,
         num_proof_clips=num_clips,
         num_calibration_clips=num_calibration_clips,
+        cache=cache,
     )
 
 

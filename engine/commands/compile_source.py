@@ -1,6 +1,9 @@
 """What `engine compile` builds from: what was asked for, the trained model, and its clips."""
 
+import hashlib
+import json
 import random
+import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -40,6 +43,8 @@ class Asked:
     unproved: bool
     num_proof_clips: int
     num_calibration_clips: int
+    cache: Path | None = None
+    """Where finished builds and the fp32 model's answers are kept."""
 
 
 class Source:
@@ -127,8 +132,25 @@ class Source:
 
     @cached_property
     def reference(self) -> Logits:
-        """What the model answers uncompiled, in fp32."""
-        return self.ask(self.model.to("cpu"), "Asking the fp32 model")
+        """What the model answers uncompiled, in fp32; kept for the next precision."""
+        import numpy as np
+        import torch
+
+        facts = [self.digest, self.config.clip.to_dict(), row_facts(self.proof_rows)]
+        name = hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:32]
+        path = self._asked.cache / f"{name}.npy" if self._asked.cache else None
+        if path is not None and path.is_file():
+            found: Logits = np.load(path, allow_pickle=False)
+            return found
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+        model = self.model.to(device)
+        found = self.ask(lambda clips: model(clips.to(device)), "Asking the fp32 model")
+        self.model.to("cpu")
+        if path is not None:
+            with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as file:
+                np.save(file, found)
+            Path(file.name).replace(path)
+        return found
 
     def ask(self, run: "Callable[[torch.Tensor], torch.Tensor]", title: str) -> Logits:
         with progress_bar(title, total=len(self.proof), unit="batches") as advance:
@@ -139,6 +161,11 @@ class Source:
         import numpy as np
 
         return np.concatenate([batch.labels.numpy() for batch in self.proof])
+
+
+def row_facts(rows: list[ClipRow]) -> list[Any]:
+    """What tells clips from others, for the keys of what is kept."""
+    return [[row.path.name, row.label, row.frames, row.path.stat().st_size] for row in rows]
 
 
 def _counted(items: Iterable[Any], advance: Callable[[], None]) -> Iterator[Any]:

@@ -15,9 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dali_pipelines.feed import ClipRow
 from engine import atomic
-from engine.commands.compile_source import BATCH_SIZE, Asked, Source
+from engine.commands.compile_source import BATCH_SIZE, Asked, Source, row_facts
 from engine.errors import RefusedError, UserError
 from engine.progress import progress_bar
 from trt import artifact
@@ -34,9 +33,9 @@ PROOF_BYTES = 32 << 20
 
 def key_of(asked: Asked, source: Source) -> str:
     """The same for the same weights, clips, target, device and libraries; else another."""
-    clips = [_row_facts(source.proof_rows)]
+    clips = [row_facts(source.proof_rows)]
     if asked.target.precision in ("int8", "fp8"):
-        clips.append(_row_facts(source.calibration_rows))
+        clips.append(row_facts(source.calibration_rows))
     facts = {
         "source": source.digest,
         "clip": source.config.clip.to_dict(),
@@ -49,10 +48,6 @@ def key_of(asked: Asked, source: Source) -> str:
         "clips": clips,
     }
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:32]
-
-
-def _row_facts(rows: list[ClipRow]) -> list[Any]:
-    return [[row.path.name, row.label, row.frames, row.path.stat().st_size] for row in rows]
 
 
 def build(
@@ -254,15 +249,13 @@ def copy(folder: Path, out: Path) -> None:
             shutil.copyfile(path, out / path.name)
 
 
-def cached(
-    asked: Asked, gpu: Gpu | None, cache: Path | None, out: Path, tell: Callable[[str], None]
-) -> Config:
+def cached(asked: Asked, gpu: Gpu | None, out: Path, tell: Callable[[str], None]) -> Config:
     """The artifact into `out`: built under a lock and kept, or what was built and kept before."""
     from filelock import FileLock
 
-    source = Source(asked)
-    folder = cache or user_cache() / "artifacts"
+    folder = asked.cache or user_cache() / "artifacts"
     folder.mkdir(parents=True, exist_ok=True)
+    source = Source(dataclasses.replace(asked, cache=folder))
     finished = folder / key_of(asked, source)
     with FileLock(finished.with_suffix(".lock")):
         config = _sound(finished)
