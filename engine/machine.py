@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from trt.backends import Gpu
+from trt.probe import Gpu, this_cpu, this_gpu
 
 SPEED_FLAGS = {
     "avx2": "AVX2",
@@ -35,7 +35,7 @@ class Machine:
 
 
 def describe_machine() -> Machine:
-    model, flags = _cpu()
+    model, flags = this_cpu()
     gpu, gpu_memory_gib, cuda = _gpu()
     return Machine(
         python=platform.python_version(),
@@ -51,19 +51,6 @@ def describe_machine() -> Machine:
     )
 
 
-def _cpu() -> tuple[str, set[str]]:
-    model, flags = platform.processor() or "unknown", set[str]()
-    path = Path("/proc/cpuinfo")
-    for line in path.read_text().splitlines() if path.is_file() else []:
-        key, _, value = line.partition(":")
-        if key.strip() == "model name":
-            model = value.strip()
-        elif key.strip() == "flags":
-            flags = set(value.split())
-            break
-    return model, flags
-
-
 def _gpu() -> tuple[Gpu | None, float, str]:
     import torch
 
@@ -72,9 +59,8 @@ def _gpu() -> tuple[Gpu | None, float, str]:
     if not torch.cuda.is_available():
         driver = Path("/proc/driver/nvidia/version").is_file()
         return None, 0.0, "driver found, but no usable GPU" if driver else "no NVIDIA driver"
-    properties = torch.cuda.get_device_properties(0)
-    gpu = Gpu(name=properties.name, capability=(properties.major, properties.minor))
-    return gpu, round(properties.total_memory / 2**30, 1), f"CUDA {torch.version.cuda}, {_driver()}"
+    memory = torch.cuda.get_device_properties(0).total_memory
+    return this_gpu(), round(memory / 2**30, 1), f"CUDA {torch.version.cuda}, {_driver()}"
 
 
 def _driver() -> str:

@@ -9,6 +9,7 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from trt.calibration import nncf_and_clips
 from trt.config import Bond, Config, Precision, nearest
 from trt.errors import CompileError
 from trt.job import Job
@@ -86,18 +87,9 @@ def quantize(
     path: Path, job: Job, *, symmetric: bool = False, not_types: Sequence[str] = ()
 ) -> None:
     """In place; what the job keeps stays in fp32, and operators of `not_types`."""
-    logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # it looks for CUDA
-    try:
-        import nncf
-    except ImportError as error:
-        raise CompileError("int8 needs NNCF: pip install 'engine[openvino]'.") from error
     import onnx
 
-    if job.calibration is None:
-        raise CompileError("int8 is calibrated on training clips: pass --data with a dataset.")
-    job.on_step("measuring ranges")
-    clips = list(job.calibration())
-    nncf.set_log_level(logging.ERROR)
+    nncf, clips = nncf_and_clips(job)
     model = onnx.load(path)
     kept = [node.name for node in model.graph.node if _lies_in(node, job.target.kept)]
     presets = nncf.QuantizationPreset

@@ -5,7 +5,6 @@ The module is traced, and not exported: so its recurrent layers go over whole, a
 bear the modules' names, by which some can be kept in fp32.
 """
 
-import logging
 import os
 import warnings
 import xml.etree.ElementTree as ElementTree
@@ -15,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from trt.calibration import nncf_and_clips
 from trt.config import Bond, Config, Precision, nearest
 from trt.errors import CompileError
 from trt.job import Job
@@ -87,16 +87,7 @@ def build(job: Job, folder: Path) -> dict[str, Any]:
 
 def _quantized(model: Any, job: Job) -> Any:
     """Weights and activations in 8 bits, with ranges measured on training clips."""
-    logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # it looks for CUDA
-    try:
-        import nncf
-    except ImportError as error:
-        raise CompileError("int8 needs NNCF: pip install 'engine[openvino]'.") from error
-    if job.calibration is None:
-        raise CompileError("int8 is calibrated on training clips: pass --data with a dataset.")
-    job.on_step("measuring ranges")
-    clips = list(job.calibration())
-    nncf.set_log_level(logging.ERROR)
+    nncf, clips = nncf_and_clips(job)
     attends = any(each.get_type_name() == "ScaledDotProductAttention" for each in model.get_ops())
     patterns = [_pattern(name) for name in job.target.kept]
     return nncf.quantize(

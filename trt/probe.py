@@ -42,12 +42,21 @@ def this_device() -> str:
     gpu = this_gpu()
     if gpu is not None:
         return f"{gpu.name}, compute capability {'.'.join(map(str, gpu.capability))}"
+    return this_cpu()[0]
+
+
+def this_cpu() -> tuple[str, set[str]]:
+    """The model, and what it can do in the kernel's words."""
+    model, flags = platform.processor() or "a CPU", set[str]()
     path = Path("/proc/cpuinfo")
     for line in path.read_text().splitlines() if path.is_file() else []:
         key, _, value = line.partition(":")
         if key.strip() == "model name":
-            return value.strip()
-    return platform.processor() or "a CPU"
+            model = value.strip()
+        elif key.strip() == "flags":
+            flags = set(value.split())
+            break
+    return model, flags
 
 
 def this_gpu() -> Gpu | None:

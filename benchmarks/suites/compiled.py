@@ -140,9 +140,10 @@ def fit_head(model: Any, batches: list[Any]) -> None:
     """Logistic regression on what goes into the head, written into the head."""
     import torch
 
+    convolutional = any(isinstance(each, torch.nn.BatchNorm2d) for each in model.modules())
     taken: list[torch.Tensor] = []
     hook = model.head.register_forward_pre_hook(lambda _, inputs: taken.append(inputs[0].float()))
-    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=not convolutional):
         for batch in batches:
             model(batch.clips)
     hook.remove()

@@ -71,9 +71,9 @@ def compile_(
     from engine import atomic
     from engine.commands import compiling
     from engine.errors import RefusedError
-    from engine.machine import describe_machine
+    from trt.probe import this_gpu
 
-    gpu = describe_machine().gpu
+    gpu = this_gpu()
     if rebuild:
         with atomic.new_folder(out) as stage:
             compiling.artifact.seal(stage, compiling.rebuild(run, stage, gpu, print))

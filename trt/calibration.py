@@ -1,0 +1,23 @@
+"""What int8 needs before a compiler can have it: NNCF, and clips to measure ranges on."""
+
+import logging
+from typing import TYPE_CHECKING, Any
+
+from trt.errors import CompileError
+from trt.job import Job
+
+if TYPE_CHECKING:
+    import torch
+
+
+def nncf_and_clips(job: Job) -> "tuple[Any, list[torch.Tensor]]":
+    logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # it looks for CUDA
+    try:
+        import nncf
+    except ImportError as error:
+        raise CompileError("int8 needs NNCF: pip install 'engine[openvino]'.") from error
+    if job.calibration is None:
+        raise CompileError("int8 is calibrated on training clips: pass --data with a dataset.")
+    job.on_step("measuring ranges")
+    nncf.set_log_level(logging.ERROR)
+    return nncf, list(job.calibration())
