@@ -71,9 +71,12 @@ def compile_(
     from engine import atomic
     from engine.commands import compiling
     from engine.errors import RefusedError
+    from engine.training.memory import keep_freed_memory
     from trt.probe import this_gpu
 
     gpu = this_gpu()
+    if gpu is None:
+        keep_freed_memory()
     if rebuild:
         with atomic.new_folder(out) as stage:
             compiling.artifact.seal(stage, compiling.rebuild(run, stage, gpu, print))

@@ -83,8 +83,11 @@ def _evaluate(
     from engine.evaluation.predict import predict
     from engine.evaluation.report import Evaluated, Protocol
     from engine.progress import progress_bar
+    from engine.training.memory import keep_freed_memory
 
     model = open_predictor(run, device)
+    if model.device.type == "cpu":
+        keep_freed_memory()
     listed, scheme = find_clips(run, data)
     if listed.class_names != model.class_names:
         raise UserError(

@@ -1,4 +1,4 @@
-"""How the C library hands memory out while a model trains on a CPU."""
+"""How the C library hands memory out while a model trains or answers on a CPU."""
 
 import ctypes
 import sys
