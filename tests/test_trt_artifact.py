@@ -267,6 +267,25 @@ def test_openvino_keeps_layers_in_fp32(tmp_path, model, clips) -> None:
         compiled(tmp_path / "b", model, clips, "openvino", Target(precision="bf16", kept=("head",)))
 
 
+def test_openvino_caches_each_way_to_compile_by_itself(
+    tmp_path, model, clips, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both artifacts hold the same IR; only what it is compiled to differs."""
+    if BACKENDS["openvino"].executes("bf16", None)[0] != "bf16":
+        pytest.skip("this processor doesn't compute in bf16")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+    def from_cache(folder: Path) -> bool:
+        runner = trt.load(folder)._run
+        return runner._compiled("LATENCY").get_property("LOADED_FROM_CACHE")
+
+    for precision in ("fp32", "bf16"):
+        target = Target(precision=precision)
+        folder = compiled(tmp_path / precision, model, clips, "openvino", target)
+        assert not from_cache(folder)  # else it is what was compiled for another precision
+        assert from_cache(folder)
+
+
 def test_folding_takes_batch_normalisation_out(model, clips, right) -> None:
     changed = folding.folded(model, clips[:2])
     assert not any(isinstance(each, nn.BatchNorm2d) for each in changed.modules())

@@ -5,6 +5,8 @@ The module is traced, and not exported: so its recurrent layers go over whole, a
 bear the modules' names, by which some can be kept in fp32.
 """
 
+import hashlib
+import json
 import os
 import warnings
 import xml.etree.ElementTree as ElementTree
@@ -18,7 +20,7 @@ from trt.calibration import nncf_and_clips
 from trt.config import Bond, Config, Precision, nearest
 from trt.errors import CompileError
 from trt.job import Job
-from trt.probe import Gpu, Status, installed, missing
+from trt.probe import Gpu, Status, installed, missing, this_device
 
 if TYPE_CHECKING:
     import torch
@@ -128,8 +130,6 @@ def load(folder: Path, config: Config) -> "Run":
     import openvino
 
     core = openvino.Core()
-    cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "engine" / "openvino"
-    core.set_property({"CACHE_DIR": str(cache)})
     try:
         model = core.read_model(folder / MODEL)
     except RuntimeError as error:
@@ -146,7 +146,7 @@ class _Runner:
     def __init__(self, core: Any, model: Any, config: Config) -> None:
         shape = list(model.input(0).partial_shape)[1:]
         model.reshape([1, *(each.get_length() for each in shape)])
-        self._core, self._model = core, model
+        self._core, self._model, self._files = core, model, config.files
         self._hint = HINTS.get(config.target.precision) or _around_int8(core, config)
 
     @cached_property
@@ -161,6 +161,8 @@ class _Runner:
 
     def _compiled(self, wanted: str) -> Any:
         hints = {"INFERENCE_PRECISION_HINT": self._hint, "PERFORMANCE_HINT": wanted}
+        if self._files:
+            hints["CACHE_DIR"] = str(_cache(self._files, hints))
         return self._core.compile_model(self._model, "CPU", hints)
 
     def __call__(self, clips: "torch.Tensor") -> "torch.Tensor":
@@ -180,6 +182,15 @@ class _Runner:
             self._single.infer([array[number : number + 1]], share_inputs=True)
             _store(found, self._single, number)
         return torch.from_numpy(np.concatenate(found))
+
+
+def _cache(files: dict[str, str], hints: dict[str, str]) -> Path:
+    """A folder for each way to compile a model: OpenVINO's own key leaves the hints out, and gives
+    back what was compiled for another precision."""
+    facts = [files, hints, this_device(), installed("openvino")]
+    key = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:32]
+    home = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"))
+    return home / "engine" / "openvino" / key
 
 
 def _store(found: list[Any], request: Any, number: int) -> None:
