@@ -234,6 +234,27 @@ def test_two_processes_open_one_artifact(of_backend, clips, tmp_path) -> None:
         assert one
 
 
+def test_signals_are_safe_after_artifacts_are_gone(of_backend) -> None:
+    """A handler needs a stack, and OpenVINO sets one up where the processor has AMX."""
+    code = """
+import signal, subprocess, sys
+from pathlib import Path
+import torch, trt
+artifacts = [trt.load(Path(sys.argv[1])) for _ in range(2)]
+for artifact in artifacts:
+    artifact(torch.zeros(2, 4, 3, 16, 16, dtype=torch.uint8))
+del artifact
+artifacts.pop(0)
+artifacts.pop(0)
+signal.signal(signal.SIGCHLD, lambda *_: None)
+subprocess.run(["true"])
+print("sound")
+"""
+    command = [sys.executable, "-c", code, str(of_backend("openvino"))]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert result.stdout == "sound\n", (result.returncode, result.stderr)
+
+
 def test_kept_modules_compute_in_fp32(model, clips, right) -> None:
     def error(*kept: str) -> float:
         with torch.no_grad():

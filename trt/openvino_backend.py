@@ -10,7 +10,7 @@ import json
 import os
 import warnings
 import xml.etree.ElementTree as ElementTree
-from functools import cached_property, partial
+from functools import cache, cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -50,11 +50,18 @@ def probe(gpu: Gpu | None) -> Status:
 
 
 def executes(precision: Precision, gpu: Gpu | None) -> tuple[Precision, str]:
-    import openvino
-
-    listed = openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    listed = _core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
     known = {CAPABILITIES[name] for name in listed if name in CAPABILITIES}
     return nearest(precision, known, "this CPU")
+
+
+@cache
+def _core() -> Any:
+    """One for the process. Where the processor has AMX, each sets up a stack for signals and puts
+    back what it found, which may be another's that is gone: the next signal is a crash then."""
+    import openvino
+
+    return openvino.Core()
 
 
 def runs_on(gpu: Gpu | None) -> str:
@@ -127,9 +134,7 @@ def _keep(path: Path, kept: tuple[str, ...]) -> None:
 
 
 def load(folder: Path, config: Config) -> "Run":
-    import openvino
-
-    core = openvino.Core()
+    core = _core()
     try:
         model = core.read_model(folder / MODEL)
     except RuntimeError as error:
