@@ -7,7 +7,6 @@ bear the modules' names, by which some can be kept in fp32.
 
 import hashlib
 import json
-import os
 import warnings
 import xml.etree.ElementTree as ElementTree
 from functools import cache, cached_property, partial
@@ -20,7 +19,7 @@ from trt.calibration import nncf_and_clips
 from trt.config import Bond, Config, Precision, nearest
 from trt.errors import CompileError
 from trt.job import Job
-from trt.probe import Gpu, Status, installed, missing, this_device
+from trt.probe import Gpu, Status, installed, missing, this_device, user_cache
 
 if TYPE_CHECKING:
     import torch
@@ -194,8 +193,7 @@ def _cache(files: dict[str, str], hints: dict[str, str]) -> Path:
     back what was compiled for another precision."""
     facts = [files, hints, this_device(), installed("openvino")]
     key = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:32]
-    home = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"))
-    return home / "engine" / "openvino" / key
+    return user_cache() / "openvino" / key
 
 
 def _store(found: list[Any], request: Any, number: int) -> None:

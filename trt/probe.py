@@ -1,5 +1,6 @@
 """Whether a backend can be used on this machine, without loading what is slow."""
 
+import os
 import platform
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -66,6 +67,11 @@ def this_gpu() -> Gpu | None:
         return None
     facts = torch.cuda.get_device_properties(0)
     return Gpu(name=facts.name, capability=(facts.major, facts.minor))
+
+
+def user_cache() -> Path:
+    """Where what was built once is kept for the next time."""
+    return Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "engine"
 
 
 def versions(packages: Iterable[str]) -> dict[str, str]:

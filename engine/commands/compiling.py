@@ -6,12 +6,10 @@ Joins the loaders (dali_pipelines), the checkpoint (engine) and the compilers (t
 import dataclasses
 import hashlib
 import json
-import os
 import resource
 import shutil
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +23,7 @@ from trt.config import Config, Target
 from trt.errors import CompileError
 from trt.job import Job
 from trt.parity import Budget, Logits, Parity, answers, compare
-from trt.probe import Gpu, this_device, versions
+from trt.probe import Gpu, this_device, user_cache, versions
 
 PROOF_BYTES = 32 << 20
 """The most that the clips kept in an artifact may take."""
@@ -56,25 +54,26 @@ def build(
     """Fill `stage` with an artifact that passed, or raise; layers that break are kept in fp32."""
     from trt.precision_search import widen
 
-    attempt = _attempt(asked, source, stage, asked.target, gpu, tell)
-    if attempt.passed:
-        return attempt.config
-    tell(f"it doesn't pass: {attempt.parity.in_words()}")
+    config, parity = _attempt(asked, source, stage, asked.target, gpu, tell)
+    if parity.passed:
+        return config
+    tell(f"it doesn't pass: {parity.in_words()}")
     if asked.target.precision in ("fp32", "tf32"):
-        raise _refused(asked, attempt.parity, "")
+        raise _refused(asked, parity, "")
     ranked = _rank(asked, source)
     worst = ", ".join(f"{each.name} ({each.error:.2g})" for each in ranked[:5])
     tell(f"what breaks most in {asked.target.precision}, by the error of a logit: {worst}")
     if asked.target.precision == "bf16" and asked.backend == "openvino":
-        raise _refused(asked, attempt.parity, "; OpenVINO keeps no layers in fp32 beside bf16")
+        raise _refused(asked, parity, "; OpenVINO keeps no layers in fp32 beside bf16")
+    kept: tuple[str, ...] = ()
     for kept in widen(ranked):
         tell(f"again, with {len(kept)} of {len(ranked)} layers in fp32")
         target = dataclasses.replace(asked.target, kept=kept)
-        attempt = _attempt(asked, source, stage, target, gpu, tell)
-        if attempt.passed:
+        config, parity = _attempt(asked, source, stage, target, gpu, tell)
+        if parity.passed:
             tell(f"kept in fp32: {', '.join(kept)}")
-            return attempt.config
-    raise _refused(asked, attempt.parity, f"; even with {len(kept)} layers in fp32")
+            return config
+    raise _refused(asked, parity, f"; even with {len(kept)} layers in fp32")
 
 
 def _refused(asked: Asked, parity: Parity, more: str) -> RefusedError:
@@ -95,13 +94,6 @@ def _rank(asked: Asked, source: Source) -> list[Any]:
         return rank(source.folded, asked.target.precision, clips, advance)
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Attempt:
-    config: Config
-    parity: Parity
-    passed: bool
-
-
 def _attempt(
     asked: Asked,
     source: Source,
@@ -109,7 +101,7 @@ def _attempt(
     target: Target,
     gpu: Gpu | None,
     tell: Callable[[str], None],
-) -> _Attempt:
+) -> tuple[Config, Parity]:
     """Build once, and prove it."""
     from trt.program import lowered
 
@@ -157,11 +149,8 @@ def _attempt(
     parity = compare(
         source.reference, found, source.labels, budget=asked.budget, proved_on=proved_on
     )
-    _keep_proof(source, stage)
     facts = {**parity.to_dict(), "proved": bool(where), **_intervals(source, found)}
-    return _Attempt(
-        config=dataclasses.replace(config, parity=facts), parity=parity, passed=parity.passed
-    )
+    return dataclasses.replace(config, parity=facts), parity
 
 
 def _keep_proof(source: Source, stage: Path) -> None:
@@ -265,14 +254,11 @@ def cached(asked: Asked, gpu: Gpu | None, out: Path, tell: Callable[[str], None]
             shutil.rmtree(finished, ignore_errors=True)
             with atomic.new_folder(finished) as stage:
                 config = build(asked, source, stage, gpu, tell)
+                _keep_proof(source, stage)
                 _keep_clips(source, stage)
                 config = artifact.seal(stage, config)
         copy(finished, out)
     return config
-
-
-def user_cache() -> Path:
-    return Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "engine"
 
 
 def _sound(finished: Path) -> Config | None:
