@@ -50,9 +50,16 @@ def build(job: Job, folder: Path) -> dict[str, Any]:
 
 
 def load(folder: Path, config: Config) -> "Run":
+    import torch
     from torch._inductor import aoti_load_package
 
-    try:
-        return aoti_load_package(str(folder / PACKAGE))
+    on_gpu = torch.cuda.is_available()
+    try:  # of its own threads it would ask CUDA things that may not be asked while recording
+        run = aoti_load_package(str(folder / PACKAGE), run_single_threaded=on_gpu)
     except (OSError, RuntimeError) as error:
         raise CompileError(f"{folder / PACKAGE} can't be opened ({error}).") from error
+    if not on_gpu:
+        return run
+    from trt.cuda_graphs import Graphed
+
+    return Graphed(run)

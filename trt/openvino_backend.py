@@ -72,9 +72,7 @@ def build(job: Job, folder: Path) -> dict[str, Any]:
 
     precision, kept = job.target.precision, job.target.kept
     if kept and precision == "bf16":
-        raise CompileError(
-            "OpenVINO can't keep single layers in fp32 beside bf16: take --precision fp16 or int8."
-        )
+        raise CompileError("OpenVINO can't keep single layers in fp32 beside bf16.")
     job.on_step("converting")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # tracing is on its way out, and does what we need

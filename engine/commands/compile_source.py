@@ -85,10 +85,7 @@ class Source:
 
     @cached_property
     def clips(self) -> tuple[Manifest, str]:
-        listed, scheme = find_clips(self._asked.run, self._asked.data)
-        if listed.class_names != self.config.class_names:
-            raise UserError(f"{listed.root} has other classes than {self._asked.run} learnt.")
-        return listed, scheme
+        return find_clips(self._asked.run, self._asked.data, self.config.class_names)
 
     @cached_property
     def proof_rows(self) -> list[ClipRow]:

@@ -63,13 +63,14 @@ def build(
     ranked = _rank(asked, source)
     worst = ", ".join(f"{each.name} ({each.error:.2g})" for each in ranked[:5])
     tell(f"what breaks most in {asked.target.precision}, by the error of a logit: {worst}")
-    if asked.target.precision == "bf16" and asked.backend == "openvino":
-        raise _refused(asked, parity, "; OpenVINO keeps no layers in fp32 beside bf16")
     kept: tuple[str, ...] = ()
     for kept in widen(ranked):
         tell(f"again, with {len(kept)} of {len(ranked)} layers in fp32")
         target = dataclasses.replace(asked.target, kept=kept)
-        config, parity = _attempt(asked, source, stage, target, gpu, tell)
+        try:
+            config, parity = _attempt(asked, source, stage, target, gpu, tell)
+        except CompileError as error:
+            raise _refused(asked, parity, f"; {str(error).rstrip('.')}") from error
         if parity.passed:
             tell(f"kept in fp32: {', '.join(kept)}")
             return config

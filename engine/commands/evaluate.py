@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
-    from engine.data.manifest import Manifest
     from engine.evaluation.report import Evaluated
 
 FOLDS = {"1", "2", "3"}
@@ -78,7 +77,6 @@ def _evaluate(
     from engine.commands.opened import find_clips, open_predictor
     from engine.data.clip_rows import clip_rows
     from engine.data.loading import default_loader, make_loader
-    from engine.errors import UserError
     from engine.evaluation.metrics import measure
     from engine.evaluation.predict import predict
     from engine.evaluation.report import Evaluated, Protocol
@@ -88,11 +86,7 @@ def _evaluate(
     model = open_predictor(run, device)
     if model.device.type == "cpu":
         keep_freed_memory()
-    listed, scheme = find_clips(run, data)
-    if listed.class_names != model.class_names:
-        raise UserError(
-            f"{listed.root} has other classes than {run} learnt: {_differing(listed, model)}."
-        )
+    listed, scheme = find_clips(run, data, model.class_names)
     rows, num_bad = clip_rows(listed, split)
     clip = model.clip
     feed = Feed(
@@ -132,13 +126,6 @@ def _evaluate(
             device=model.runs_on,
         ),
     )
-
-
-def _differing(listed: "Manifest", model: Any) -> str:
-    lacking = sorted(set(model.class_names) - set(listed.class_names))
-    more = sorted(set(listed.class_names) - set(model.class_names))
-    parts = [f"it lacks {', '.join(lacking[:5])}"] if lacking else []
-    return "; ".join(parts + ([f"it adds {', '.join(more[:5])}"] if more else []))
 
 
 def _views(text: str) -> tuple[int, int]:

@@ -89,8 +89,19 @@ def find_checkpoint(path: Path) -> tuple[Path, str]:
     return last, "the last, no epoch was finished"
 
 
-def find_clips(path: Path, data: Path | None) -> "tuple[Manifest, str]":
-    """The dataset under the run's own splits, where it is the one that the run learnt from."""
+def find_clips(path: Path, data: Path | None, learnt: list[str]) -> "tuple[Manifest, str]":
+    """The dataset, of the classes that were learnt, and under which splits: the run's own where it
+    is the one that the run learnt from."""
+    listed, scheme = _listed(path, data)
+    if listed.class_names != learnt:
+        raise UserError(
+            f"{listed.root} has other classes than {path} learnt: "
+            f"{_differing(listed.class_names, learnt)}."
+        )
+    return listed, scheme
+
+
+def _listed(path: Path, data: Path | None) -> "tuple[Manifest, str]":
     import dataclasses
 
     from engine.data import manifest, splits
@@ -110,6 +121,13 @@ def find_clips(path: Path, data: Path | None) -> "tuple[Manifest, str]":
         if not {clip.path for clip in own.clips} <= {clip.path for clip in listed.clips}:
             return listed, f"{splits.current(listed)}, of other clips than the run's"
     return own, facts["scheme"]
+
+
+def _differing(found: list[str], learnt: list[str]) -> str:
+    lacking = sorted(set(learnt) - set(found))
+    more = sorted(set(found) - set(learnt))
+    parts = [f"it lacks {', '.join(lacking[:5])}"] if lacking else []
+    return "; ".join(parts + ([f"it adds {', '.join(more[:5])}"] if more else []))
 
 
 def as_bytes_in(model: Any, spec: ClipSpec) -> "BytesIn":
