@@ -2,6 +2,7 @@
 
 import io
 import os
+import sys
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Literal, cast
@@ -69,7 +70,15 @@ def encode_sample(recipe: Recipe) -> bytes:
             frame.pts, frame.time_base = index, Fraction(1, 25)
             container.mux(stream.encode(frame))
         container.mux(stream.encode(None))
+    leave_real_time()
     return buffer.getvalue()
+
+
+def leave_real_time() -> None:
+    """SVT-AV1's encoder, run as root, makes its caller a real-time thread: that and all that it
+    starts from then on would take the processor away from everything else."""
+    if sys.platform.startswith("linux"):
+        os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
 
 
 def _count_with_pyav(video: bytes) -> int:

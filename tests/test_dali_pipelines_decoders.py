@@ -1,8 +1,10 @@
 """What `engine info` says of decoders is tried, on PyAV and on DALI themselves."""
 
+import os
+
 import pytest
 
-from dali_pipelines.decoders import CODECS
+from dali_pipelines.decoders import CODECS, encode_sample
 from engine.commands.info import try_decoders
 
 
@@ -18,3 +20,8 @@ def test_on_a_cpu_pyav_opens_all_and_dali_what_its_manual_says() -> None:
 @pytest.mark.gpu
 def test_on_a_gpu_nvdec_opens_h264() -> None:
     assert try_decoders(with_gpu=True)["h264"]["DALI on GPU"]
+
+
+def test_encoding_leaves_no_real_time_thread_behind() -> None:
+    encode_sample(CODECS["av1"])  # as root, its encoder would
+    assert os.sched_getscheduler(0) == os.SCHED_OTHER

@@ -10,6 +10,8 @@ import av
 import numpy as np
 from numpy.typing import NDArray
 
+from dali_pipelines.decoders import leave_real_time
+
 # name: encoder, suffix, pixel format, options
 CODECS: dict[str, tuple[str, str, str, dict[str, str]]] = {
     "mpeg4": ("mpeg4", ".avi", "yuv420p", {"bf": "2"}),
@@ -76,6 +78,7 @@ def write_video(
             frame.time_base = Fraction(1, fps) if pts is None else Fraction(1, 1000)
             container.mux(stream.encode(frame))
         container.mux(stream.encode(None))
+    leave_real_time()
     return path
 
 
