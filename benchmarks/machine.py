@@ -2,11 +2,19 @@
 
 import dataclasses
 import subprocess
+import time
+from collections.abc import Callable
 from datetime import date
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from engine.machine import describe_machine
+
+PEAK_SIDE = 2048
+PEAK_S = 1.0
+"""For how long a peak is measured."""
+COPY_BYTES = 256 << 20
 
 
 def fingerprint() -> dict[str, Any]:
@@ -34,3 +42,59 @@ def _commit() -> str:
     command = ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=12"]
     result = subprocess.run(command, capture_output=True, text=True)
     return result.stdout.strip() or "unknown"
+
+
+def peaks() -> dict[str, Any]:
+    """What the matrix units and the memory were measured to do, for results to be held against."""
+    return {"matrix_peak_gflops": matrix_peaks(), "copy_peak_gb_s": copy_peak()}
+
+
+def matrix_peaks() -> dict[str, int]:
+    """Billions of operations a second in one large product."""
+    import torch
+
+    products: dict[str, tuple[torch.dtype, Any]] = {
+        "fp32": (torch.float32, torch.matmul),
+        "bf16": (torch.bfloat16, torch.matmul),
+        "int8": (torch.int8, torch._int_mm),
+    }
+    found = {}
+    for name, (dtype, product) in products.items():
+        side = torch.ones((PEAK_SIDE, PEAK_SIDE), device=_device()).to(dtype)
+        seconds = _best(partial(product, side, side))
+        found[name] = round(2 * PEAK_SIDE**3 / seconds / 1e9)
+    return found
+
+
+def copy_peak() -> dict[str, float]:
+    """Billions of bytes a second: within the host's memory, and from there to a GPU."""
+    import torch
+
+    source = torch.ones(COPY_BYTES, dtype=torch.uint8)
+    target = torch.empty_like(source)
+    found = {"host": round(COPY_BYTES / _best(lambda: target.copy_(source)) / 1e9, 1)}
+    if torch.cuda.is_available():
+        pinned, on_gpu = source.pin_memory(), source.cuda()
+        found["to GPU"] = round(COPY_BYTES / _best(lambda: on_gpu.copy_(pinned)) / 1e9, 1)
+    return found
+
+
+def _device() -> str:
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def _best(work: Callable[[], object]) -> float:
+    """Seconds of the fastest of those that fit into a while, after one that isn't counted."""
+    import torch
+
+    work()
+    best, end = float("inf"), time.perf_counter() + PEAK_S
+    while best == float("inf") or time.perf_counter() < end:
+        started = time.perf_counter()
+        work()
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+        best = min(best, time.perf_counter() - started)
+    return best

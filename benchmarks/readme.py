@@ -11,6 +11,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from benchmarks.peers import PEERS
+
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
 RESULTS = ROOT / "benchmarks" / "results"
@@ -182,11 +184,57 @@ def _compiled() -> str:
     return "\n".join(lines)
 
 
+def _deployed() -> str:
+    path, result = _newest("deployed")
+    machine = result["machine"]
+    lines = [
+        "| from files to labels | clips/s | × | top-1 | same label | p50 | slowest | efficiency |",
+        "|---|--:|--:|--:|--:|--:|---|--:|",
+    ]
+    for model, found in result["table"].items():
+        rows = [row for row in found["rows"] if "error" not in row]
+        yardstick = "hf" if any(row["kind"] == "hf" for row in rows) else "torch"
+        base = next(row["clips_per_s"] for row in rows if row["kind"] == yardstick)
+        for row in rows:
+            words = PEERS[row["kind"]].words if row["kind"] in PEERS else f"**{row['precision']}**"
+            if row["kind"] == "ours" and row["backend"] == "eager":
+                words = "our loader, eager PyTorch"
+            cells = [
+                f"`{model}`, {words}",
+                f"{row['clips_per_s']:.1f}",
+                f"{row['clips_per_s'] / base:.1f}",
+                f"{row['top1']:.1%}",
+                f"{row['agreement']:.1%}",
+                f"{row['latency_ms']['p50']:,.0f} ms",
+                row.get("bottleneck", ""),
+                f"{row['efficiency']:.2f}" if "efficiency" in row else "",
+            ]
+            lines.append(f"| {' | '.join(cells)} |")
+    lines += [
+        "",
+        f"{found['num_clips']} clips of {found['data']} ({found['split']}), "
+        f"{machine['num_cores']} cores of {machine['cpu']}, warm file cache, batches of 8 (the "
+        "Hugging Face pipeline takes one). × is to that pipeline where it has the model, and else "
+        "to plain PyTorch. No published weights were at hand: all but each model's last layer is "
+        f"random, hence the accuracy. From `{result['command']}`, kept in "
+        f"`{path.relative_to(ROOT)}`.",
+        "",
+        "| `cnn-lstm`, int8 | clips/s | MiB |",
+        "|---|--:|--:|",
+    ]
+    for row in result["scaling"]:
+        lines.append(
+            f"| {row['value']:,} {row['varied']} | {row['clips_per_s']:.1f} | {row['peak_mib']:,} |"
+        )
+    return "\n".join([*lines, ""])
+
+
 SECTIONS: dict[str, Callable[[], str]] = {
     "loader": _loader,
     "training": _training,
     "studies": _studies,
     "compiled": _compiled,
+    "deployed": _deployed,
 }
 
 

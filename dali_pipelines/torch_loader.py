@@ -8,7 +8,7 @@ DaliLoader to its pixels, and the benchmarks to a multiple of its speed.
 import gc
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -24,13 +24,23 @@ from dali_pipelines.frame_plan import IntArray
 from dali_pipelines.pixels import Frame, resized_size, to_pixels
 from dali_pipelines.wanted_frames import decode_in_turn
 
+Decode = Callable[[ClipRow, IntArray], list[Frame]]
+"""The frames of these numbers, ascending, as they are in the file."""
+
 
 class TorchLoader(ClipLoader):
     def __init__(
-        self, rows: Sequence[ClipRow], feed: Feed, *, num_workers: int | None = None
+        self,
+        rows: Sequence[ClipRow],
+        feed: Feed,
+        *,
+        num_workers: int | None = None,
+        decode: Decode | None = None,
     ) -> None:
+        """`decode` stands in for PyAV, for comparison with other libraries."""
         super().__init__(rows, feed)
         self._num_workers = len(os.sched_getaffinity(0)) if num_workers is None else num_workers
+        self._decode = decode or _decode
 
     def _load(self, batches: list[list[ClipRow]]) -> Iterator[Batch | None]:
         rows = [row for batch in batches for row in batch]
@@ -38,7 +48,7 @@ class TorchLoader(ClipLoader):
         at_work = torch.full((max(1, self._num_workers), 2), -1, dtype=torch.int64).share_memory_()
         gc.collect()  # a DALI graph that is garbage must go here, where its threads are
         loader: DataLoader[Any] = DataLoader(
-            ClipDataset(rows, self.feed, self._epoch, at_work),
+            ClipDataset(rows, self.feed, self._epoch, at_work, self._decode),
             batch_sampler=[[next(positions) for _ in batch] for batch in batches],
             num_workers=self._num_workers,
             collate_fn=list,
@@ -69,7 +79,15 @@ def _keep_what_is_inherited(worker: int) -> None:
 
 
 class ClipDataset(Dataset[Any]):
-    def __init__(self, rows: list[ClipRow], feed: Feed, epoch: int, at_work: torch.Tensor) -> None:
+    def __init__(
+        self,
+        rows: list[ClipRow],
+        feed: Feed,
+        epoch: int,
+        at_work: torch.Tensor,
+        decode: Decode,
+    ) -> None:
+        self._decode = decode
         self._rows = rows
         self._feed = feed
         self._epoch = epoch
@@ -94,7 +112,7 @@ class ClipDataset(Dataset[Any]):
 
     def _clip_TCHW(self, row: ClipRow, look: Look) -> torch.Tensor:
         spec = self._feed.spec
-        decoded = _decode(row, look.plan.source_indices)
+        decoded = self._decode(row, look.plan.source_indices)
         frames_THWC = look.plan.compose(np.stack(decoded))
         clip = torch.from_numpy(frames_THWC).permute(0, 3, 1, 2)
         width, height = resized_size(clip.shape[3], clip.shape[2], spec.resize)

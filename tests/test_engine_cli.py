@@ -30,16 +30,15 @@ FLAGS = {
     ),
     "study": {"--data", "--out", "--set", "--scheme", "--cache", "--device"},
     "reproduce": {"--data", "--out", "--set", "--cache", "--device"},
-    "bench": {
-        "--data",
-        "--stage",
-        "--out",
-        "--frames",
-        "--size",
-        "--batch-size",
-        "--repeats",
-        "--batches",
-    },
+    "bench": set(
+        "--data --stage --out --against --split --views --batches --clips --repeats --seconds "
+        "--target-clips-per-s --max-drop --frames --size --batch-size".split()
+    ),
+    "label": set(
+        "--model --out --format --list --include --exclude --window --stride --segments --vtt "
+        "--smooth --top-k --min-confidence --resume --fresh --retry --mix --shard --merge "
+        "--cluster --workers --watch --dry-run --batch-size --timeout --device".split()
+    ),
     "data synth": {"--classes", "--clips-per-class", "--seed"},
     "data hmdb51": {"--out"},
     "data index": {"--list", "--skip-missing", "--frames-fps"},

@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 
 from benchmarks.harness import in_turn, summary
-from benchmarks.suites.model import count_flops, matrix_peak
+from benchmarks.machine import matrix_peaks
+from benchmarks.suites.model import count_flops
 from engine.commands.opened import as_bytes_in, shape_of
 from engine.models import registry
 from trt import artifact
@@ -110,7 +111,7 @@ def _timed(
             continue
         right = found if right is None else right
         errors[name] = float((found - right).abs().max())
-    peaks = {name: matrix_peak(name) for name in ("fp32", "bf16", "int8")}
+    peaks = matrix_peaks()
 
     def step(way: Callable[[Tensor], Tensor]) -> Callable[[], int]:
         def run() -> int:
@@ -132,6 +133,6 @@ def _timed(
         row["times_eager"] = round(row["clips_per_s"] / eager, 2)
         peak = peaks.get({"fp16": "bf16"}.get(name.split()[-1], name.split()[-1]))
         if peak:
-            row["share_of_peak"] = round(row["clips_per_s"] * flops / peak, 3)
+            row["share_of_peak"] = round(row["clips_per_s"] * flops / 1e9 / peak, 3)
         rows.append(row)
     return rows + failed

@@ -108,7 +108,7 @@ def config_of(artifact: Path) -> dict[str, Any]:
     return json.loads((artifact / "config.json").read_text())
 
 
-def make_run(name: str, root: Path, run: Path) -> None:
+def make_run(name: str, root: Path, run: Path, *, num_frames: int | None = None) -> None:
     """A checkpoint of random weights; batch statistics are of real clips, so that nothing fades."""
     import torch
 
@@ -124,7 +124,7 @@ def make_run(name: str, root: Path, run: Path) -> None:
     listed = manifest.load(root)
     names = listed.class_names
     spec, clip = registry.ModelSpec.of_preset(family, "base", len(names), **overrides)
-    clip = dataclasses.replace(clip, num_frames=frames, sampling="equidistant")
+    clip = dataclasses.replace(clip, num_frames=num_frames or frames, sampling="equidistant")
     torch.manual_seed(0)
     model = registry.build(spec, clip).train()
     rows, _ = clip_rows(listed, "train")

@@ -7,7 +7,6 @@ in the same precision.
 """
 
 import statistics
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,14 +15,12 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.harness import in_turn, summary
+from benchmarks.machine import matrix_peaks
 from dali_pipelines.spec import ClipSpec
 from engine.commands.opened import Predictor, open_predictor, shape_of
 from engine.training import checkpoint
 
 YARDSTICK = "eager, channels-first"
-PEAK_SIDE = 2048
-PEAK_S = 1.0
-"""For how long the peak is measured."""
 
 
 def measure(
@@ -37,7 +34,7 @@ def measure(
     """A row for each way and batch; the ratio is the median of the repeats' ratios."""
     opened = {YARDSTICK: as_people_run_it(run), "eager": open_predictor(run)}
     opened |= {path.name: open_predictor(path) for path in artifacts}
-    peaks = {name: matrix_peak(name) for name in ("fp32", "bf16", "int8")}
+    peaks = matrix_peaks()
     model, config = checkpoint.load_model(opened["eager"].path)
     flops = count_flops(model, config.clip)
     shape = shape_of(opened["eager"].clip)
@@ -56,12 +53,12 @@ def measure(
                 "times_yardstick": round(statistics.median(ratios), 2),
             }
             if precision in peaks:
-                row["share_of_peak"] = round(row["clips_per_s"] * flops / peaks[precision], 3)
+                row["share_of_peak"] = round(row["clips_per_s"] * flops / 1e9 / peaks[precision], 3)
             rows.append(row)
     return {
         "rows": rows,
         "gflop_per_clip": round(flops / 1e9, 3),
-        "matrix_peak_gflops": {name: round(peak / 1e9) for name, peak in peaks.items()},
+        "matrix_peak_gflops": peaks,
         "threads": torch.get_num_threads(),
     }
 
@@ -83,14 +80,17 @@ def _way(predictor: Predictor, clips: Tensor) -> Callable[[], int]:
 def as_people_run_it(run: Path) -> Predictor:
     """The run's model with its pictures channels-first, which is what torch does by itself."""
     predictor = open_predictor(run)
-    backbone = getattr(predictor.run.model, "backbone", None)  # type: ignore[attr-defined]
-    if backbone is not None:
-        backbone.register_forward_pre_hook(lambda _, pictures: _channels_first(*pictures))
+    channels_first(predictor.run.model)  # type: ignore[attr-defined]
     return predictor
 
 
-def _channels_first(pictures_BCHW: Tensor) -> Tensor:
-    return pictures_BCHW.contiguous(memory_format=torch.contiguous_format)
+def channels_first(model: nn.Module) -> nn.Module:
+    backbone = getattr(model, "backbone", None)
+    if backbone is not None:
+        backbone.register_forward_pre_hook(
+            lambda _, pictures: pictures[0].contiguous(memory_format=torch.contiguous_format)
+        )
+    return model
 
 
 def count_flops(model: nn.Module, spec: ClipSpec) -> float:
@@ -108,22 +108,3 @@ def count_flops(model: nn.Module, spec: ClipSpec) -> float:
         if weight.ndim > 1
     )
     return counter.get_total_flops() + recurrent
-
-
-def matrix_peak(precision: str) -> float:
-    """Operations a second of one large product, the best of those that fit into a second."""
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    kinds = {"fp32": torch.float32, "bf16": torch.bfloat16, "int8": torch.int8}
-    shape = (PEAK_SIDE, PEAK_SIDE)
-    left = torch.ones(shape, device=device).to(kinds[precision])
-    right = torch.ones(shape, device=device).to(kinds[precision])
-    product: Any = torch._int_mm if precision == "int8" else torch.matmul
-    product(left, right)
-    best, end = float("inf"), time.perf_counter() + PEAK_S
-    while best == float("inf") or time.perf_counter() < end:
-        started = time.perf_counter()
-        product(left, right)
-        if device == "cuda":
-            torch.cuda.synchronize()
-        best = min(best, time.perf_counter() - started)
-    return 2 * PEAK_SIDE**3 / best

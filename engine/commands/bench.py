@@ -1,11 +1,15 @@
-"""`engine bench`: how fast this machine goes from files to answers, stage by stage."""
+"""`engine bench`: how fast this machine goes from files to answers, and how right the answers are.
+
+`bench_stages.py` calls what measures; here it is read what was asked for.
+"""
 
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-STAGES = ("loader", "model")
+STAGES = ("loader", "model", "end-to-end")
+COMPARE = Path("compare")
 
 
 def bench(
@@ -13,183 +17,96 @@ def bench(
         list[Path] | None,
         typer.Argument(
             metavar="[RUN ARTIFACT...]",
-            help="For --stage model: a run, then what was compiled from it.",
+            help="Runs, and artifacts compiled from them; for --stage model, one run first. "
+            "Or: compare A.json B.json.",
         ),
     ] = None,
     data: Annotated[
         Path | None,
-        typer.Option(help="Folder of a dataset; without it, 200 synthetic clips are drawn."),
+        typer.Option(help="Folder of a dataset; else the run's own, or 200 synthetic clips."),
     ] = None,
-    stage: Annotated[str, typer.Option(help="What to measure: loader or model.")] = "loader",
-    out: Annotated[Path, typer.Option(help="Folder for the results, as JSON.")] = Path("bench"),
-    frames: Annotated[int, typer.Option(min=1, help="Frames of a clip.")] = 8,
-    size: Annotated[int, typer.Option(min=1, help="Side of the crop, in pixels.")] = 224,
-    batch_size: Annotated[int, typer.Option(min=1, help="Clips in a batch.")] = 16,
+    stage: Annotated[
+        str | None,
+        typer.Option(help="loader, model, or end-to-end; end-to-end where runs are named."),
+    ] = None,
+    out: Annotated[Path, typer.Option(help="Folder for JSON, CSV, charts and page.")] = Path(
+        "bench"
+    ),
+    against: Annotated[
+        str | None,
+        typer.Option(
+            help="What people use today, with the run's weights: hf, torch, torch-compile, "
+            "onnxruntime, torchcodec, decord."
+        ),
+    ] = None,
+    split: Annotated[str, typer.Option(help="The part that accuracy is measured on.")] = "test",
+    views: Annotated[
+        str, typer.Option(help="Looks at each video, in time and crops: 1x1,3x1,10x3.")
+    ] = "1x1",
     batches: Annotated[
-        str, typer.Option(help="For --stage model: clips in a batch, one or more sizes.")
-    ] = "1,8",
+        str | None, typer.Option(help="Clips in a batch, one or more sizes; 1,8 for model, else 8.")
+    ] = None,
+    clips: Annotated[
+        int | None, typer.Option(min=1, help="For end-to-end: so many clips of the part at most.")
+    ] = None,
     repeats: Annotated[int, typer.Option(min=1, help="How often each way is timed.")] = 5,
+    seconds: Annotated[
+        float, typer.Option(min=0.1, help="For end-to-end: about how long a repeat lasts.")
+    ] = 10.0,
+    target_clips_per_s: Annotated[
+        float | None, typer.Option(help="Choose the most accurate way that is so fast.")
+    ] = None,
+    max_drop: Annotated[
+        float | None,
+        typer.Option(help="Choose the fastest way within so many points of the best top-1."),
+    ] = None,
+    frames: Annotated[int, typer.Option(min=1, help="For loader: frames of a clip.")] = 8,
+    size: Annotated[int, typer.Option(min=1, help="For loader: side of the crop.")] = 224,
+    batch_size: Annotated[int, typer.Option(min=1, help="For loader: clips in a batch.")] = 16,
 ) -> None:
-    """Time the loaders or the model: clips per second, beside what people use today.
+    """Time loaders, models, or all from files to labels, beside what people use.
 
-    All ways are timed in turn, in one run. Loaders stand against the plain PyTorch route and
-    against decoding alone; artifacts against the run that they come from, in eager PyTorch.
+    All ways are timed in turn, in one run. end-to-end measures accuracy, too,
+    on clips that the run held back, and draws both as a chart.
+    [bold]compare[/bold] says what became slower or less accurate from one result
+    to another, beyond noise; its exit code is then 3.
 
-    Example: [bold]engine bench --stage loader --data my_videos --out bench[/bold]
+    Example: [bold]engine bench run fast --against torch,hf --max-drop 0.5 --out bench[/bold]
 
-    Example: [bold]engine bench run fast --stage model --out bench[/bold]
+    Example: [bold]engine bench --stage loader --data my_videos[/bold]
+
+    Example: [bold]engine bench run fast --stage model --batches 1,8[/bold]
+
+    Example: [bold]engine bench compare before.json after.json[/bold]
     """  # fmt: skip
     import shlex
     import sys
 
+    from engine.commands import bench_stages
     from engine.errors import UserError, unknown_name
 
+    runs = runs or []
+    if runs[:1] == [COMPARE] and not COMPARE.exists():
+        raise typer.Exit(bench_stages.compare(runs[1:]))
+    stage = stage or ("end-to-end" if runs else "loader")
     if stage not in STAGES:
         raise unknown_name("stage", stage, list(STAGES))
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"{out} can't be made a folder ({error.strerror}).") from error
-    if stage == "model":
-        result = _measure_model(runs or [], _sizes(batches), repeats)
+    result: dict[str, Any]
+    if stage == "loader":
+        result = bench_stages.loader(data, frames, size, batch_size, repeats)
+    elif stage == "model":
+        result = bench_stages.model(runs, bench_stages.sizes(batches or "1,8"), repeats)
     else:
-        result = _measure_loader_of(data, frames, size, batch_size, repeats)
+        result = bench_stages.end_to_end(
+            runs, data, split, against=against, views=views, batches=batches or "8",
+            num_clips=clips, repeats=repeats, seconds=seconds,
+        )  # fmt: skip
     result["command"] = shlex.join(["engine", *sys.argv[1:]])
-    print(f"written to {_save(result, out)}")
-
-
-def _sizes(text: str) -> list[int]:
-    from engine.errors import UserError
-
-    sizes = text.split(",")
-    if not all(size.strip().isdigit() and int(size) for size in sizes):
-        raise UserError(f"--batches takes numbers as in 1,8, not {text!r}.")
-    return [int(size) for size in sizes]
-
-
-def _measure_model(runs: list[Path], batches: list[int], repeats: int) -> dict[str, Any]:
-    from benchmarks.machine import fingerprint
-    from benchmarks.suites import model as suite
-    from engine.commands.opened import is_artifact
-    from engine.errors import UserError
-    from engine.progress import progress_bar
-
-    if not runs or is_artifact(runs[0]) or not all(map(is_artifact, runs[1:])):
-        raise UserError(
-            "--stage model takes a run, then the artifacts compiled from it: "
-            "engine bench RUN ARTIFACT --stage model."
-        )
-    steps = suite.num_steps(len(runs) - 1, len(batches), repeats)
-    with progress_bar("Measuring", total=steps, unit="steps") as advance:
-        measured = suite.measure(
-            runs[0], runs[1:], batches=batches, repeats=repeats, on_done=advance
-        )
-    _print_model(measured)
-    protocol = " ".join((suite.__doc__ or "").split())
-    return {"stage": "model", "protocol": protocol, **fingerprint(), **measured}
-
-
-def _print_model(measured: dict[str, Any]) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table(title=f"The model alone, {measured['gflop_per_clip']:,.2f} GFLOP a clip")
-    table.add_column("way")
-    for name in ("batch", "clips/s", "spread", "× eager", "share of peak"):
-        table.add_column(name, justify="right")
-    for row in measured["rows"]:
-        share = row.get("share_of_peak")
-        table.add_row(
-            row["name"],
-            str(row["batch"]),
-            f"{row['clips_per_s']:,.1f}",
-            f"{row['spread']:.0%}{' wide' if row['wide'] else ''}",
-            f"{row['times_yardstick']:.2f}",
-            "" if share is None else f"{share:.0%}",
-        )
-    Console().print(table)
-
-
-def _measure_loader_of(
-    data: Path | None, frames: int, size: int, batch_size: int, repeats: int
-) -> dict[str, Any]:
-    import tempfile
-
-    from engine.data import manifest, synthetic
-    from engine.data.clip_rows import clip_rows
-
-    with tempfile.TemporaryDirectory(prefix="engine-bench-") as folder:
-        if data is None:
-            root = Path(folder) / "synthetic"
-            synthetic.make_dataset(root, num_classes=8, clips_per_class=25, seed=0)
-        else:
-            root = data
-        rows, num_bad = clip_rows(manifest.load(root))
-        if num_bad:
-            print(f"{num_bad:,} bad clips left out")
-        result = _measure_loader(
-            rows, frames=frames, size=size, batch_size=batch_size, repeats=repeats
-        )
-    return {**result, "data": "200 synthetic clips" if data is None else data.name}
-
-
-def _measure_loader(
-    rows: list[Any], *, frames: int, size: int, batch_size: int, repeats: int
-) -> dict[str, Any]:
-    import torch
-
-    from benchmarks.machine import fingerprint
-    from benchmarks.suites import loader as suite
-    from dali_pipelines.spec import ClipSpec
-    from engine.progress import progress_bar
-
-    gpu = 0 if torch.cuda.is_available() else None
-    spec = ClipSpec(num_frames=frames, crop=size, resize=round(size * 256 / 224))
-    steps = suite.num_steps(repeats, gpu)
-    with progress_bar("Measuring", total=steps, unit="epochs") as advance:
-        measured = suite.measure(
-            rows, spec, batch_size=batch_size, repeats=repeats, gpu=gpu, on_done=advance
-        )
-    protocol = " ".join((suite.__doc__ or "").split())
-    result = {"stage": "loader", "protocol": protocol, **fingerprint(), "spec": spec.to_dict()}
-    _print_loader(measured)
-    return {**result, **measured}
-
-
-def _print_loader(measured: dict[str, Any]) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table(title=f"Loading {measured['num_clips']:,} clips, {measured['threads']} threads")
-    table.add_column("way")
-    for name in ("clips/s", "spread", "× plain torch", "share of the bound"):
-        table.add_column(name, justify="right")
-    for row in measured["rows"]:
-        table.add_row(
-            row["name"],
-            f"{row['clips_per_s']:,.0f}",
-            f"{row['spread']:.0%}{' wide' if row['wide'] else ''}",
-            f"{row['times_plain_torch']:.2f}",
-            f"{row['share_of_bound']:.2f}",
-        )
-    Console().print(table)
-    memory = measured["memory"]
-    print(
-        f"memory {memory['resident_mib'][1]:,.0f} MiB after two epochs, "
-        f"{memory['growth_after_second_epoch']:+.1%} at most in the "
-        f"{len(memory['resident_mib']) - 2} after them; open files "
-        f"{memory['open_files'][1]} and {max(memory['open_files'])}"
-    )
-
-
-def _save(result: dict[str, Any], out: Path) -> Path:
-    import json
-
-    from benchmarks.machine import file_name
-    from engine import atomic
-
-    path = out / file_name(result["stage"], result)
-    with atomic.new_text(path) as file:
-        json.dump(result, file, indent=2)
-        file.write("\n")
-    return path
+    for path in bench_stages.save(result, out):
+        print(f"written to {path}")
+    if target_clips_per_s is not None or max_drop is not None:
+        bench_stages.advise(result, runs, target_clips_per_s, max_drop)

@@ -39,12 +39,13 @@ def evaluate(
 
     Example: [bold]engine evaluate run --data my_videos --split test --views 5x3[/bold]
     """
+    from engine.commands.opened import parse_views
     from engine.errors import UserError
     from engine.evaluation import report
 
     if split not in ("train", "val", "test"):
         raise UserError(f"--split takes train, val or test, not {split!r}.")
-    num_clips, num_crops = _views(views)
+    num_clips, num_crops = parse_views(views)
     evaluated = [
         _evaluate(
             run, data, split, name=name, num_clips=num_clips, num_crops=num_crops,
@@ -126,15 +127,6 @@ def _evaluate(
             device=model.runs_on,
         ),
     )
-
-
-def _views(text: str) -> tuple[int, int]:
-    from engine.errors import UserError
-
-    clips, _, crops = text.partition("x")
-    if not clips.isdigit() or not crops.isdigit() or int(clips) < 1 or crops not in ("1", "3"):
-        raise UserError(f"--views takes CLIPSxCROPS with 1 or 3 crops, as in 10x3, not {text!r}.")
-    return int(clips), int(crops)
 
 
 def _names(runs: list[Path]) -> list[str]:

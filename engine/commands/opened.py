@@ -89,6 +89,34 @@ def find_checkpoint(path: Path) -> tuple[Path, str]:
     return last, "the last, no epoch was finished"
 
 
+def class_names_of(path: Path) -> list[str]:
+    """Of a run, a checkpoint or an artifact, without its weights."""
+    from engine.training import checkpoint
+    from trt.config import Config
+
+    if is_artifact(path):
+        return Config.read(path).class_names
+    return checkpoint.load_config(find_checkpoint(path)[0]).class_names
+
+
+def digest_of(path: Path) -> str:
+    """Of what answers: the same only where the answers are."""
+    from trt import artifact
+    from trt.config import CONFIG
+
+    if is_artifact(path):
+        return artifact.digest(path / CONFIG)
+    return artifact.digest(find_checkpoint(path)[0] / "model.safetensors")
+
+
+def parse_views(text: str) -> tuple[int, int]:
+    """Looks at a video, in time and crops, from words like 10x3."""
+    clips, _, crops = text.strip().partition("x")
+    if not clips.isdigit() or not crops.isdigit() or int(clips) < 1 or crops not in ("1", "3"):
+        raise UserError(f"--views takes CLIPSxCROPS with 1 or 3 crops, as in 10x3, not {text!r}.")
+    return int(clips), int(crops)
+
+
 def find_clips(path: Path, data: Path | None, learnt: list[str]) -> "tuple[Manifest, str]":
     """The dataset, of the classes that were learnt, and under which splits: the run's own where it
     is the one that the run learnt from."""

@@ -1,9 +1,11 @@
 """The report as one HTML page that needs no other file and no network."""
 
+import base64
 import dataclasses
 import statistics
 from collections.abc import Sequence
 from html import escape
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -43,10 +45,14 @@ def render(parts: "Sequence[tuple[Evaluated, str, list[Confused]]]", *, mean: bo
         _protocols(runs),
         *(_details(run, matrix, confused) for run, matrix, confused in parts),
     ]
+    return document("Evaluation", body)
+
+
+def document(title: str, body: Sequence[str]) -> str:
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width">'
-        f"<title>Evaluation</title><style>{STYLE}</style></head><body>\n"
+        f"<title>{escape(title)}</title><style>{STYLE}</style></head><body>\n"
         + "\n".join(body)
         + "\n</body></html>\n"
     )
@@ -127,3 +133,8 @@ def _details(run: "Evaluated", matrix: str, confused: "list[Confused]") -> str:
         f"<th>F1</th></tr>{rows}</table>"
         + (f"<h3>Files that could not be read</h3><ul>{failures}</ul>" if failures else "")
     )
+
+
+def as_address(picture: Path) -> str:
+    """A PNG inside the page itself."""
+    return "data:image/png;base64," + base64.b64encode(picture.read_bytes()).decode()

@@ -1,6 +1,6 @@
 """A model's answers for every clip of a part, view by view. N clips, V views, C classes."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -35,14 +35,12 @@ def predict(
     on_clip: Callable[[], None] = lambda: None,
 ) -> Predictions:
     row_of = {row.id: row for row in loader.rows}
-    views = loader.feed.num_views
     rows: list[ClipRow] = []
     found: list[NDArray[np.float64]] = []
-    for clips, _, ids in loader:
-        logits = model(clips).double().softmax(dim=1).cpu()
-        rows += [row_of[number] for number in ids[::views].tolist()]
-        found.append(logits.reshape(-1, views, logits.shape[1]).numpy())
-        for _ in range(len(ids) // views):
+    for numbers, probabilities_BVC in answers(model, loader):
+        rows += [row_of[number] for number in numbers]
+        found.append(probabilities_BVC)
+        for _ in numbers:
             on_clip()
     if not rows:
         path, reason = next(iter(loader.report.failures.items()))
@@ -53,3 +51,13 @@ def predict(
         probabilities_NVC=np.concatenate(found),
         failures=dict(loader.report.failures),
     )
+
+
+def answers(
+    model: "Callable[[torch.Tensor], torch.Tensor]", loader: ClipLoader
+) -> Iterator[tuple[list[int], NDArray[np.float64]]]:
+    """Batch by batch: the clips' ids, and their probabilities (B, V, C)."""
+    views = loader.feed.num_views
+    for clips, _, ids in loader:
+        found = model(clips).double().softmax(dim=1).cpu()
+        yield ids[::views].tolist(), found.reshape(-1, views, found.shape[1]).numpy()

@@ -5,7 +5,6 @@ OUT/report.json  report.html                for all runs together
          confusion.png  confused/*.gif
 """
 
-import base64
 import dataclasses
 import json
 import re
@@ -86,7 +85,7 @@ def write(out: Path, runs: list[Evaluated]) -> Path:
         (folder / "confused").mkdir(parents=True, exist_ok=True)
         _write_tables(folder, run)
         matrix = _draw_confusion(folder / "confusion.png", run)
-        parts.append((run, _as_address(matrix), _confused_clips(folder / "confused", run)))
+        parts.append((run, page.as_address(matrix), _confused_clips(folder / "confused", run)))
     with atomic.new_text(out / "report.json") as file:
         json.dump([_as_json(run) for run in runs], file, indent=2)
         file.write("\n")
@@ -183,7 +182,3 @@ def _confused_clips(folder: Path, run: Evaluated) -> list[Confused]:
                 )
             )
     return shown
-
-
-def _as_address(picture: Path) -> str:
-    return "data:image/png;base64," + base64.b64encode(picture.read_bytes()).decode()

@@ -1,0 +1,59 @@
+"""A way from video files to labels, ours or a peer's, and how it is opened in a process."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+from dali_pipelines.feed import ClipRow
+
+
+@dataclass(frozen=True, kw_only=True)
+class WaySpec:
+    """Says which way, in words that travel to another process."""
+
+    name: str
+    kind: str
+    """`ours`, or one of the peers."""
+    path: Path
+    """A run or an artifact; a peer takes the weights of a run."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Setting:
+    batch: int = 8
+    num_clips: int = 1
+    num_crops: int = 1
+
+    @property
+    def views(self) -> str:
+        return f"{self.num_clips}x{self.num_crops}"
+
+
+class Labelled(NamedTuple):
+    id: int
+    probabilities: Any
+    """(C,), the mean over a clip's views."""
+
+
+class Way(Protocol):
+    def label(self, rows: list[ClipRow], setting: Setting) -> Iterator[Labelled]:
+        """From files to answers, as fast as it goes; clips that can't be read are left out."""
+
+    def one(self, row: ClipRow) -> Any:
+        """A single clip by itself, for its latency."""
+
+
+def open_way(spec: WaySpec) -> Way:
+    """Loads the model. Imports what it needs and nothing else."""
+    if spec.kind == "ours":
+        from benchmarks.ours import Ours
+
+        return Ours(spec.path)
+    if spec.kind == "hf":
+        from benchmarks.peers.hugging_face import HuggingFace
+
+        return HuggingFace(spec.path)
+    from benchmarks.peers.plain_torch import PlainTorch
+
+    return PlainTorch(spec.path, spec.kind)
