@@ -2,7 +2,7 @@
 
 import queue
 import threading
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator
 from contextlib import closing
 from typing import Any, TypeVar
 
@@ -13,7 +13,7 @@ _END = object()
 
 def run_ahead(
     produce: Callable[[threading.Event], Generator[Item, None, None]], *, ahead: int
-) -> Iterator[Item]:
+) -> Generator[Item, None, None]:
     """Iterate over `produce(stop)` in a thread, up to `ahead` items before they are asked for.
 
     What it raises is raised here. When this iterator is left, `stop` is set and the thread joined;
@@ -57,13 +57,3 @@ def put_unless(made: "queue.Queue[Any]", item: Any, stop: threading.Event) -> bo
             continue
         return True
     return False
-
-
-def get_unless(made: "queue.Queue[Any]", stop: threading.Event) -> Any:
-    """The next item; None once whoever makes them was told to stop."""
-    while not stop.is_set():
-        try:
-            return made.get(timeout=0.1)
-        except queue.Empty:
-            continue
-    return None

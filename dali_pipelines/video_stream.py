@@ -11,6 +11,9 @@ from av.video.stream import VideoStream
 
 from dali_pipelines.errors import VideoError
 
+MOST_PIXELS = 16384 * 8192
+"""Of a picture: what is larger is a damaged or malicious header, and would cost gigabytes."""
+
 
 @contextmanager
 def open_video(path: Path) -> Iterator[tuple[InputContainer, VideoStream]]:
@@ -33,6 +36,10 @@ def open_video(path: Path) -> Iterator[tuple[InputContainer, VideoStream]]:
         stream = streams[0]
         if stream.codec_context is None:
             raise VideoError(path, "no decoder for its codec is installed")
+        width, height = stream.codec_context.width, stream.codec_context.height
+        if width * height > MOST_PIXELS:
+            raise VideoError(path, f"it claims a picture of {width:,} × {height:,}")
+        stream.codec_context.options = {"max_pixels": str(MOST_PIXELS)}  # where it grows later
         stream.codec_context.thread_count = 1  # files are read in parallel, not one file's frames
         yield container, stream
 

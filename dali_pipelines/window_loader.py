@@ -6,15 +6,15 @@ order of the files. Only the windows that are waiting are held in memory.
 
 import os
 import queue
+import time
 from collections import deque
-from collections.abc import Generator, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import closing
 from pathlib import Path
-from threading import Event
+from threading import Event, Thread
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from dali_pipelines.ahead import get_unless, put_unless, run_ahead
+from dali_pipelines.ahead import put_unless, run_ahead
 from dali_pipelines.errors import LoaderError, VideoError
 from dali_pipelines.feed import Report
 from dali_pipelines.graph import ClipGraph
@@ -26,6 +26,9 @@ if TYPE_CHECKING:
     import torch
 
 BATCHES_AHEAD = 2
+TIMEOUT_S = 120.0
+LEAVE_S = 5.0
+"""For how long a reader that was told to stop is waited for."""
 
 
 class WindowBatch(NamedTuple):
@@ -49,7 +52,11 @@ class WindowLoader:
         gpu: int | None = None,
         num_threads: int | None = None,
         values: Values = "float32",
+        known: Callable[[Path], int] = lambda path: 0,
+        timeout_s: float = TIMEOUT_S,
     ) -> None:
+        """`known`: how many of a file's windows to leave out, counted from its start.
+        `timeout_s`: so long may a file give nothing before it is given up."""
         self.report = Report()
         self._paths = paths
         self._spec = spec
@@ -57,6 +64,8 @@ class WindowLoader:
         self._stride_s = stride_s
         self._batch_size = batch_size
         self._num_threads = num_threads or len(os.sched_getaffinity(0))
+        self._known = known
+        self._timeout_s = timeout_s
         self._graph = ClipGraph(
             "pixels",
             spec,
@@ -67,6 +76,10 @@ class WindowLoader:
         )
 
     def __iter__(self) -> Iterator[WindowBatch]:
+        return self.batches()
+
+    def batches(self) -> Generator[WindowBatch, None, None]:
+        """The same, to be closed by whoever leaves early."""
         return run_ahead(self._batches, ahead=BATCHES_AHEAD)
 
     def _batches(self, stop: Event) -> Generator[WindowBatch, None, None]:
@@ -81,34 +94,50 @@ class WindowLoader:
             yield self._through_graph(waiting)
 
     def _windows(self, stop: Event) -> Generator[ReadWindow, None, None]:
-        files: deque[tuple[Path, queue.Queue[Any]]] = deque()
+        files: deque[_Reading] = deque()
         paths = iter(self._paths)
-        pool = ThreadPoolExecutor(self._num_threads, thread_name_prefix="decode")
         try:
             while True:
                 while len(files) <= self._num_threads and (path := next(paths, None)) is not None:
-                    made: queue.Queue[Any] = queue.Queue(self._batch_size)
-                    pool.submit(self._read, path, made, stop)
-                    files.append((path, made))
+                    files.append(_Reading(path, self._batch_size, self._read))
                 if not files:
                     return
-                path, made = files.popleft()
-                while isinstance(item := get_unless(made, stop), ReadWindow):
-                    yield item
+                file = files.popleft()
+                try:
+                    while isinstance(item := self._next(file, stop), ReadWindow):
+                        yield item
+                except GeneratorExit:
+                    files.append(file)  # to be ended with the others
+                    raise
                 if isinstance(item, VideoError):
-                    self.report.failures[path] = item.reason
+                    self.report.failures[file.path] = item.reason
                 elif item is not None:
-                    raise LoaderError(f"{path}: reading it failed ({item!r})") from item
+                    raise LoaderError(f"{file.path}: reading it failed ({item!r})") from item
         finally:
-            stop.set()
-            pool.shutdown(cancel_futures=True)
+            for file in files:
+                file.stop.set()
+            for file in files:
+                file.thread.join(LEAVE_S)
+
+    def _next(self, file: "_Reading", stop: Event) -> Any:
+        """A window, None at the end, or what ended the file too early. A reader that hangs inside a
+        library can't be ended; it is left behind, and dies with the process."""
+        give_up = time.monotonic() + self._timeout_s
+        while not stop.is_set():
+            try:
+                return file.made.get(timeout=0.1)
+            except queue.Empty:
+                if time.monotonic() > give_up:
+                    file.stop.set()
+                    return VideoError(file.path, f"it gave no frame for {self._timeout_s:g} s")
+        return None
 
     def _read(self, path: Path, made: "queue.Queue[Any]", stop: Event) -> None:
         """Windows, then None or what ended the file too early."""
         end: BaseException | None = None
         try:
             windows = plan_windows(path, window_s=self._window_s, stride_s=self._stride_s)
-            for window in read_windows(windows, self._spec, stop=stop):
+            for window in read_windows(windows[self._known(path) :], self._spec, stop=stop):
                 if not put_unless(made, window, stop):
                     return
         except Stopped:
@@ -132,3 +161,21 @@ class WindowLoader:
             clips=clips_BTCHW.transpose(1, 2) if self._spec.layout == "CTHW" else clips_BTCHW,
             windows=[window.window for window in windows],
         )
+
+
+class _Reading:
+    """A file on its way, read by a thread of its own."""
+
+    def __init__(
+        self,
+        path: Path,
+        ahead: int,
+        read: "Callable[[Path, queue.Queue[Any], Event], None]",
+    ) -> None:
+        self.path = path
+        self.made: queue.Queue[Any] = queue.Queue(ahead)
+        self.stop = Event()
+        self.thread = Thread(
+            target=read, args=(path, self.made, self.stop), name="decode", daemon=True
+        )
+        self.thread.start()

@@ -23,6 +23,9 @@ from dali_pipelines.sampling import plan_frames
 from dali_pipelines.spec import ClipSpec
 from dali_pipelines.wanted_frames import decode_wanted, packet_times
 
+MOST_WINDOWS = 1_000_000
+"""Of one file: eleven days, one a second."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Window:
@@ -33,6 +36,9 @@ class Window:
     """Number of its first frame."""
     frames: int
     fps: float
+    number: int = 0
+    """Its place among the file's windows."""
+    is_last: bool = True
 
 
 class ReadWindow(NamedTuple):
@@ -63,11 +69,13 @@ def plan_windows(
     length_s = end_s
     if window_s is not None and stride_s is not None and window_s < end_s - gap / 2:
         length_s = window_s
+        if end_s / stride_s > MOST_WINDOWS:
+            raise VideoError(path, f"it claims to last {end_s:,.0f} s, more than can be true")
         starts = np.arange(0, end_s - window_s + gap / 2, stride_s)
         if starts[-1] + window_s < end_s - gap / 2:
             starts = np.append(starts, end_s - window_s)
     windows = []
-    for start_s in starts:
+    for number, start_s in enumerate(starts):
         first, stop = np.searchsorted(times, [start_s - gap / 2, start_s + length_s - gap / 2])
         first = min(int(first), len(times) - 1)
         windows.append(
@@ -78,6 +86,8 @@ def plan_windows(
                 first=first,
                 frames=max(1, int(stop) - first),
                 fps=round(1 / gap, 3),
+                number=number,
+                is_last=number == len(starts) - 1,
             )
         )
     return windows
@@ -87,6 +97,8 @@ def read_windows(
     windows: list[Window], spec: ClipSpec, *, stop: Event | None = None
 ) -> Iterator[ReadWindow]:
     """Yield the windows of one file, in order of time, each as soon as its frames are there."""
+    if not windows:
+        return
     looks = [Look(plan=_shift(plan_frames(w.frames, w.fps, spec), w.first)) for w in windows]
     sources = [look.plan.source_indices for look in looks]
     last_use: dict[int, int] = {}

@@ -22,6 +22,7 @@ from engine.commands.demo import demo
 from engine.commands.evaluate import evaluate
 from engine.commands.export import triton
 from engine.commands.info import info
+from engine.commands.label import label
 from engine.commands.study import reproduce, study
 from engine.commands.train import train
 
@@ -34,6 +35,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "study": study,
     "reproduce": reproduce,
     "bench": bench,
+    "label": label,
 }
 DATA_COMMANDS: dict[str, Callable[..., None]] = {
     "synth": synth,

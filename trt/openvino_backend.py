@@ -140,9 +140,11 @@ def load(folder: Path, config: Config) -> "Run":
 
 
 class _Runner:
-    """A clip for each core at a time; what is left over gets all cores, clip by clip.
+    """One clip by itself gets all cores; of several, each core takes one at a time.
 
-    Greater batches bring nothing more on a CPU, and a shape that is known beforehand does.
+    Greater batches bring nothing more on a CPU, and a shape that is known beforehand does. Both
+    ways compute alike but for rounding, so within a batch there is one: an answer must not hang on
+    how many clips are beside it.
     """
 
     def __init__(self, core: Any, model: Any, config: Config) -> None:
@@ -172,17 +174,14 @@ class _Runner:
 
         array = clips.contiguous().numpy()
         found: list[Any] = [None] * len(array)
-        side_by_side = 0
-        if len(array) > 1:
-            side_by_side = len(array) - len(array) % len(self._queue)
-        if side_by_side:
+        if len(array) == 1:
+            self._single.infer([array], share_inputs=True)
+            _store(found, self._single, 0)
+        else:
             self._queue.set_callback(partial(_store, found))
-            for number in range(side_by_side):
+            for number in range(len(array)):
                 self._queue.start_async([array[number : number + 1]], number, share_inputs=True)
             self._queue.wait_all()
-        for number in range(side_by_side, len(array)):
-            self._single.infer([array[number : number + 1]], share_inputs=True)
-            _store(found, self._single, number)
         return torch.from_numpy(np.concatenate(found))
 
 

@@ -1,0 +1,200 @@
+"""`engine label --cluster`: the same labelling on the workers of a Ray cluster.
+
+Ray Data hands parts of the list to workers, each of which opens the model once; the part of a
+worker that was lost goes to another one. Answers come back here and into the journal, so that the
+results are those of one machine. Workers find the videos and the model under the same paths.
+"""
+
+import dataclasses
+import logging
+import os
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from engine.errors import RefusedError
+from engine.labelling.journal import Answer, Journal
+from engine.labelling.walk import Item
+
+if TYPE_CHECKING:
+    from engine.commands.labelling import Asked
+    from engine.commands.opened import Predictor
+    from engine.labelling.label import Settings, Tally
+
+PART = 16
+"""Files that a worker gets at a time, and loses where it dies."""
+
+
+def label_on_cluster(
+    asked: "Asked",
+    items: Iterator[Item],
+    journal: Journal,
+    digest: str,
+    on_file: "Callable[[Tally], None]",
+) -> "Tally":
+    try:
+        import ray
+    except ImportError as error:
+        raise RefusedError(
+            "--cluster needs Ray, which isn't installed: pip install 'engine[cluster]'."
+        ) from error
+    from engine.labelling.label import Tally
+
+    tally = Tally()
+
+    def left() -> Iterator[dict[str, Any]]:
+        for item in items:
+            if journal.stands(item)[0]:
+                tally.known += 1
+                on_file(tally)
+            else:
+                yield {
+                    "name": os.fsencode(item.name),
+                    "path": os.fsencode(item.path.absolute()),
+                    "size": item.size,
+                    "mtime_ns": item.mtime_ns,
+                }
+
+    ray.init(ignore_reinit_error=True, log_to_driver=False, logging_level="error")
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = False
+    on_gpus = asked.device != "cpu" and bool(ray.cluster_resources().get("GPU"))
+    workers = asked.workers or _default_workers(ray, on_gpus)
+    waiting = list(left())
+    if not waiting:
+        return tally
+    answered = (
+        ray.data.from_items(waiting, override_num_blocks=-(-len(waiting) // PART))
+        .map_batches(
+            Labeller,
+            fn_kwargs={"asked": _absolute(asked), "digest": digest},
+            batch_size=None,
+            batch_format="numpy",
+            compute=ray.data.ActorPoolStrategy(size=workers),
+            num_gpus=1 if on_gpus else None,
+            num_cpus=None if on_gpus else _cores_each(ray, workers),
+        )
+        .iter_batches(batch_size=None, batch_format="numpy", prefetch_batches=2)
+    )
+    for batch in answered:
+        _write(batch, journal, digest, tally, on_file)
+    return tally
+
+
+def _absolute(asked: "Asked") -> "Asked":
+    """Workers stand elsewhere in the tree of folders."""
+    assert asked.model is not None
+    return dataclasses.replace(asked, model=asked.model.absolute())
+
+
+def _default_workers(ray: Any, on_gpus: bool) -> int:
+    found = ray.cluster_resources().get("GPU", 0) if on_gpus else len(ray.nodes())
+    return max(1, int(found))
+
+
+def _cores_each(ray: Any, workers: int) -> float:
+    """All cores are shared out, so that Ray puts workers of a CPU cluster on all nodes."""
+    return max(1, ray.cluster_resources().get("CPU", 1) // workers)
+
+
+class Labeller:
+    """Lives in a worker; labels a part of the list as one machine would, in its own journal."""
+
+    def __init__(self) -> None:
+        self._opened: tuple[Predictor, Settings] | None = None
+
+    def __call__(self, batch: dict[str, Any], asked: "Asked", digest: str) -> dict[str, Any]:
+        from engine.labelling.label import label
+
+        predictor, settings = self._open(asked, digest)
+        rows = zip(batch["name"], batch["path"], batch["size"], batch["mtime_ns"], strict=True)
+        items = [
+            Item(
+                name=os.fsdecode(bytes(name)),
+                path=Path(os.fsdecode(bytes(path))),
+                size=int(size),
+                mtime_ns=int(mtime_ns),
+            )
+            for name, path, size, mtime_ns in rows
+        ]
+        with tempfile.TemporaryDirectory() as folder, Journal(Path(folder) / "part") as part:
+            label(items, predictor, part, settings)
+            return _columns(items, part)
+
+    def _open(self, asked: "Asked", digest: str) -> "tuple[Predictor, Settings]":
+        from engine.commands.labelling import settings_of
+        from engine.commands.opened import open_predictor
+
+        if self._opened is None:
+            assert asked.model is not None
+            predictor = open_predictor(asked.model, asked.device)
+            self._opened = predictor, settings_of(asked, predictor, digest)
+        return self._opened
+
+
+def _columns(items: list[Item], part: Journal) -> dict[str, Any]:
+    """A row for each window, and one for each file that failed, whose number is -1."""
+    item_of = {item.name: item for item in items}
+    rows: list[tuple[Any, ...]] = []
+    for each in part.labelled():
+        count = len(each.windows)
+        rows += [
+            (each.name, number, start, end, found.tobytes(), number == count - 1, "")
+            for number, (start, end, found) in enumerate(each.windows)
+        ]
+    rows += [(name, -1, 0.0, 0.0, b"", True, reason) for name, reason in part.failures()]
+    names, numbers, starts, ends, found, lasts, reasons = zip(*rows, strict=True)
+    return {
+        "name": np.array([os.fsencode(name) for name in names], object),
+        "size": np.array([item_of[name].size for name in names], np.int64),
+        "mtime_ns": np.array([item_of[name].mtime_ns for name in names], np.int64),
+        "number": np.array(numbers, np.int64),
+        "start_s": np.array(starts, np.float64),
+        "end_s": np.array(ends, np.float64),
+        "probabilities": np.array(found, object),
+        "is_last": np.array(lasts, bool),
+        "reason": np.array(reasons, object),
+    }
+
+
+def _write(
+    batch: dict[str, Any],
+    journal: Journal,
+    digest: str,
+    tally: "Tally",
+    on_file: "Callable[[Tally], None]",
+) -> None:
+    answers: list[Answer] = []
+    failures: list[tuple[Item, str]] = []
+    for place, name in enumerate(batch["name"]):
+        text = os.fsdecode(bytes(name))
+        item = Item(
+            name=text,
+            path=Path(text),
+            size=int(batch["size"][place]),
+            mtime_ns=int(batch["mtime_ns"][place]),
+        )
+        if batch["number"][place] < 0:
+            failures.append((item, str(batch["reason"][place])))
+            continue
+        answers.append(
+            Answer(
+                item=item,
+                number=int(batch["number"][place]),
+                start_s=float(batch["start_s"][place]),
+                end_s=float(batch["end_s"][place]),
+                probabilities=np.frombuffer(bytes(batch["probabilities"][place]), np.float32),
+                is_last=bool(batch["is_last"][place]),
+            )
+        )
+    journal.write(answers, failures, digest)
+    finished = sum(each.is_last for each in answers)
+    tally.done += finished
+    tally.failed += len(failures)
+    tally.windows += len(answers)
+    for _ in range(finished + len(failures)):
+        on_file(tally)

@@ -1,0 +1,1 @@
+"""Labels for whole folders of videos, which survive whatever stops the run."""

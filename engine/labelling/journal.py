@@ -1,0 +1,232 @@
+"""What was labelled so far, on disk after every batch: a SQLite file beside the results.
+
+It holds raw answers, window by window; the results are made from it and from nothing else. So a run
+that was killed goes on where it stood, and ends with the same bytes as one that was left alone.
+"""
+
+import json
+import os
+import sqlite3
+import threading
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from engine.errors import UserError
+from engine.labelling.walk import Item
+
+FORMAT = 1
+SCHEMA = """
+CREATE TABLE IF NOT EXISTS facts (key TEXT PRIMARY KEY, value TEXT) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS files (
+    name BLOB PRIMARY KEY, size INTEGER, mtime_ns INTEGER, model TEXT, done INTEGER, reason TEXT
+) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS windows (
+    name BLOB, number INTEGER, start_s REAL, end_s REAL, probabilities BLOB,
+    PRIMARY KEY (name, number)
+) WITHOUT ROWID;
+"""
+BUSY_S = 5.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Answer:
+    """To one window of a file."""
+
+    item: Item
+    number: int
+    start_s: float
+    end_s: float
+    probabilities: NDArray[np.float32]
+    is_last: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class Labelled:
+    name: str
+    windows: list[tuple[float, float, NDArray[np.float32]]]
+    """Start, end, and a probability for each class."""
+
+
+class Journal:
+    """One process writes at a time; a second one is told so."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._lock = threading.RLock()
+        """Items are looked up by one thread, and answers written by another."""
+        with self._told():
+            self._base = sqlite3.connect(
+                path, timeout=BUSY_S, isolation_level=None, check_same_thread=False
+            )
+            self._base.execute("PRAGMA locking_mode=EXCLUSIVE")
+            self._base.execute("PRAGMA journal_mode=WAL")
+            self._base.execute("PRAGMA synchronous=FULL")
+            self._base.executescript(SCHEMA)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._base.close()
+
+    def bind(self, facts: dict[str, Any], *, mix: bool) -> None:
+        """Say by what the labels are made; `model` alone may differ from before, with `mix`."""
+        known = self.facts()
+        wanted = {"format": FORMAT, **facts}
+        for key, value in wanted.items():
+            if key not in known or known[key] == value:
+                continue
+            anew = "pass --fresh to begin anew, or another --out"
+            if key != "model":
+                raise UserError(
+                    f"{self.path} holds labels made with {key} {known[key]}, not {value}: {anew}."
+                )
+            if not mix:
+                raise UserError(
+                    f"{self.path} holds labels made with another model: {anew}; --mix goes on."
+                )
+        with self._transaction() as base:
+            rows = [(key, json.dumps(value)) for key, value in wanted.items()]
+            base.executemany("INSERT OR REPLACE INTO facts VALUES (?, ?)", rows)
+
+    def facts(self) -> dict[str, Any]:
+        with self._told():
+            rows = self._base.execute("SELECT key, value FROM facts").fetchall()
+        return {key: json.loads(value) for key, value in rows}
+
+    def stands(self, item: Item) -> tuple[bool, int]:
+        """Whether the file is done, for good or bad, and else how many of its windows are.
+
+        What is known of a file that has changed since is forgotten.
+        """
+        name = os.fsencode(item.name)
+        with self._told():
+            row = self._base.execute(
+                "SELECT size, mtime_ns, done FROM files WHERE name = ?", (name,)
+            ).fetchone()
+            if row is None:
+                return False, 0
+            if row[:2] == (item.size, item.mtime_ns):
+                if row[2]:
+                    return True, 0
+                query = "SELECT count(*) FROM windows WHERE name = ?"
+                return False, int(self._base.execute(query, (name,)).fetchone()[0])
+        with self._transaction() as base:
+            base.execute("DELETE FROM windows WHERE name = ?", (name,))
+            base.execute("DELETE FROM files WHERE name = ?", (name,))
+        return False, 0
+
+    def write(
+        self, answers: Iterable[Answer], failures: Iterable[tuple[Item, str]], model: str
+    ) -> None:
+        """All or nothing, and on the disk when this returns."""
+        with self._transaction() as base:
+            for each in answers:
+                self._note(base, each.item, model, done=each.is_last, reason="")
+                base.execute(
+                    "INSERT OR REPLACE INTO windows VALUES (?, ?, ?, ?, ?)",
+                    (
+                        os.fsencode(each.item.name),
+                        each.number,
+                        each.start_s,
+                        each.end_s,
+                        each.probabilities.astype(np.float32).tobytes(),
+                    ),
+                )
+            for item, reason in failures:
+                self._note(base, item, model, done=True, reason=reason)
+                name = os.fsencode(item.name)
+                base.execute("DELETE FROM windows WHERE name = ?", (name,))
+
+    def _note(
+        self, base: sqlite3.Connection, item: Item, model: str, *, done: bool, reason: str
+    ) -> None:
+        base.execute(
+            "INSERT OR REPLACE INTO files VALUES (?, ?, ?, ?, ?, ?)",
+            (os.fsencode(item.name), item.size, item.mtime_ns, model, int(done), reason),
+        )
+
+    def forget_failures(self) -> None:
+        """So that they are tried again."""
+        with self._transaction() as base:
+            base.execute("DELETE FROM files WHERE reason != ''")
+
+    def labelled(self) -> Iterator[Labelled]:
+        """Every file that is done, by name; one at a time, however many there are."""
+        files = self._base.execute(
+            "SELECT name FROM files WHERE done = 1 AND reason = '' ORDER BY name"
+        )
+        for (name,) in files:
+            rows = self._base.execute(
+                "SELECT start_s, end_s, probabilities FROM windows WHERE name = ? ORDER BY number",
+                (name,),
+            )
+            windows = [(start, end, np.frombuffer(each, np.float32)) for start, end, each in rows]
+            yield Labelled(name=os.fsdecode(name), windows=windows)
+
+    def failures(self) -> Iterator[tuple[str, str]]:
+        for name, reason in self._base.execute(
+            "SELECT name, reason FROM files WHERE reason != '' ORDER BY name"
+        ):
+            yield os.fsdecode(name), reason
+
+    def counts(self) -> tuple[int, int]:
+        """Files labelled, and files that failed."""
+        labelled, failed = self._base.execute(
+            "SELECT sum(done = 1 AND reason = ''), sum(reason != '') FROM files"
+        ).fetchone()
+        return labelled or 0, failed or 0
+
+    def take_in(self, other: Path) -> None:
+        """All that another journal holds; of a file that both know, the other's."""
+        with self._told():
+            self._base.execute("ATTACH ? AS other", (str(other),))
+            try:
+                with self._transaction() as base:
+                    for table in ("files", "windows"):
+                        base.execute(f"INSERT OR REPLACE INTO {table} SELECT * FROM other.{table}")
+            finally:
+                self._base.execute("DETACH other")
+
+    @contextmanager
+    def _transaction(self) -> Iterator[sqlite3.Connection]:
+        with self._told():
+            self._base.execute("BEGIN IMMEDIATE")
+            try:
+                yield self._base
+                self._base.execute("COMMIT")
+            except BaseException:
+                if self._base.in_transaction:
+                    self._base.execute("ROLLBACK")
+                raise
+
+    @contextmanager
+    def _told(self) -> Iterator[None]:
+        """What SQLite says, in words that help; one thread at a time."""
+        try:
+            with self._lock:
+                yield
+        except sqlite3.OperationalError as error:
+            words = str(error)
+            if "full" in words or "disk I/O" in words:
+                raise UserError(
+                    f"{self.path} can't grow, the disk is full: free some space and run the same "
+                    "command again; what was labelled is kept."
+                ) from error
+            if "locked" in words:
+                raise UserError(
+                    f"{self.path} is being written by another run: wait for it, or pass another "
+                    "--out."
+                ) from error
+            raise UserError(f"{self.path} can't be used ({words}).") from error
+        except sqlite3.DatabaseError as error:
+            raise UserError(
+                f"{self.path} is no journal of `engine label` ({error}): remove it, or pass "
+                "another --out."
+            ) from error

@@ -1,0 +1,182 @@
+"""From items to a journal: videos are read, answered and written down at the same time.
+
+Batches always have the same size, the last one filled up: so an answer doesn't hang on what else
+was in its batch, and a run that was killed gives the same bytes as one that wasn't. B windows of a
+batch, C classes.
+"""
+
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dali_pipelines.spec import ClipSpec
+from dali_pipelines.window_loader import WindowLoader
+from dali_pipelines.windows import Window
+from engine.labelling.journal import Answer, Journal
+from engine.labelling.walk import Item
+
+if TYPE_CHECKING:
+    import torch
+
+    Model = Callable[[torch.Tensor], torch.Tensor]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    clip: ClipSpec
+    model: str
+    """The digest of what answers."""
+    window_s: float | None = None
+    stride_s: float | None = None
+    batch_size: int = 8
+    timeout_s: float = 120.0
+    gpu: int | None = None
+    num_threads: int | None = None
+
+
+@dataclass(kw_only=True)
+class Tally:
+    done: int = 0
+    known: int = 0
+    """Done before this run."""
+    failed: int = 0
+    windows: int = 0
+    halved: int = 0
+    """How often a batch was too much for the memory."""
+
+
+def label(
+    items: Iterable[Item],
+    model: "Model",
+    journal: Journal,
+    settings: Settings,
+    *,
+    on_file: Callable[[Tally], None] = lambda tally: None,
+) -> Tally:
+    """Everything that the journal doesn't hold yet; `on_file` is told after each file.
+
+    While one batch is being answered, the next ones are read, and the one before is written.
+    """
+    tally = Tally()
+    answerer = Answerer(model, settings.batch_size)
+    on_the_way: dict[Path, tuple[Item, int]] = {}
+
+    def wanted() -> Iterator[Path]:
+        """Runs in the loader's thread."""
+        for item in items:
+            if item.path in on_the_way:
+                continue  # listed twice
+            is_done, known = journal.stands(item)
+            if is_done:
+                tally.known += 1
+                on_file(tally)
+            else:
+                on_the_way[item.path] = item, known
+                yield item.path
+
+    loader = WindowLoader(
+        wanted(),
+        settings.clip,
+        window_s=settings.window_s,
+        stride_s=settings.stride_s,
+        batch_size=settings.batch_size,
+        gpu=settings.gpu,
+        num_threads=settings.num_threads,
+        values="uint8",
+        known=lambda path: on_the_way[path][1],
+        timeout_s=settings.timeout_s,
+    )
+    told: set[Path] = set()
+
+    def write(windows: list[Window], found: Iterable[NDArray[np.float32]]) -> None:
+        failures = [
+            (on_the_way[path][0], reason)
+            for path, reason in list(loader.report.failures.items())
+            if path not in told
+        ]
+        told.update(item.path for item, _ in failures)
+        answers = []
+        for window, each in zip(windows, found, strict=True):
+            if window.path in told:
+                continue
+            item = on_the_way[window.path][0]
+            answers.append(
+                Answer(
+                    item=item,
+                    number=window.number,
+                    start_s=window.start_s,
+                    end_s=window.end_s,
+                    probabilities=each,
+                    is_last=window.is_last,
+                )
+            )
+        journal.write(answers, failures, settings.model)
+        finished = [each.item.path for each in answers if each.is_last]
+        for path in finished:
+            del on_the_way[path]
+        tally.done += len(finished)
+        tally.failed += len(failures)
+        tally.windows += len(answers)
+        tally.halved = answerer.halved
+        for _ in range(len(finished) + len(failures)):
+            on_file(tally)
+
+    with ThreadPoolExecutor(1, thread_name_prefix="journal") as writer:
+        writing: Future[None] | None = None
+        with closing(loader.batches()) as batches:
+            for batch in batches:
+                found = answerer(batch.clips)
+                if writing is not None:
+                    writing.result()
+                writing = writer.submit(write, batch.windows, found)
+        if writing is not None:
+            writing.result()
+        write([], [])
+    return tally
+
+
+class Answerer:
+    """Probabilities for any number of clips, asked for in batches of one size."""
+
+    def __init__(self, model: "Model", batch_size: int) -> None:
+        self._model = model
+        self._size = batch_size
+        self.halved = 0
+
+    def __call__(self, clips: "torch.Tensor") -> NDArray[np.float32]:
+        import torch
+
+        while True:
+            try:
+                parts = [self._padded(part) for part in clips.split(self._size)]
+                return torch.cat(parts).numpy()
+            except (RuntimeError, MemoryError) as error:
+                if not is_out_of_memory(error) or self._size == 1:
+                    raise
+                if torch.cuda.is_available():
+                    torch.cuda.empty_cache()
+                self._size = max(1, self._size // 2)
+                self.halved += 1
+
+    def _padded(self, clips: "torch.Tensor") -> "torch.Tensor":
+        import torch
+
+        lacking = self._size - len(clips)
+        filled = clips
+        if lacking:
+            filled = torch.cat([clips, clips[-1:].expand(lacking, *clips.shape[1:])])
+        found = self._model(filled).float().softmax(dim=1)
+        return found[: len(clips)].cpu()
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """However torch, its allocators and compilers put it."""
+    words = str(error).lower()
+    told = any(each in words for each in ("out of memory", "allocate", "bad_alloc"))
+    return isinstance(error, MemoryError) or told

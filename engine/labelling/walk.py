@@ -1,0 +1,111 @@
+"""Which videos there are to label: below a folder, in a list, or on standard input.
+
+A folder is walked in the order of its names, without ever holding more than one branch of it.
+"""
+
+import fnmatch
+import os
+import stat
+import zlib
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from dali_pipelines.frame_folder import CODECS as IMAGE_CODECS
+from engine.data.folders import VIDEO_SUFFIXES
+from engine.errors import UserError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Item:
+    name: str
+    """What it is called in the results: its path below the folder, or as it was listed."""
+    path: Path
+    size: int
+    """-1 where it isn't there."""
+    mtime_ns: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Wanted:
+    """Which of the videos: patterns go by the name, as in `*/take2/*.mp4`."""
+
+    include: tuple[str, ...] = ()
+    exclude: tuple[str, ...] = ()
+    shard: tuple[int, int] = (0, 1)
+    """This one of so many; names are dealt by their checksum."""
+
+    def takes(self, name: str) -> bool:
+        number, count = self.shard
+        if count > 1 and zlib.crc32(os.fsencode(name)) % count != number:
+            return False
+        if self.include and not any(fnmatch.fnmatchcase(name, each) for each in self.include):
+            return False
+        return not any(fnmatch.fnmatchcase(name, each) for each in self.exclude)
+
+
+def below(root: Path, wanted: Wanted) -> Iterator[Item]:
+    """Videos and folders of frames at any depth; a loop of links is walked once."""
+    if not root.is_dir():
+        raise UserError(f"{root} is no folder; name a folder of videos, or pass --list.")
+    for name, path in _walk(root, "", frozenset()):
+        if wanted.takes(name):
+            yield item_of(name, path)
+
+
+def _walk(
+    folder: Path, prefix: str, above: frozenset[tuple[int, int]]
+) -> Iterator[tuple[str, Path]]:
+    """`above`: the folders that this one lies in, so that a link to one of them ends here."""
+    try:
+        status = folder.stat()
+        with os.scandir(folder) as found:
+            entries = sorted(
+                (each for each in found if not each.name.startswith(".")), key=_sort_key
+            )
+    except OSError:
+        return  # gone meanwhile, or not ours to read
+    here = (status.st_dev, status.st_ino)
+    if here in above:
+        return
+    folders = {each.name for each in entries if _is(each.is_dir)}
+    suffixes = {Path(each.name).suffix.lower() for each in entries if each.name not in folders}
+    if prefix and not folders and suffixes & IMAGE_CODECS.keys() and not suffixes & VIDEO_SUFFIXES:
+        yield prefix.rstrip("/"), folder
+        return
+    for entry in entries:
+        path = folder / entry.name
+        if entry.name in folders:
+            yield from _walk(path, f"{prefix}{entry.name}/", above | {here})
+        elif path.suffix.lower() in VIDEO_SUFFIXES and _is(entry.is_file):
+            yield prefix + entry.name, path
+
+
+def _sort_key(entry: "os.DirEntry[str]") -> bytes:
+    return os.fsencode(entry.name)
+
+
+def _is(kind: Callable[[], bool]) -> bool:
+    try:
+        return kind()
+    except OSError:  # a link that leads nowhere, or round in a circle
+        return False
+
+
+def listed(lines: Iterable[str], wanted: Wanted) -> Iterator[Item]:
+    """One path a line; empty lines and what comes again are left out by whoever keeps them."""
+    for line in lines:
+        name = line.rstrip("\r\n")
+        if name and wanted.takes(name):
+            yield item_of(name, Path(name))
+
+
+def item_of(name: str, path: Path) -> Item:
+    """What isn't there, or is neither file nor folder, is an item all the same: it will fail."""
+    try:
+        status = path.stat()
+    except (OSError, ValueError):
+        return Item(name=name, path=path, size=-1, mtime_ns=0)
+    if not stat.S_ISREG(status.st_mode) and not stat.S_ISDIR(status.st_mode):
+        return Item(name=name, path=path, size=-1, mtime_ns=0)
+    return Item(name=name, path=path, size=status.st_size, mtime_ns=status.st_mtime_ns)

@@ -1,0 +1,255 @@
+"""The results of a journal as files: tables, lines, imports of other tools, subtitles.
+
+All are made anew from the journal, by name, and replace what was there whole or not at all.
+"""
+
+import csv
+import json
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from engine import atomic
+from engine.errors import UserError, unknown_name
+from engine.labelling.journal import Journal, Labelled
+from engine.labelling.segments import Segment, segments
+
+Row = dict[str, Any]
+COLUMNS = ("path", "label", "confidence", "top", "duration_s", "windows", "review")
+PARQUET_ROWS = 10_000
+
+
+@dataclass(frozen=True, kw_only=True)
+class Style:
+    class_names: list[str]
+    root: Path
+    """To which the names are relative."""
+    top_k: int = 5
+    min_confidence: float = 0.0
+    """Below it, a clip is marked for review."""
+    smooth_s: float = 0.0
+
+
+def row_of(labelled: Labelled, style: Style) -> Row:
+    """The label of the whole file is that of the mean over its windows."""
+    mean = np.array([each for _, _, each in labelled.windows], np.float64).mean(axis=0)
+    best = np.argsort(-mean, kind="stable")[: style.top_k]
+    confidence = round(float(mean[best[0]]), 4)
+    return {
+        "path": labelled.name,
+        "label": style.class_names[best[0]],
+        "confidence": confidence,
+        "top": {style.class_names[each]: round(float(mean[each]), 4) for each in best},
+        "duration_s": round(max(end for _, end, _ in labelled.windows), 3),
+        "windows": len(labelled.windows),
+        "review": confidence < style.min_confidence,
+    }
+
+
+def _csv(path: Path, found: Iterable[Labelled], style: Style) -> None:
+    def lines() -> Iterator[list[str]]:
+        for row in (row_of(each, style) for each in found):
+            top = " ".join(f"{name}:{share:.4f}" for name, share in row["top"].items())
+            yield [
+                row["path"], row["label"], f"{row['confidence']:.4f}", top,
+                f"{row['duration_s']:.3f}", str(row["windows"]), "yes" if row["review"] else "",
+            ]  # fmt: skip
+
+    _stream(path, COLUMNS, lines())
+
+
+def _stream(path: Path, header: Iterable[str], rows: Iterable[Iterable[str]]) -> None:
+    """A table that is never in memory as a whole."""
+    with atomic.new_text(path) as file:
+        plain = csv.writer(file, lineterminator="\n")
+        quoting = csv.writer(file, lineterminator="\n", quoting=csv.QUOTE_ALL)
+        plain.writerow(header)
+        for row in rows:
+            cells = list(row)  # csv leaves a carriage return unquoted, and can't read it then
+            (quoting if any("\r" in cell for cell in cells) else plain).writerow(cells)
+
+
+def _jsonl(path: Path, found: Iterable[Labelled], style: Style) -> None:
+    with atomic.new_text(path) as file:
+        for each in found:
+            row = row_of(each, style) | {
+                "segments": [_segment(s, style) for s in _segments(each, style)]
+            }
+            file.write(json.dumps(row, ensure_ascii=False) + "\n")
+
+
+def _parquet(path: Path, found: Iterable[Labelled], style: Style) -> None:
+    try:
+        import pyarrow as pa
+        from pyarrow import parquet
+    except ImportError as error:
+        raise UserError(f"{path.name} needs pyarrow: pip install pyarrow.") from error
+    schema = pa.schema(
+        [
+            ("path", pa.string()), ("label", pa.string()), ("confidence", pa.float64()),
+            ("top", pa.map_(pa.string(), pa.float64())), ("duration_s", pa.float64()),
+            ("windows", pa.int64()), ("review", pa.bool_()),
+        ]
+    )  # fmt: skip
+    temporary = path.with_name(f".{path.name}.new")
+    with parquet.ParquetWriter(temporary, schema) as writer:
+        for rows in _in_parts(row_of(each, style) for each in found):
+            plain = [
+                row | {"path": _plain(row["path"]), "top": list(row["top"].items())} for row in rows
+            ]
+            writer.write_table(pa.Table.from_pylist(plain, schema))
+    temporary.replace(path)
+
+
+def _in_parts(rows: Iterator[Row]) -> Iterator[list[Row]]:
+    part: list[Row] = []
+    for row in rows:
+        part.append(row)
+        if len(part) == PARQUET_ROWS:
+            yield part
+            part = []
+    if part:
+        yield part
+
+
+def _plain(name: str) -> str:
+    """Parquet takes no bytes that aren't UTF-8 for a string."""
+    return name.encode("utf-8", "backslashreplace").decode()
+
+
+def _labelstudio(path: Path, found: Iterable[Labelled], style: Style) -> None:
+    """Tasks with predictions; serve the folder as Label Studio's local storage."""
+
+    def task(each: Labelled) -> Row:
+        row = row_of(each, style)
+        choice = {
+            "from_name": "label", "to_name": "video", "type": "choices",
+            "value": {"choices": [row["label"]]},
+        }  # fmt: skip
+        address = f"/data/local-files/?d={row['path']}"
+        prediction = {"model_version": "engine", "score": row["confidence"], "result": [choice]}
+        return {"data": {"video": address}, "predictions": [prediction]}
+
+    _array(path, (task(each) for each in found), "[", "]")
+
+
+def _fiftyone(path: Path, found: Iterable[Labelled], style: Style) -> None:
+    """`samples.json` of FiftyOne's own dataset format."""
+
+    def sample(each: Labelled) -> Row:
+        row = row_of(each, style)
+        return {
+            "filepath": str((style.root / row["path"]).absolute()),
+            "_media_type": "video",
+            "prediction": {
+                "_cls": "Classification", "label": row["label"], "confidence": row["confidence"],
+            },
+        }  # fmt: skip
+
+    _array(path, (sample(each) for each in found), '{"samples": [', "]}")
+
+
+def _array(path: Path, items: Iterable[Row], opening: str, closing: str) -> None:
+    with atomic.new_text(path) as file:
+        file.write(opening)
+        for number, item in enumerate(items):
+            file.write((",\n" if number else "\n") + json.dumps(item, ensure_ascii=False))
+        file.write(f"\n{closing}\n")
+
+
+Writer = Callable[[Path, Iterable[Labelled], Style], None]
+FORMATS: dict[str, Writer] = {
+    "csv": _csv,
+    "jsonl": _jsonl,
+    "parquet": _parquet,
+    "labelstudio": _labelstudio,
+    "fiftyone": _fiftyone,
+}
+OF_SUFFIX = {".csv": "csv", ".jsonl": "jsonl", ".parquet": "parquet"}
+
+
+def format_of(out: Path, named: str | None) -> str:
+    if named is None:
+        if out.suffix not in OF_SUFFIX:
+            raise UserError(
+                f"{out} ends in none of {', '.join(OF_SUFFIX)}: name a --format, one of "
+                f"{', '.join(FORMATS)}."
+            )
+        return OF_SUFFIX[out.suffix]
+    if named not in FORMATS:
+        raise unknown_name("--format", named, list(FORMATS))
+    return named
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outputs:
+    labels: Path
+    format: str
+    failures: Path
+    segments: Path | None = None
+    subtitles: Path | None = None
+    """A folder."""
+
+
+def write(journal: Journal, outputs: Outputs, style: Style) -> list[Path]:
+    """Everything; returns what was written."""
+    FORMATS[outputs.format](outputs.labels, journal.labelled(), style)
+    written = [outputs.labels]
+    _, num_failed = journal.counts()
+    if num_failed:
+        _stream(outputs.failures, ("path", "reason"), journal.failures())
+        written.append(outputs.failures)
+    else:
+        outputs.failures.unlink(missing_ok=True)
+    if outputs.segments is not None:
+        _stream(outputs.segments, SEGMENT_COLUMNS, _segment_rows(journal, style))
+        written.append(outputs.segments)
+    if outputs.subtitles is not None:
+        for each in journal.labelled():
+            _write_vtt(outputs.subtitles, each, style)
+        written.append(outputs.subtitles)
+    return written
+
+
+SEGMENT_COLUMNS = ("path", "start_s", "end_s", "label", "confidence")
+
+
+def _segment_rows(journal: Journal, style: Style) -> Iterator[tuple[str, ...]]:
+    for each in journal.labelled():
+        for segment in _segments(each, style):
+            row = _segment(segment, style)
+            yield each.name, *(str(row[name]) for name in SEGMENT_COLUMNS[1:])
+
+
+def _segments(labelled: Labelled, style: Style) -> list[Segment]:
+    return segments(labelled.windows, smooth_s=style.smooth_s)
+
+
+def _segment(segment: Segment, style: Style) -> Row:
+    return {
+        "start_s": round(segment.start_s, 3),
+        "end_s": round(segment.end_s, 3),
+        "label": style.class_names[segment.label],
+        "confidence": round(segment.confidence, 4),
+    }
+
+
+def _write_vtt(folder: Path, labelled: Labelled, style: Style) -> None:
+    """Subtitles under the video's own name, which players find by themselves."""
+    parts = [part for part in Path(labelled.name).parts if part not in ("/", "..")]
+    path = folder.joinpath(*parts).with_suffix(".vtt")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with atomic.new_text(path) as file:
+        file.write("WEBVTT\n")
+        for segment in _segments(labelled, style):
+            span = f"{_clock(segment.start_s)} --> {_clock(segment.end_s)}"
+            name = style.class_names[segment.label].replace("<", "&lt;")
+            file.write(f"\n{span}\n{name} ({segment.confidence:.0%})\n")
+
+
+def _clock(seconds: float) -> str:
+    minutes, rest = divmod(round(1000 * seconds), 60_000)
+    return f"{minutes // 60:02}:{minutes % 60:02}:{rest // 1000:02}.{rest % 1000:03}"

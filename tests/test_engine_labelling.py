@@ -1,0 +1,350 @@
+"""The parts of labelling: the walk, the journal, segments, files; laws by hypothesis."""
+
+import csv
+import json
+import os
+import sqlite3
+from itertools import chain, pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from engine.errors import UserError
+from engine.labelling import writers
+from engine.labelling.journal import Answer, Journal
+from engine.labelling.label import Answerer
+from engine.labelling.segments import segments
+from engine.labelling.walk import Item, Wanted, below, item_of, listed
+
+CLASSES = ["fall", "run", "wave"]
+
+
+def names(items: Any) -> list[str]:
+    return [item.name for item in items]
+
+
+@pytest.fixture
+def tree(tmp_path: Path) -> Path:
+    root = tmp_path / "videos"
+    for name in ("b.mp4", "a/x.AVI", "a/deep/er/y.webm", "notes.txt", ".hidden.mp4", "c/1.mp4"):
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"x")
+    for number in range(3):
+        path = root / "frames" / f"frame_{number:03}.jpg"
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(b"x")
+    return root
+
+
+def test_the_walk_finds_videos_and_folders_of_frames_at_any_depth(tree: Path) -> None:
+    assert names(below(tree, Wanted())) == ["a/deep/er/y.webm", "a/x.AVI", "b.mp4", "c/1.mp4",
+                                            "frames"]  # fmt: skip
+
+
+def test_a_loop_of_links_is_walked_once_and_a_link_aside_is_followed(
+    tree: Path, tmp_path: Path
+) -> None:
+    (tree / "a" / "up").symlink_to(tree)
+    (tree / "circle.mp4").symlink_to(tree / "circle.mp4")
+    (tree / "nowhere.mp4").symlink_to(tmp_path / "nothing")
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    (elsewhere / "z.mp4").write_bytes(b"x")
+    (tree / "aside").symlink_to(elsewhere)
+    assert names(below(tree, Wanted())) == ["a/deep/er/y.webm", "a/x.AVI", "aside/z.mp4", "b.mp4",
+                                            "c/1.mp4", "frames"]  # fmt: skip
+
+
+def test_patterns_choose(tree: Path) -> None:
+    assert names(below(tree, Wanted(include=("a/*",)))) == ["a/deep/er/y.webm", "a/x.AVI"]
+    assert names(below(tree, Wanted(include=("a/*",), exclude=("*.AVI",)))) == ["a/deep/er/y.webm"]
+
+
+def test_lists_name_what_is_not_there(tree: Path) -> None:
+    found = list(listed([f"{tree}/b.mp4\n", "\n", "gone.mp4\n"], Wanted()))
+    assert [item.size for item in found] == [1, -1]
+
+
+@given(st.lists(st.text(min_size=1), unique=True), st.integers(1, 7))
+def test_shards_deal_every_name_once(given_names: list[str], count: int) -> None:
+    dealt = [
+        [name for name in given_names if Wanted(shard=(number, count)).takes(name)]
+        for number in range(count)
+    ]
+    assert sorted(chain.from_iterable(dealt)) == sorted(given_names)
+
+
+def answer(item: Item, number: int, *shares: float, last: bool = True) -> Answer:
+    return Answer(
+        item=item, number=number, start_s=2.0 * number, end_s=2.0 * number + 2,
+        probabilities=np.array(shares, np.float32), is_last=last,
+    )  # fmt: skip
+
+
+def item(name: str, size: int = 1, mtime_ns: int = 1) -> Item:
+    return Item(name=name, path=Path(name), size=size, mtime_ns=mtime_ns)
+
+
+def test_a_journal_knows_what_is_done_and_what_changed(tmp_path: Path) -> None:
+    one, two, three = item("one"), item("two"), item("three")
+    with Journal(tmp_path / "j") as journal:
+        journal.write([answer(one, 0, 0.1, 0.9)], [(three, "broken")], "m")
+        journal.write([answer(two, 0, 0.1, 0.9, last=False)], [], "m")
+    with Journal(tmp_path / "j") as journal:
+        assert journal.stands(one) == (True, 0)
+        assert journal.stands(two) == (False, 1)
+        assert journal.stands(three) == (True, 0)
+        assert journal.counts() == (1, 1)
+        assert journal.stands(item("one", size=2)) == (False, 0)
+        assert journal.stands(item("two", mtime_ns=2)) == (False, 0)
+        assert journal.stands(two) == (False, 0)  # forgotten
+        journal.forget_failures()
+        assert journal.stands(three) == (False, 0)
+
+
+def test_a_file_that_fails_midway_leaves_nothing_but_its_reason(tmp_path: Path) -> None:
+    one = item("one")
+    with Journal(tmp_path / "j") as journal:
+        journal.write([answer(one, 0, 0.1, 0.9, last=False)], [], "m")
+        journal.write([], [(one, "cut short")], "m")
+        assert list(journal.labelled()) == []
+        assert list(journal.failures()) == [("one", "cut short")]
+
+
+def test_a_journal_refuses_another_model_unless_told(tmp_path: Path) -> None:
+    with Journal(tmp_path / "j") as journal:
+        journal.bind({"model": "m", "window": None}, mix=False)
+        journal.bind({"model": "m", "window": None}, mix=False)
+        with pytest.raises(UserError, match="another model: pass --fresh"):
+            journal.bind({"model": "other", "window": None}, mix=False)
+        journal.bind({"model": "other", "window": None}, mix=True)
+        with pytest.raises(UserError, match="with window None, not 2"):
+            journal.bind({"model": "other", "window": 2}, mix=True)
+
+
+def test_one_run_writes_at_a_time_and_what_is_no_journal_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("engine.labelling.journal.BUSY_S", 0.1)
+    with Journal(tmp_path / "j") as journal:
+        journal.bind({"model": "m"}, mix=False)
+        with pytest.raises(UserError, match="written by another run"):
+            Journal(tmp_path / "j")
+    (tmp_path / "no").write_bytes(b"something else entirely, and long enough to be looked at" * 99)
+    with pytest.raises(UserError, match="is no journal"):
+        Journal(tmp_path / "no")
+    with pytest.raises(UserError, match="can't be used"):
+        Journal(tmp_path / "missing" / "j")
+
+
+def test_a_full_disk_is_told_and_nothing_is_lost(tmp_path: Path) -> None:
+    with Journal(tmp_path / "j") as journal:
+        journal.write([answer(item("one"), 0, 0.1, 0.9)], [], "m")
+        pages = journal._base.execute("PRAGMA page_count").fetchone()[0]
+        journal._base.execute(f"PRAGMA max_page_count = {pages}")  # SQLite's own full disk
+        many = [answer(item(f"{number:05}"), 0, *[0.1] * 99) for number in range(999)]
+        with pytest.raises(UserError, match="disk is full: free some space"):
+            journal.write(many, [], "m")
+    with Journal(tmp_path / "j") as journal:
+        assert [each.name for each in journal.labelled()] == ["one"]
+        journal.write(many, [], "m")
+        assert journal.counts() == (1000, 0)
+
+
+def test_names_of_any_bytes_go_through(tmp_path: Path) -> None:
+    odd = os.fsdecode(b'caf\xe9 \r\n,".mp4')
+    with Journal(tmp_path / "j") as journal:
+        journal.write([answer(item(odd), 0, 0.2, 0.1, 0.7)], [], "m")
+        style = writers.Style(class_names=CLASSES, root=tmp_path)
+        for name in ("labels.csv", "labels.jsonl"):
+            out = writers.Outputs(
+                labels=tmp_path / name, format=writers.format_of(Path(name), None),
+                failures=tmp_path / "failures.csv", segments=tmp_path / "segments.csv",
+                subtitles=tmp_path / "vtt",
+            )  # fmt: skip
+            writers.write(journal, out, style)
+    with (tmp_path / "labels.csv").open(newline="", errors="surrogateescape") as file:
+        (row,) = csv.DictReader(file)
+    assert row["path"] == odd
+    assert (row["label"], row["confidence"]) == ("wave", "0.7000")
+
+
+def fill(journal: Journal) -> None:
+    journal.bind({"model": "m"}, mix=False)
+    journal.write(
+        [
+            answer(item("b.mp4"), 0, 0.2, 0.7, 0.1, last=False),
+            answer(item("b.mp4"), 1, 0.6, 0.2, 0.2),
+            answer(item("a/a.mp4"), 0, 0.1, 0.1, 0.8),
+        ],
+        [(item("z.mp4"), "the file is empty")],
+        "m",
+    )
+
+
+@pytest.mark.parametrize("name", list(writers.FORMATS))
+def test_every_format_says_the_same(name: str, tmp_path: Path) -> None:
+    if name == "parquet":
+        pytest.importorskip("pyarrow")
+    style = writers.Style(class_names=CLASSES, root=tmp_path, min_confidence=0.5, top_k=2)
+    outputs = writers.Outputs(
+        labels=tmp_path / "out", format=name, failures=tmp_path / "failures.csv",
+        segments=tmp_path / "segments.csv", subtitles=tmp_path / "vtt",
+    )  # fmt: skip
+    with Journal(tmp_path / "j") as journal:
+        fill(journal)
+        writers.write(journal, outputs, style)
+    found = read(tmp_path / "out", name)
+    assert found == [("a/a.mp4", "wave", 0.8), ("b.mp4", "run", 0.45)]
+    failures = (tmp_path / "failures.csv").read_text()
+    assert failures == "path,reason\nz.mp4,the file is empty\n"
+    assert (tmp_path / "segments.csv").read_text().splitlines() == [
+        "path,start_s,end_s,label,confidence", "a/a.mp4,0.0,2.0,wave,0.8",
+        "b.mp4,0.0,2.0,run,0.7", "b.mp4,2.0,4.0,fall,0.6",
+    ]  # fmt: skip
+    assert (tmp_path / "vtt" / "b.vtt").read_text() == (
+        "WEBVTT\n\n00:00:00.000 --> 00:00:02.000\nrun (70%)\n"
+        "\n00:00:02.000 --> 00:00:04.000\nfall (60%)\n"
+    )
+
+
+def read(path: Path, name: str) -> list[tuple[str, str, float]]:
+    if name == "csv":
+        with path.open(newline="") as file:
+            rows = list(csv.DictReader(file))
+        assert [row["review"] for row in rows] == ["", "yes"]
+        assert rows[1]["top"] == "run:0.4500 fall:0.4000"
+        return [(row["path"], row["label"], float(row["confidence"])) for row in rows]
+    if name == "jsonl":
+        rows = [json.loads(line) for line in path.read_text().splitlines()]
+        assert rows[1]["segments"][1]["label"] == "fall"
+        return [(row["path"], row["label"], row["confidence"]) for row in rows]
+    if name == "parquet":
+        from pyarrow import parquet
+
+        rows = parquet.read_table(path).to_pylist()
+        assert rows[0]["windows"] == 1
+        return [(row["path"], row["label"], row["confidence"]) for row in rows]
+    found = json.loads(path.read_text())
+    if name == "labelstudio":
+        return [
+            (
+                each["data"]["video"].removeprefix("/data/local-files/?d="),
+                each["predictions"][0]["result"][0]["value"]["choices"][0],
+                each["predictions"][0]["score"],
+            )
+            for each in found
+        ]
+    return [
+        (
+            str(Path(each["filepath"]).relative_to(path.parent)),
+            each["prediction"]["label"],
+            each["prediction"]["confidence"],
+        )
+        for each in found["samples"]
+    ]
+
+
+def test_a_format_that_is_not_known(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="name a --format"):
+        writers.format_of(Path("labels.txt"), None)
+    with pytest.raises(UserError, match="did you mean 'parquet'"):
+        writers.format_of(Path("labels.txt"), "parket")
+
+
+@given(
+    st.dictionaries(
+        st.integers(0, 30), st.lists(st.floats(0.01, 1), min_size=3, max_size=3), min_size=1
+    ),
+    st.integers(1, 6),
+    st.sampled_from([0.0, 1.0, 5.0]),
+)
+def test_segments_cover_what_windows_cover_and_no_more(
+    drawn: dict[int, list[float]], length: int, smooth_s: float
+) -> None:
+    windows = [
+        (float(start), float(start + length), np.array(shares, np.float32))
+        for start, shares in sorted(drawn.items())
+    ]
+    found = segments(windows, smooth_s=smooth_s)
+    covered = {second for start, end, _ in windows for second in range(int(start), int(end))}
+    told = [second for each in found for second in range(int(each.start_s), int(each.end_s))]
+    assert sorted(told) == sorted(covered)
+    for one, other in pairwise(found):
+        assert one.end_s < other.start_s or one.label != other.label
+
+
+def test_overlapping_windows_are_averaged_and_a_weak_flicker_is_smoothed_away() -> None:
+    def window(start: float, end: float, run: float) -> tuple[float, float, Any]:
+        return start, end, np.array([run, 1 - run], np.float32)
+
+    overlapping = segments([window(0, 4, 0.9), window(2, 6, 0.2), window(4, 8, 0.1)])
+    assert [(each.start_s, each.end_s, each.label) for each in overlapping] == [
+        (0, 4, 0), (4, 8, 1),
+    ]  # fmt: skip
+    flicker = [window(0, 2, 0.9), window(2, 4, 0.45), window(4, 6, 0.9)]
+    assert len(segments(flicker)) == 3
+    (whole,) = segments(flicker, smooth_s=4)
+    assert (whole.start_s, whole.end_s, whole.label) == (0, 6, 0)
+
+
+def test_a_batch_is_filled_up_and_halved_where_memory_is_short() -> None:
+    import torch
+
+    sizes: list[int] = []
+
+    def model(clips: Any) -> Any:
+        sizes.append(len(clips))
+        if len(clips) > 3:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
+        return clips.flatten(1).float()
+
+    answerer = Answerer(model, 8)
+    clips = torch.arange(10).reshape(5, 2).to(torch.uint8)
+    found = answerer(clips)
+    assert sizes == [8, 4, 2, 2, 2]
+    assert answerer.halved == 2
+    np.testing.assert_allclose(found, clips.float().softmax(dim=1).numpy(), rtol=1e-6)
+    with pytest.raises(RuntimeError, match="something else"):
+        Answerer(broken, 2)(clips)
+
+
+def broken(clips: Any) -> Any:
+    raise RuntimeError("something else")
+
+
+def test_an_item_that_is_a_pipe_or_has_an_impossible_name_is_none(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.mp4")
+    assert item_of("pipe.mp4", tmp_path / "pipe.mp4").size == -1
+    assert names(below(tmp_path, Wanted())) == []
+    assert item_of("\0", Path("\0")).size == -1
+
+
+def test_shards_join_to_what_one_journal_holds(tmp_path: Path) -> None:
+    with Journal(tmp_path / "whole") as whole:
+        fill(whole)
+    with Journal(tmp_path / "one") as one:
+        one.write([answer(item("a/a.mp4"), 0, 0.1, 0.1, 0.8)], [], "m")
+    with Journal(tmp_path / "two") as two:
+        two.write(
+            [
+                answer(item("b.mp4"), 0, 0.2, 0.7, 0.1, last=False),
+                answer(item("b.mp4"), 1, 0.6, 0.2, 0.2),
+            ],
+            [(item("z.mp4"), "the file is empty")],
+            "m",
+        )
+    with Journal(tmp_path / "joined") as joined:
+        for part in ("one", "two"):
+            joined.take_in(tmp_path / part)
+        joined.bind({"model": "m"}, mix=False)
+    rows = [
+        sqlite3.connect(tmp_path / name).execute("SELECT * FROM windows").fetchall()
+        for name in ("whole", "joined")
+    ]
+    assert rows[0] == rows[1]
