@@ -290,11 +290,19 @@ def wait_for(true: Any) -> None:
 )
 @pytest.mark.slow
 def test_what_label_says_to_wrong_words(
-    words: tuple[str, ...], message: str, run: Path, films: Path, run_engine: Any
+    words: tuple[str, ...],
+    message: str,
+    run: Path,
+    films: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    run_engine: Any,
 ) -> None:
+    monkeypatch.chdir(tmp_path)
     result = run_engine("label", *(each.format(run=run, films=films) for each in words))
     assert result.returncode == 2
     assert message in result.stderr
+    assert list(tmp_path.iterdir()) == []  # nothing was begun
 
 
 def test_a_picture_of_absurd_size_is_refused_before_memory_is_taken(tmp_path: Path) -> None:

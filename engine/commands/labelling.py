@@ -6,7 +6,6 @@ Joins the loaders (dali_pipelines), the model (engine, trt) and the journal.
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -75,9 +74,9 @@ def run(asked: Asked) -> int:
     from engine.commands.opened import class_names_of, digest_of
 
     class_names = class_names_of(asked.model)
+    total = _count(items())  # before there is a journal of nothing
     if asked.fresh:
-        for path in (journal_path, *(Path(f"{journal_path}{end}") for end in ("-wal", "-shm"))):
-            path.unlink(missing_ok=True)
+        _remove(journal_path)
     with Journal(journal_path) as journal:
         digest = digest_of(asked.model)
         facts = {
@@ -87,17 +86,16 @@ def run(asked: Asked) -> int:
         journal.bind(facts, mix=asked.mix)
         if asked.retry:
             journal.forget_failures()
-        style = _style(asked, class_names)
-        work = _on_cluster if asked.cluster else _here
-        with work(asked, journal, digest) as label_all:
-            started = time.perf_counter()
-            tally = _with_progress(items, label_all)
-            _end(journal, outputs, style, tally, time.perf_counter() - started)
-            while asked.watch:
-                time.sleep(POLL_S)
-                more = label_all(_settled(items()), lambda tally: None)
-                if more.done or more.failed:
-                    _end(journal, outputs, style, more, 0.0)
+        style = _style(asked, class_names, asked.window_s)
+        label_all = (_on_cluster if asked.cluster else _here)(asked, journal, digest)
+        started = time.perf_counter()
+        tally = _with_progress(items(), total, label_all)
+        _end(journal, outputs, style, tally, time.perf_counter() - started)
+        while asked.watch:
+            time.sleep(POLL_S)
+            more = label_all(_settled(items()), lambda tally: None)
+            if more.done or more.failed:
+                _end(journal, outputs, style, more, 0.0)
         _, num_failed = journal.counts()
     return 1 if num_failed else 0
 
@@ -105,8 +103,7 @@ def run(asked: Asked) -> int:
 LabelAll = Callable[[Iterator[Item], "Callable[[Tally], None]"], "Tally"]
 
 
-@contextmanager
-def _here(asked: Asked, journal: Journal, digest: str) -> Iterator[LabelAll]:
+def _here(asked: Asked, journal: Journal, digest: str) -> LabelAll:
     from engine.commands.opened import open_predictor
     from engine.labelling.label import label
     from engine.training.memory import keep_freed_memory
@@ -116,14 +113,13 @@ def _here(asked: Asked, journal: Journal, digest: str) -> Iterator[LabelAll]:
     if predictor.device.type == "cpu":
         keep_freed_memory()
     settings = settings_of(asked, predictor, digest)
-    yield lambda items, on_file: label(items, predictor, journal, settings, on_file=on_file)
+    return lambda items, on_file: label(items, predictor, journal, settings, on_file=on_file)
 
 
-@contextmanager
-def _on_cluster(asked: Asked, journal: Journal, digest: str) -> Iterator[LabelAll]:
+def _on_cluster(asked: Asked, journal: Journal, digest: str) -> LabelAll:
     from engine.commands.labelling_cluster import label_on_cluster
 
-    yield lambda items, on_file: label_on_cluster(asked, items, journal, digest, on_file)
+    return lambda items, on_file: label_on_cluster(asked, items, journal, digest, on_file)
 
 
 def settings_of(asked: Asked, predictor: "Predictor", digest: str) -> "Settings":
@@ -182,10 +178,10 @@ def _outputs(asked: Asked) -> writers.Outputs:
     )
 
 
-def _style(asked: Asked, class_names: list[str]) -> writers.Style:
+def _style(asked: Asked, class_names: list[str], window_s: float | None) -> writers.Style:
     smooth_s = asked.smooth_s
     if smooth_s is None:
-        smooth_s = 2 * (asked.window_s or 0.0)
+        smooth_s = 2 * (window_s or 0.0)
     root = Path() if asked.is_list else asked.videos[0]
     return writers.Style(
         class_names=class_names, root=root, top_k=asked.top_k,
@@ -197,18 +193,30 @@ def journal_of(out: Path) -> Path:
     return out.with_name(f"{out.name}.journal")
 
 
-def _with_progress(items: Callable[[], Iterator[Item]], label_all: LabelAll) -> "Tally":
+def _remove(journal: Path) -> None:
+    """With what SQLite keeps beside it."""
+    for end in ("", "-wal", "-shm"):
+        Path(f"{journal}{end}").unlink(missing_ok=True)
+
+
+def _count(items: Iterator[Item]) -> int:
     from engine.progress import progress_bar
 
+    total = 0
     with progress_bar("Finding videos", total=None, unit="files") as advance:
-        total = 0
-        for _ in items():
+        for _ in items:
             total += 1
             advance()
     if not total:
         raise UserError("there are no videos there to label.")
+    return total
+
+
+def _with_progress(items: Iterator[Item], total: int, label_all: LabelAll) -> "Tally":
+    from engine.progress import progress_bar
+
     with progress_bar("Labelling", total=total, unit="files") as advance:
-        return label_all(items(), lambda tally: advance(f"{tally.failed:,} failed"))
+        return label_all(items, lambda tally: advance(f"{tally.failed:,} failed"))
 
 
 def _end(
@@ -260,8 +268,7 @@ def merge(asked: Asked) -> int:
     if target in journals:
         raise UserError(f"--out {asked.out} is one of the shards: name another file.")
     outputs = _outputs(asked)
-    for old in (target, *(Path(f"{target}{end}") for end in ("-wal", "-shm"))):
-        old.unlink(missing_ok=True)
+    _remove(target)
     with Journal(target) as whole:
         facts: dict[str, Any] = {}
         for path in journals:
@@ -272,9 +279,7 @@ def merge(asked: Asked) -> int:
             facts = found
             whole.take_in(path)
         whole.bind({**facts, "shard": None}, mix=False)
-        style = _style(asked, facts["classes"])
-        if asked.smooth_s is None and facts["window"]:
-            style = writers.Style(**{**vars(style), "smooth_s": 2 * facts["window"]})
+        style = _style(asked, facts["classes"], facts["window"])
         for path in writers.write(whole, outputs, style):
             print(f"written to {path}")
         done, failed = whole.counts()
