@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from benchmarks.way import Labelled, Setting
+from benchmarks.way import Labelled, Setting, labelled
 from dali_pipelines import frame_folder
 from dali_pipelines.clip_reader import ClipReader, ReadClip
 from dali_pipelines.errors import VideoError
@@ -23,7 +23,6 @@ from dali_pipelines.feed import ClipRow, Feed
 from dali_pipelines.graph import ClipGraph
 from engine.commands.opened import open_predictor
 from engine.data.loading import default_loader, make_loader
-from engine.evaluation.predict import answers
 from engine.training.memory import keep_freed_memory
 
 STAGE_BATCHES = 4
@@ -42,9 +41,7 @@ class Ours:
         loader = make_loader(
             default_loader(), rows, self._feed(setting), gpu=self._predictor.device.index
         )
-        for numbers, probabilities_BVC in answers(self._predictor, loader):
-            for number, probabilities_VC in zip(numbers, probabilities_BVC, strict=True):
-                yield Labelled(number, probabilities_VC.mean(axis=0))
+        return labelled(self._predictor, loader)
 
     def one(self, row: ClipRow) -> Any:
         feed = self._feed(Setting(batch=1))
@@ -122,13 +119,7 @@ class Ours:
         )
 
     def _feed(self, setting: Setting) -> Feed:
-        return Feed(
-            spec=self._predictor.clip,
-            batch_size=setting.batch,
-            num_clips=setting.num_clips,
-            num_crops=setting.num_crops,
-            values="uint8",
-        )
+        return setting.feed(self._predictor.clip, "uint8")
 
 
 def num_cores() -> int:

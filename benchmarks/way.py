@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
-from dali_pipelines.feed import ClipRow
+from dali_pipelines.feed import ClipLoader, ClipRow, Feed
+from dali_pipelines.spec import ClipSpec, Values
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,11 +30,29 @@ class Setting:
     def views(self) -> str:
         return f"{self.num_clips}x{self.num_crops}"
 
+    def feed(self, spec: ClipSpec, values: Values) -> Feed:
+        return Feed(
+            spec=spec,
+            batch_size=self.batch,
+            num_clips=self.num_clips,
+            num_crops=self.num_crops,
+            values=values,
+        )
+
 
 class Labelled(NamedTuple):
     id: int
     probabilities: Any
     """(C,), the mean over a clip's views."""
+
+
+def labelled(model: Any, loader: ClipLoader) -> Iterator[Labelled]:
+    """All that a loader gives, answered by a model that takes its clips."""
+    from engine.evaluation.predict import answers
+
+    for numbers, probabilities_BVC in answers(model, loader):
+        for number, probabilities_VC in zip(numbers, probabilities_BVC, strict=True):
+            yield Labelled(number, probabilities_VC.mean(axis=0))
 
 
 class Way(Protocol):

@@ -12,14 +12,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from benchmarks.suites.model import channels_first
-from benchmarks.way import Labelled, Setting
+from benchmarks.way import Labelled, Setting, labelled
 from dali_pipelines.errors import VideoError
-from dali_pipelines.feed import ClipRow, Feed
+from dali_pipelines.feed import ClipRow
 from dali_pipelines.frame_plan import IntArray
 from dali_pipelines.pixels import Frame
 from dali_pipelines.torch_loader import Decode, TorchLoader
 from engine.commands.opened import find_checkpoint
-from engine.evaluation.predict import answers
 from engine.training import checkpoint
 
 if TYPE_CHECKING:
@@ -44,16 +43,9 @@ class PlainTorch:
     def label(
         self, rows: list[ClipRow], setting: Setting, *, num_workers: int | None = None
     ) -> Iterator[Labelled]:
-        feed = Feed(
-            spec=self._clip,
-            batch_size=setting.batch,
-            num_clips=setting.num_clips,
-            num_crops=setting.num_crops,
-        )
+        feed = setting.feed(self._clip, "float32")
         loader = TorchLoader(rows, feed, num_workers=num_workers, decode=self._decode)
-        for numbers, probabilities_BVC in answers(self._answer, loader):
-            for number, probabilities_VC in zip(numbers, probabilities_BVC, strict=True):
-                yield Labelled(number, probabilities_VC.mean(axis=0))
+        return labelled(self._answer, loader)
 
     def one(self, row: ClipRow) -> Any:
         return next(self.label([row], Setting(batch=1), num_workers=0)).probabilities

@@ -91,6 +91,9 @@ def bench(
     stage = stage or ("end-to-end" if runs else "loader")
     if stage not in STAGES:
         raise unknown_name("stage", stage, list(STAGES))
+    has_budget = target_clips_per_s is not None or max_drop is not None
+    if has_budget and stage != "end-to-end":
+        raise UserError("a budget needs accuracy: leave --stage out.")
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -108,5 +111,5 @@ def bench(
     result["command"] = shlex.join(["engine", *sys.argv[1:]])
     for path in bench_stages.save(result, out):
         print(f"written to {path}")
-    if target_clips_per_s is not None or max_drop is not None:
+    if has_budget:
         bench_stages.advise(result, runs, target_clips_per_s, max_drop)

@@ -168,6 +168,8 @@ def _write(
     tally: "Tally",
     on_file: "Callable[[Tally], None]",
 ) -> None:
+    from engine.labelling.label import write_down
+
     answers: list[Answer] = []
     failures: list[tuple[Item, str]] = []
     for place, name in enumerate(batch["name"]):
@@ -191,10 +193,4 @@ def _write(
                 is_last=bool(batch["is_last"][place]),
             )
         )
-    journal.write(answers, failures, digest)
-    finished = sum(each.is_last for each in answers)
-    tally.done += finished
-    tally.failed += len(failures)
-    tally.windows += len(answers)
-    for _ in range(finished + len(failures)):
-        on_file(tally)
+    write_down(journal, answers, failures, digest, tally, on_file)

@@ -116,16 +116,11 @@ def label(
                     is_last=window.is_last,
                 )
             )
-        journal.write(answers, failures, settings.model)
-        finished = [each.item.path for each in answers if each.is_last]
-        for path in finished:
-            del on_the_way[path]
-        tally.done += len(finished)
-        tally.failed += len(failures)
-        tally.windows += len(answers)
         tally.halved = answerer.halved
-        for _ in range(len(finished) + len(failures)):
-            on_file(tally)
+        write_down(journal, answers, failures, settings.model, tally, on_file)
+        for answered in answers:
+            if answered.is_last:
+                del on_the_way[answered.item.path]
 
     with ThreadPoolExecutor(1, thread_name_prefix="journal") as writer:
         writing: Future[None] | None = None
@@ -139,6 +134,24 @@ def label(
             writing.result()
         write([], [])
     return tally
+
+
+def write_down(
+    journal: Journal,
+    answers: list[Answer],
+    failures: list[tuple[Item, str]],
+    model: str,
+    tally: Tally,
+    on_file: Callable[[Tally], None],
+) -> None:
+    """Into the journal, and then into the tally."""
+    journal.write(answers, failures, model)
+    finished = sum(each.is_last for each in answers)
+    tally.done += finished
+    tally.failed += len(failures)
+    tally.windows += len(answers)
+    for _ in range(finished + len(failures)):
+        on_file(tally)
 
 
 class Answerer:
