@@ -114,7 +114,17 @@ def test_memory_counts_children() -> None:
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A TimeSformer of published shape, though small, with random weights."""
-    options = {"dim": 32, "depth": 2, "heads": 4}
+    return random_run(tmp_path_factory, {"dim": 32, "depth": 2, "heads": 4})
+
+
+@pytest.fixture(scope="module")
+def run_with_our_stem(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return random_run(
+        tmp_path_factory, {"dim": 32, "depth": 2, "heads": 4, "convolutional_stem": True}
+    )
+
+
+def random_run(tmp_path_factory: pytest.TempPathFactory, options: dict[str, Any]) -> Path:
     spec, clip = registry.ModelSpec.of_preset("timesformer", "base", 3, **options)
     clip = ClipSpec(num_frames=4, resize=64, crop=64, mean=clip.mean, std=clip.std)
     torch.manual_seed(0)
@@ -139,10 +149,14 @@ def rows(folder: Path, count: int = 5) -> list[Any]:
     return rows_of(paths)
 
 
-def test_the_hugging_face_pipeline_answers_as_we_do(run: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", ["run", "run_with_our_stem"])
+def test_the_hugging_face_pipeline_answers_as_we_do(
+    kind: str, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
     from benchmarks.peers.hugging_face import HuggingFace
     from benchmarks.way import open_way
 
+    run = request.getfixturevalue(kind)
     theirs = HuggingFace(run)
     ours = open_way(WaySpec(name="run", kind="ours", path=run))
     model, _ = checkpoint.load_model(checkpoint.named_or_best(run))  # type: ignore[arg-type]

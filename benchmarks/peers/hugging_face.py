@@ -1,9 +1,11 @@
 """`transformers`' pipeline for videos, on the CPU or the first GPU, one file after the other.
 
-Its own sampling takes every n-th frame from the start; n is chosen for each clip so that the frames
-spread over all of it, as ours do.
+It decodes and samples as it does today for published TimeSformers: by torchcodec, the frames spread
+over the clip. Without torchcodec it goes the older way: PyAV, every n-th frame from the start; n is
+chosen for each clip so that the frames spread over all of it, as ours do.
 """
 
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -28,25 +30,33 @@ ATTENTION = {
 class HuggingFace:
     def __init__(self, run: Path) -> None:
         from transformers import VideoClassificationPipeline
+        from transformers.utils.import_utils import is_torchcodec_usable
 
         model, config = checkpoint.load_model(find_checkpoint(run)[0])
         self._clip = config.clip
         self._num_classes = len(config.class_names)
+        self._with_torchcodec = is_torchcodec_usable(decode="video")
         self._pipeline = VideoClassificationPipeline(
             model=their_model(model, config).eval(),
-            image_processor=_processor(config.clip),
             device=0 if torch.cuda.is_available() else -1,
+            **_processor(config.clip, with_torchcodec=self._with_torchcodec),
         )
 
     def label(self, rows: list[ClipRow], setting: Setting) -> Iterator[Labelled]:
         if setting.views != "1x1":
             raise UserError("the Hugging Face pipeline looks once at each video: --views 1x1.")
         for row in rows:
-            yield Labelled(row.id, self.one(row))
+            try:
+                found = self.one(row)
+            except (ValueError, RuntimeError, OSError):
+                continue  # damaged, or shorter than what it wants
+            yield Labelled(row.id, found)
 
     def one(self, row: ClipRow) -> Any:
-        rate = max(1, row.frames // self._clip.num_frames)
-        found = self._pipeline(str(row.path), frame_sampling_rate=rate, top_k=self._num_classes)
+        sampling = {"num_frames": self._clip.num_frames}
+        if not self._with_torchcodec:
+            sampling["frame_sampling_rate"] = max(1, row.frames // self._clip.num_frames)
+        found = self._pipeline(str(row.path), top_k=self._num_classes, **sampling)
         probabilities = np.zeros(self._num_classes)
         for each in found:
             probabilities[int(each["label"].removeprefix("LABEL_"))] = each["score"]
@@ -58,8 +68,8 @@ def their_model(model: torch.nn.Module, trained: checkpoint.Config) -> Any:
     if isinstance(model, JointViViT):
         return model.network
     options, clip = trained.model.options, trained.clip
-    if not isinstance(options, timesformer.Options) or options.convolutional_stem:
-        raise UserError("transformers has no such model: TimeSformer and ViViT of published shape.")
+    if not isinstance(options, timesformer.Options):
+        raise UserError("transformers has no such model: it has TimeSformer, and ViViT's `joint`.")
     from transformers import TimesformerConfig, TimesformerForVideoClassification
 
     theirs = TimesformerForVideoClassification(
@@ -75,18 +85,37 @@ def their_model(model: torch.nn.Module, trained: checkpoint.Config) -> Any:
             num_labels=trained.model.num_classes,  # type: ignore[call-arg]
         )
     )
+    if options.convolutional_stem:
+        theirs.timesformer.embeddings.patch_embeddings = _OurStem(model.stem)
     state, ours = theirs.state_dict(), model.state_dict()
     for name, weight in timesformer.from_transformers(state, options.attention).items():
-        weight.copy_(ours[name])  # the same memory as the module's
+        if ".patch_embeddings.stem." not in name:
+            weight.copy_(ours[name])  # the same memory as the module's
     return theirs
 
 
-def _processor(clip: ClipSpec) -> Any:
-    from transformers import VideoMAEImageProcessor
+class _OurStem(torch.nn.Module):
+    """For the small preset, whose stem `transformers` hasn't: the one part that isn't theirs."""
 
-    return VideoMAEImageProcessor(
-        size={"shortest_edge": clip.resize},
-        crop_size={"height": clip.crop, "width": clip.crop},
-        image_mean=list(clip.mean),
-        image_std=list(clip.std),
-    )
+    def __init__(self, stem: torch.nn.Module) -> None:
+        super().__init__()
+        self.stem = stem
+
+    def forward(self, clips_BTCHW: torch.Tensor) -> tuple[torch.Tensor, int, int]:
+        tokens_BTND = self.stem(clips_BTCHW)
+        _, num_frames, num_places, _ = tokens_BTND.shape
+        return tokens_BTND.flatten(0, 1), num_frames, math.isqrt(num_places)
+
+
+def _processor(clip: ClipSpec, *, with_torchcodec: bool) -> dict[str, Any]:
+    from transformers import TimesformerVideoProcessor, VideoMAEImageProcessor
+
+    shape: dict[str, Any] = {
+        "size": {"shortest_edge": clip.resize},
+        "crop_size": {"height": clip.crop, "width": clip.crop},
+        "image_mean": list(clip.mean),
+        "image_std": list(clip.std),
+    }
+    if with_torchcodec:
+        return {"video_processor": TimesformerVideoProcessor(**shape)}
+    return {"image_processor": VideoMAEImageProcessor(**shape)}
