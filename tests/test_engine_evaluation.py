@@ -193,7 +193,7 @@ def test_three_official_folds_are_one_figure(
     ("arguments", "message"),
     [
         (("--views", "3"), "--views takes CLIPSxCROPS"),
-        (("--split", "tset"), "--split takes train, val or test"),
+        (("--split", "tset"), "did you mean 'test'? Choose from: train, val, test"),
         (("--device", "tpu"), "unknown device 'tpu'"),
     ],
 )

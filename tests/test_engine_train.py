@@ -390,12 +390,26 @@ def test_published_weights_out_of_reach_name_the_flag(
     model: str, run_engine, dataset: Path, tmp_path: Path
 ) -> None:
     result = run_engine(
-        "train", "--data", dataset, "--model", model, "--out", tmp_path / "run",
+        "train", "--data", dataset, "--model", model, "--preset", "base", "--out", tmp_path / "run",
         env={"HF_ENDPOINT": "https://hub.invalid", "HF_HOME": str(tmp_path / "cache")},
     )  # fmt: skip
     assert result.returncode == 2, result.stderr
     assert result.stderr.count("\n") == 1
     assert "hub.invalid can't be reached): pass --weights none" in result.stderr
+
+
+@pytest.mark.slow
+def test_without_a_gpu_and_a_word_of_it_the_preset_is_small(
+    run_engine, dataset: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "run"
+    result = run_engine(
+        "train", "--data", dataset, "--model", "vit-lstm", "--epochs", 1, "--device", "cpu",
+        "--out", out,
+    )  # fmt: skip
+    assert result.returncode == 0, result.stderr
+    assert "without a GPU the preset is small" in result.stdout
+    assert 'preset = "small"' in (out / "recipe.toml").read_text()
 
 
 @pytest.mark.slow

@@ -21,7 +21,10 @@ def train(
     ] = None,
     preset: Annotated[
         str | None,
-        typer.Option(help="base, or small for a CPU; timesformer also has hr and l."),
+        typer.Option(
+            help="base, the published size, or small; timesformer also has hr and l. Without a GPU "
+            "small, else base."
+        ),
     ] = None,
     weights: Annotated[
         str | None,
@@ -148,7 +151,7 @@ def train(
     else:
         if data is None:
             raise UserError("no dataset is named: pass --data with its folder.")
-        chosen, facts = _begun(given, size, recipe, data)
+        chosen, facts = _begun(given, size, recipe, data, device)
     if chosen.weights != "none" or str(chosen.options.get("backbone")).startswith("hf:"):
         hub.stay_offline_if_unreachable()
     with training.explained_out_of_memory(chosen):
@@ -169,17 +172,24 @@ def train(
 
 
 def _begun(
-    given: dict[str, Any], size: int | None, recipe: str | None, data: Path
+    given: dict[str, Any], size: int | None, recipe: str | None, data: Path, device: str
 ) -> "tuple[Recipe, dict[str, Any]]":
     import re
     import shlex
     import sys
+
+    import torch
 
     from engine.data import manifest, splits
     from engine.training import recipe as recipes
     from engine.training.fabric import is_first_process
 
     settings = recipes.merge(_settings_of(recipe) if recipe else {}, given)
+    named = recipe or {"preset", "weights", "options"} & settings.keys()
+    if not named and (device == "cpu" or not torch.cuda.is_available()):
+        if is_first_process():
+            print("without a GPU the preset is small; --preset base is the published size")
+        settings["preset"] = "small"
     if size is not None:
         clip = recipes.Recipe.resolve(settings).clip
         settings |= {"crop": size, "resize": round(size * clip.resize / clip.crop)}

@@ -1,9 +1,11 @@
 """From a dataset's manifest to the rows that the loaders take; labels number the sorted classes."""
 
+from typing import get_args
+
 from dali_pipelines.feed import ClipRow
 from engine.data.doctor import usable_clips
 from engine.data.manifest import Manifest, Split
-from engine.errors import UserError
+from engine.errors import UserError, unknown_name
 
 
 def clip_rows(manifest: Manifest, split: Split | None = None) -> tuple[list[ClipRow], int]:
@@ -11,6 +13,9 @@ def clip_rows(manifest: Manifest, split: Split | None = None) -> tuple[list[Clip
 
     A row's id is the clip's place in the manifest.
     """
+    parts = [part for part in get_args(Split) if part]
+    if split is not None and split not in parts:
+        raise unknown_name("part of a split", split, parts)
     usable = {clip.path for clip in usable_clips(manifest).clips}
     label_of = {name: number for number, name in enumerate(manifest.class_names)}
     rows: list[ClipRow] = []
