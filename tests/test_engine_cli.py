@@ -17,7 +17,7 @@ from engine.cli import COMMANDS, DATA_COMMANDS, EXPORT_COMMANDS
 
 FLAGS = {
     "info": {"--json"},
-    "demo": {"--out"},
+    "demo": {"--out", "--clips-per-class", "--epochs"},
     "train": set(
         "--data --model --preset --weights --loader --epochs --out --recipe --resume --batch-size "
         "--lr --optimiser --precision --no-flip --cache --cache-gb --device --devices --nodes "
@@ -50,13 +50,21 @@ FLAGS = {
 GROUPS = {"data": DATA_COMMANDS, "export": EXPORT_COMMANDS}
 
 
+FLAG = r"--[a-z][a-z0-9-]*"
+PAGES = [Path(__file__).parents[1] / "README.md", *Path(__file__).parents[1].glob("docs/*.md")]
+
+
 def test_commands_and_flags_are_frozen(run_engine) -> None:
     data, export = ({f"{group} {name}" for name in commands} for group, commands in GROUPS.items())
     assert {*COMMANDS, *data, *export} == set(FLAGS)
+    pages = "\n".join(page.read_text().replace("\\\n", " ") for page in PAGES)
     for command, flags in FLAGS.items():
         text = run_engine(*command.split(), "--help").stdout
-        assert set(re.findall(r"--[a-z][a-z0-9-]*", text.split("Options")[-1])) >= flags
+        known = set(re.findall(FLAG, text.split("Options")[-1]))
+        assert known >= flags
         assert "Example:" in text, command
+        for shown in re.findall(rf"engine {command} [^`#\n]*", pages):  # what the docs tell to type
+            assert set(re.findall(FLAG, shown)) <= known, shown
 
 
 def test_help_shows_every_command(run_engine) -> None:
@@ -75,6 +83,8 @@ def test_info_tells_machine_decoders_and_backends(run_engine) -> None:
     assert facts["backends"]["eager"]["usable"] is True
     table = run_engine("info").stdout
     assert "DALI on CPU" in table
+    assert facts["advice"]
+    assert all(hint in table for hint in facts["advice"])
     if not facts["backends"]["onnx"]["usable"]:
         assert "pip install 'engine[onnx]'" in table  # brackets are no markup
 

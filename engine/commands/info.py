@@ -16,7 +16,7 @@ TIMEOUT_S = 60.0
 def info(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")] = False,
 ) -> None:
-    """Show CPU, GPU, decoders and the codecs each opens here, and the compile backends.
+    """Show CPU, GPU, decoders, compile backends, and what would make this machine faster.
 
     Codecs are tried, not looked up: a tiny video of each is made and decoded.
 
@@ -34,17 +34,57 @@ def info(
     machine = describe_machine()
     decoders = try_decoders(with_gpu=machine.gpu is not None)
     backends = probe_all(machine.gpu)
+    hints = advice(machine, decoders, backends)
     if as_json:
         everything = {
             "machine": dataclasses.asdict(machine),
             "decoders": decoders,
             "backends": {name: dataclasses.asdict(status) for name, status in backends.items()},
+            "advice": hints,
         }
         print(json.dumps(everything, indent=2))
         return
     console.print(_machine_table(machine))
     console.print(_decoder_table(decoders))
     console.print(_backend_table(backends))
+    print("What would make this machine faster:")
+    for hint in hints:
+        print(f"  - {hint}")
+
+
+def advice(
+    machine: "Machine",
+    decoders: dict[str, dict["Decoder", bool | None]],
+    backends: dict[str, "Status"],
+) -> list[str]:
+    """One sentence each, with what to type."""
+    fastest = "openvino" if machine.gpu is None else "tensorrt"
+    hints = []
+    if not backends[fastest].usable:
+        hints.append(
+            f"{backends[fastest].mend or backends[fastest].why}: `engine compile` then uses "
+            f"{fastest}, the fastest backend for this machine."
+        )
+    if machine.gpu is None:
+        if "driver found" in machine.cuda:
+            hints.append(
+                "There is a driver, and torch sees no GPU: look at CUDA_VISIBLE_DEVICES, and at "
+                "whether the driver is as new as this torch wants."
+            )
+        else:
+            hints.append(
+                "A GPU, for training the published sizes; until then train with --preset small."
+            )
+        low = "int8" if "VNNI (int8)" in machine.cpu_extras else "fp32"
+        low = "bf16 or int8" if {"bf16", "AMX"} & set(machine.cpu_extras) else low
+        hints.append(f"This CPU is at its best in {low}: `engine compile RUN --precision ...`.")
+    elif not any(each["DALI on GPU"] for each in decoders.values()):
+        hints.append(
+            "DALI decodes nothing on this GPU, so the CPU does: install the driver's video library "
+            "(libnvcuvid); in a container, NVIDIA_DRIVER_CAPABILITIES must name `video`."
+        )
+    hints.append("A cache of decoded frames, where epochs wait for data: `engine train --cache`.")
+    return hints
 
 
 def try_decoders(*, with_gpu: bool) -> dict[str, dict["Decoder", bool | None]]:

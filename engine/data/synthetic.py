@@ -14,9 +14,17 @@ import numpy as np
 from engine import atomic
 from engine.data import hmdb51, hmdb51_splits
 from engine.data.index import Index
-from engine.data.synthetic_video import MOTIONS, NOISE_BY_QUALITY, Quality, draw_scene, write_clip
+from engine.data.synthetic_video import (
+    MOTIONS,
+    NOISE_BY_QUALITY,
+    Quality,
+    draw_scene,
+    write_clip,
+    write_film,
+)
 from engine.errors import UserError
 from engine.parallel import run_each
+from engine.progress import progress_bar
 
 CLIPS_PER_SOURCE = 5
 SHARED_SOURCES = 0.2
@@ -58,6 +66,35 @@ def make_dataset(out: Path, *, num_classes: int, clips_per_class: int, seed: int
                 raise UserError(f"{out} can't be written ({outcome.error}); is the disk full?")
         _write_split_files(stage / hmdb51_splits.FOLDER, plans, seed)
         return hmdb51.index_stage(stage)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Film:
+    name: str
+    motions: list[str]
+    """One after the other, `FILM_PART_S` each."""
+
+
+def make_folder(out: Path, *, num_classes: int, seed: int = 0) -> Film:
+    """Videos to be labelled: a clip of each class, a film of several, and a file that is broken.
+
+    Their scenes are in no dataset that is made here.
+    """
+    labels = list(MOTIONS)[:num_classes]
+    film = Film(name="film.avi", motions=labels[::2] + labels[1::2])
+    rng = np.random.default_rng((seed, 3))
+    with (
+        atomic.new_folder(out) as stage,
+        progress_bar("Drawing new videos", total=num_classes + 1, unit="videos") as advance,
+    ):
+        for label in labels:
+            write_clip(stage / f"{label}.avi", label, draw_scene(rng), "med", rng)
+            advance()
+        write_film(stage / film.name, film.motions, draw_scene(rng), "med", rng)
+        advance()
+        whole = (stage / f"{labels[0]}.avi").read_bytes()
+        (stage / "broken.avi").write_bytes(whole[: len(whole) // 100])
+    return film
 
 
 def plan_clips(labels: list[str], clips_per_class: int, seed: int) -> list[ClipPlan]:

@@ -1,4 +1,4 @@
-"""One synthetic clip: a figure that moves over a still background, as MPEG-4 in AVI.
+"""One synthetic clip, or film: a figure that moves over a still background, as MPEG-4 in AVI.
 
 The state of the figure is a place in a box around the middle, and a size. Every motion runs through
 states that all the others draw at random too, and starts anywhere in its course (what has reached
@@ -7,8 +7,9 @@ them apart.
 """
 
 import dataclasses
+import itertools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -26,6 +27,7 @@ BOX = (80, 55)
 SECONDS = (1.5, 4.0)
 COURSES = (0.8, 1.5)
 """How often a motion runs its course in one clip: its speed."""
+FILM_PART_S = 8.0
 SUPERSAMPLING = 2
 
 Quality = Literal["goo", "med", "bad"]
@@ -131,9 +133,39 @@ def write_clip(
     path: Path, motion: str, scene: Scene, quality: Quality, rng: np.random.Generator
 ) -> None:
     num_frames = round(rng.uniform(*SECONDS) * FPS)
-    courses, extent, angle = rng.uniform(*COURSES), rng.uniform(0, 1), rng.uniform(0, math.tau)
+    _encode(path, _draw(motion, scene, quality, rng, num_frames, rng.uniform(*COURSES)))
+
+
+def write_film(
+    path: Path, motions: list[str], scene: Scene, quality: Quality, rng: np.random.Generator
+) -> None:
+    """One motion after the other, each as fast as in the clips and for `FILM_PART_S`."""
+    num_frames = round(FILM_PART_S * FPS)
+    courses = FILM_PART_S * sum(COURSES) / sum(SECONDS)
+    parts = (_draw(each, scene, quality, rng, num_frames, courses) for each in motions)
+    _encode(path, itertools.chain.from_iterable(parts))
+
+
+def _draw(
+    motion: str,
+    scene: Scene,
+    quality: Quality,
+    rng: np.random.Generator,
+    num_frames: int,
+    courses: float,
+) -> Iterator[NDArray[np.uint8]]:
+    """Frame by frame, as the planes of yuv420p."""
+    extent, angle = rng.uniform(0, 1), rng.uniform(0, math.tau)
     start = State(x=rng.uniform(0, 1), y=rng.uniform(0, 1), size=rng.uniform(0, 1))
     noise = rng.normal(0, NOISE_BY_QUALITY[quality], (HEIGHT + 32, WIDTH + 32)).astype(np.int16)
+    for index in range(num_frames):
+        state = MOTIONS[motion](start, courses * index / num_frames, extent)
+        mask = _draw_figure(scene.figure, state, angle)
+        top, left = rng.integers(0, 32, 2)
+        yield _blend(scene, mask, noise[top : top + HEIGHT, left : left + WIDTH])
+
+
+def _encode(path: Path, pictures: Iterable[NDArray[np.uint8]]) -> None:
     with av.open(str(path), "w", format="avi") as container:
         stream = container.add_stream("mpeg4", rate=FPS)
         stream.width, stream.height, stream.pix_fmt = WIDTH, HEIGHT, "yuv420p"
@@ -141,11 +173,7 @@ def write_clip(
         stream.codec_context.max_b_frames = 2
         stream.codec_context.gop_size = 50
         stream.codec_context.bit_rate = 800_000
-        for index in range(num_frames):
-            state = MOTIONS[motion](start, courses * index / num_frames, extent)
-            mask = _draw_figure(scene.figure, state, angle)
-            top, left = rng.integers(0, 32, 2)
-            planes = _blend(scene, mask, noise[top : top + HEIGHT, left : left + WIDTH])
+        for index, planes in enumerate(pictures):
             frame = av.VideoFrame.from_ndarray(planes, format="yuv420p")
             frame.pts, frame.time_base = index, Fraction(1, FPS)
             container.mux(stream.encode(frame))

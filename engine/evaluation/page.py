@@ -3,7 +3,7 @@
 import base64
 import dataclasses
 import statistics
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -58,6 +58,15 @@ def document(title: str, body: Sequence[str]) -> str:
     )
 
 
+def table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """Of plain texts."""
+    head = "".join(f"<th>{escape(each)}</th>" for each in heads)
+    body = "".join(
+        "<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in rows
+    )
+    return f"<div class=wide><table><tr>{head}</tr>{body}</table></div>"
+
+
 def _figures(runs: "Sequence[Evaluated]", several: bool) -> str:
     columns = [(run, level) for run in runs for level in run.levels]
     head = "".join(
@@ -93,28 +102,24 @@ def spread(values: Sequence[float], percent: bool) -> str:
 
 def _protocols(runs: "Sequence[Evaluated]") -> str:
     facts = [dataclasses.asdict(run.protocol) for run in runs]
-    rows = "".join(
-        f"<tr><td>{escape(name.replace('_', ' '))}</td>"
-        + "".join(f"<td>{escape(str(each[name]))}</td>" for each in facts)
-        + "</tr>"
-        for name in facts[0]
-    )
-    head = "".join(f"<th>{escape(run.name)}</th>" for run in runs)
-    return f"<h2>Protocol</h2><div class=wide><table><tr><th></th>{head}</tr>{rows}</table></div>"
+    rows = [[name.replace("_", " "), *(str(each[name]) for each in facts)] for name in facts[0]]
+    return "<h2>Protocol</h2>" + table(["", *(run.name for run in runs)], rows)
 
 
 def _details(run: "Evaluated", matrix: str, confused: "list[Confused]") -> str:
     figures = run.levels["video"]
     counts = [sum(row) for row in figures["confusion"]]
-    rows = "".join(
-        f"<tr><td>{escape(name)}</td><td>{counts[number]}</td>"
-        + "".join(
-            f"<td>{figures['per_class'][each][number]:.3f}</td>"
-            for each in ("precision", "recall", "f1")
+    rows = [
+        (
+            name,
+            str(counts[number]),
+            *(
+                f"{figures['per_class'][each][number]:.3f}"
+                for each in ("precision", "recall", "f1")
+            ),
         )
-        + "</tr>"
         for number, name in enumerate(run.class_names)
-    )
+    ]
     strips = "".join(
         f'<figure><img alt="frames" src="{each.strip}"><figcaption>{escape(each.row.path.name)}: '
         f"{escape(each.true)}, taken for <b>{escape(each.predicted)}</b> "
@@ -129,8 +134,8 @@ def _details(run: "Evaluated", matrix: str, confused: "list[Confused]") -> str:
         f"<h2>{escape(run.name)}</h2>"
         f'<img alt="confusion matrix" src="{matrix}">'
         f"<h3>Most confused</h3>{strips or '<p>Nothing was confused.</p>'}"
-        "<h3>Classes</h3><table><tr><th>class</th><th>clips</th><th>precision</th><th>recall</th>"
-        f"<th>F1</th></tr>{rows}</table>"
+        "<h3>Classes</h3>"
+        + table(("class", "clips", "precision", "recall", "F1"), rows)
         + (f"<h3>Files that could not be read</h3><ul>{failures}</ul>" if failures else "")
     )
 
