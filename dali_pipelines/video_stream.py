@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 
 import av
@@ -11,6 +12,8 @@ from av.video.stream import VideoStream
 
 from dali_pipelines.errors import VideoError
 
+LISTS = frozenset({"concat", "dash", "hls", "imf", "rtsp", "sdp", "webm_dash_manifest"})
+"""Formats that are lists of other files: whoever hands us one would have these opened, too."""
 MOST_PIXELS = 16384 * 8192
 """Of a picture: what is larger is a damaged or malicious header, and would cost gigabytes."""
 
@@ -22,7 +25,9 @@ def open_video(path: Path) -> Iterator[tuple[InputContainer, VideoStream]]:
     if path.stat().st_size == 0:
         raise VideoError(path, "the file is empty")
     try:
-        container = av.open(str(path), metadata_errors="replace")
+        container = av.open(
+            str(path), metadata_errors="replace", options={"format_whitelist": _formats()}
+        )
     except (av.FFmpegError, ValueError) as error:
         raise VideoError(path, f"can't be opened as video ({plain_words(error)})") from error
     with container:
@@ -42,6 +47,11 @@ def open_video(path: Path) -> Iterator[tuple[InputContainer, VideoStream]]:
         stream.codec_context.options = {"max_pixels": str(MOST_PIXELS)}  # where it grows later
         stream.codec_context.thread_count = 1  # files are read in parallel, not one file's frames
         yield container, stream
+
+
+@cache
+def _formats() -> str:
+    return ",".join(sorted(av.formats_available - LISTS))
 
 
 def demux(container: InputContainer, stream: VideoStream) -> Iterator[av.Packet]:

@@ -10,6 +10,7 @@ from typing import Annotated
 
 import typer
 
+from engine.commands.app import app as app_page
 from engine.commands.bench import bench
 from engine.commands.compile import compile_
 from engine.commands.data_audit import audit
@@ -36,6 +37,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "reproduce": reproduce,
     "bench": bench,
     "label": label,
+    "app": app_page,
 }
 DATA_COMMANDS: dict[str, Callable[..., None]] = {
     "synth": synth,

@@ -39,6 +39,7 @@ FLAGS = {
         "--smooth --top-k --min-confidence --resume --fresh --retry --mix --shard --merge "
         "--cluster --workers --watch --dry-run --batch-size --timeout --device".split()
     ),
+    "app": {"--videos", "--host", "--port", "--max-upload-mb", "--open", "--device"},
     "data synth": {"--classes", "--clips-per-class", "--seed"},
     "data hmdb51": {"--out"},
     "data index": {"--list", "--skip-missing", "--frames-fps"},

@@ -1,0 +1,78 @@
+"""`engine app`: a web page that shows what a model sees in one video."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def app(
+    models: Annotated[
+        list[Path],
+        typer.Argument(metavar="MODEL...", help="Runs, checkpoints or artifacts to choose from."),
+    ],
+    videos: Annotated[
+        list[Path] | None,
+        typer.Option(help="Folder whose videos may be picked, beside uploads; again for more."),
+    ] = None,
+    host: Annotated[
+        str, typer.Option(help="Address to listen on; 0.0.0.0 lets everyone in.")
+    ] = "localhost",
+    port: Annotated[int, typer.Option(min=1, max=65535, help="Port to listen on.")] = 8501,
+    max_upload_mb: Annotated[int, typer.Option(min=1, help="Largest upload.")] = 200,
+    open_: Annotated[bool, typer.Option("--open", help="Open the page in a browser, too.")] = False,
+    device: Annotated[str, typer.Option(help="auto, gpu or cpu.")] = "auto",
+) -> None:
+    """Serve a page for one video: its frames, its label, its timeline.
+
+    It listens on this machine alone unless --host says otherwise; whoever
+    reaches it may upload videos, and pick those of --videos, and no others.
+    Nothing that is uploaded stays. Ctrl-C ends it.
+
+    Example: [bold]engine app run fast --videos films[/bold]
+    """
+    from engine.app import site
+    from engine.commands.opened import class_names_of
+    from engine.errors import RefusedError, UserError
+
+    try:
+        from streamlit.web import bootstrap
+    except ImportError as error:
+        raise RefusedError(
+            "the page needs Streamlit, which isn't installed: pip install 'engine[app]'."
+        ) from error
+    for path in models:
+        class_names_of(path)
+    for folder in videos or ():
+        if not folder.is_dir():
+            raise UserError(f"{folder} is no folder; name a folder of videos with --videos.")
+    asked = site.Site(
+        models=site.named(models),
+        folders=tuple(str(folder.absolute()) for folder in videos or ()),
+        max_upload_mb=max_upload_mb,
+        device=device,
+    )
+    _refuse_taken_port(site.address_of(host), port)
+    options = site.streamlit_options(asked, host=host, port=port, open_browser=open_)
+    script = Path(__file__).with_name("app_page.py")
+    print(f"the page is at http://{host}:{port}; Ctrl-C ends it", flush=True)
+    bootstrap.load_config_options(options)
+    bootstrap.run(str(script), False, [asked.to_json()], options)
+
+
+def _refuse_taken_port(address: str, port: int) -> None:
+    """Before anything is loaded; Streamlit would say so in its log."""
+    import socket
+
+    from engine.errors import UserError
+
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    with socket.socket(family) as trial:
+        trial.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            trial.bind((address, port))
+        except OSError as error:
+            raise UserError(
+                f"{address}:{port} can't be listened on ({error.strerror}): "
+                "pass another --port or --host."
+            ) from error

@@ -1,0 +1,519 @@
+"""`engine app`, for real: a server in its own process, and headless Chromium in front of it."""
+
+import contextlib
+import http.client
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import videos
+from test_engine_label import noise, run
+
+from engine.app import sources
+from engine.app.site import Site, is_local, named, streamlit_options
+from engine.commands.app import app
+from engine.errors import UserError
+
+__all__ = ["run"]
+
+LONG_S = 16
+WAIT_MS = 60_000
+SECRET = "abc.mp4"  # ../abc.mp4 is as long as PICKED, so that one can stand for the other
+PICKED = "inside.mp4"
+ODD_CONFIG = """
+[server]
+enableXsrfProtection = false
+enableCORS = false
+enableStaticServing = true
+address = "0.0.0.0"
+"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Server:
+    process: "subprocess.Popen[str]"
+    port: int
+    home: Path
+    films: Path
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    @property
+    def temporary(self) -> Path:
+        return self.home / "tmp"
+
+
+def free_port() -> int:
+    with socket.socket() as trial:
+        trial.bind(("127.0.0.1", 0))
+        return int(trial.getsockname()[1])
+
+
+def serve(run: Path, home: Path, *more: str) -> Server:
+    pytest.importorskip("streamlit", reason="needs Streamlit: pip install 'engine[app]'")
+    (home / "tmp").mkdir()
+    films = home / "films"
+    port = free_port()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "engine", "app", str(run), "--videos", str(films),
+         "--port", str(port), *more],
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        env={**os.environ, "HOME": str(home), "TMPDIR": str(home / "tmp")},
+    )  # fmt: skip
+    server = Server(process=process, port=port, home=home, films=films)
+    deadline = time.monotonic() + 120
+    while not answers(server):
+        assert process.poll() is None, process.stdout and process.stdout.read()
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    return server
+
+
+def answers(server: Server) -> bool:
+    with contextlib.suppress(OSError):
+        return ask(server, "GET", "/_stcore/health")[0] == 200
+    return False
+
+
+def ask(server: Server, method: str, path: str, **more: Any) -> tuple[int, bytes]:
+    """As it is written here: no client tidies the path."""
+    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=30)
+    try:
+        connection.request(method, path, **more)
+        reply = connection.getresponse()
+        return reply.status, reply.read()
+    finally:
+        connection.close()
+
+
+def end(server: Server, how: signal.Signals) -> str:
+    server.process.send_signal(how)
+    try:
+        output, _ = server.process.communicate(timeout=60)
+    finally:
+        server.process.kill()
+    assert server.process.returncode == 0, output
+    assert "Traceback" not in output
+    return str(output)
+
+
+def scenes(index: int, width: int, height: int) -> Any:
+    """Four of them, four seconds each, which the random network of `run` tells apart."""
+    return noise((1, 9, 5, 28)[index // 40 % 4])(index % 20, width, height)
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Videos in a folder, one beside it, and settings of a user who is careless."""
+    home = tmp_path_factory.mktemp("app")
+    films = home / "films"
+    films.mkdir()
+    videos.write_video(films / PICKED, codec="h264", size=(96, 72), draw=noise(1))
+    videos.write_video(home / SECRET, codec="h264", size=(96, 72), draw=noise(2))
+    (films / "link.mp4").symlink_to(home / SECRET)
+    (home / ".streamlit").mkdir()
+    (home / ".streamlit" / "config.toml").write_text(ODD_CONFIG)
+    return home
+
+
+@pytest.fixture(scope="module")
+def server(run: Path, home: Path) -> Iterator[Server]:
+    served = serve(run, home, "--max-upload-mb", "1")
+    try:
+        yield served
+        end(served, signal.SIGINT)
+        assert list(served.temporary.iterdir()) == []
+    finally:
+        served.process.kill()
+
+
+@pytest.fixture(scope="module")
+def chromium() -> Iterator[Any]:
+    browser = shutil.which("chromium") or shutil.which("google-chrome")
+    if browser is None:
+        pytest.skip("no browser: apt-get install chromium")
+    playwright = pytest.importorskip(
+        "playwright.sync_api", reason="needs Playwright: pip install playwright"
+    )
+    with playwright.sync_playwright() as driver:
+        opened = driver.chromium.launch(executable_path=browser, args=["--no-sandbox"])
+        yield opened
+        opened.close()
+
+
+@pytest.fixture
+def page(chromium: Any, server: Server) -> Iterator[Any]:
+    """Open; at the end it must have asked this server alone."""
+    context = chromium.new_context(viewport={"width": 1280, "height": 1400})
+    page = context.new_page()
+    page.set_default_timeout(WAIT_MS)
+    asked: list[str] = []
+    page.on("request", lambda request: asked.append(request.url))
+    page.goto(server.url)
+    yield page
+    context.close()
+    own = (server.url, server.url.replace("http", "ws"), "data:", "blob:")
+    assert [url for url in asked if not url.startswith(own)] == []
+
+
+def upload(page: Any, file: Path | dict[str, Any]) -> None:
+    page.locator("input[type=file]").set_input_files(file)
+
+
+def wait_for_answer(page: Any, name: str) -> str:
+    """To the video of this name, all of it; what was there before stays until then."""
+    page.locator("h3", has_text=name).wait_for()
+    page.locator('[data-test-script-state="notRunning"]').wait_for()
+    page.get_by_text("What took how long").wait_for()
+    return str(page.inner_text("body"))
+
+
+def wait_until(true: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + WAIT_MS / 1000
+    while not true():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def seconds_in_player(page: Any) -> tuple[float, float]:
+    """Where it stands, and how long the video is; -1 while nothing is loaded."""
+    found = page.evaluate(
+        "() => { const v = document.querySelector('video');"
+        " return v && v.readyState ? [v.currentTime, v.duration] : [-1, -1] }"
+    )
+    return float(found[0]), float(found[1])
+
+
+@pytest.mark.browser
+@pytest.mark.slow
+def test_an_upload_gets_frames_label_bars_player_and_timing(
+    page: Any, server: Server, run: Path, tmp_path: Path
+) -> None:
+    from engine.app.answer import answer
+    from engine.commands.opened import open_predictor
+
+    clip = videos.write_video(tmp_path / "my *clip*.avi", codec="mpeg4", draw=noise(3))
+    upload(page, clip)
+    text = wait_for_answer(page, clip.name)
+    predictor = open_predictor(run)
+    expected = answer(clip, predictor, predictor.clip, window_s=2.0)
+    names = predictor.class_names
+    shares = re.findall(r"(\w+) · ([\d.]+)%", text)
+    assert [name for name, _ in shares] == [names[each] for each, _ in expected.top]
+    assert [float(share) / 100 for _, share in shares] == pytest.approx(
+        [share for _, share in expected.top], abs=0.001
+    )
+    assert re.search(rf"This video\s+{shares[0][0]}\s+{shares[0][1]}% sure", text)
+    assert page.locator("[role=progressbar]").count() == len(names)
+    pictures = page.locator('img[alt^="frame "]')
+    assert pictures.count() == predictor.clip.num_frames
+    assert pictures.first.evaluate("image => image.complete && image.naturalWidth > 50")
+    assert "my *clip*.avi" in text  # as it is, not as Markdown
+    for stage in ("opening the model", "finding frames", "decoding", "model", "player"):
+        assert re.search(rf"{stage}\s+[\d.]+ m?s", text), stage
+    assert "without sound, since browsers don't play this kind of file" in text
+    wait_until(lambda: seconds_in_player(page)[1] > 0)
+    assert seconds_in_player(page)[1] == pytest.approx(1.0, abs=0.1)
+    assert list(server.temporary.iterdir()) == []
+
+
+@pytest.mark.browser
+@pytest.mark.slow
+def test_bad_files_get_a_message_that_names_them_and_no_traceback(
+    page: Any, server: Server, tmp_path: Path
+) -> None:
+    whole = videos.write_video(tmp_path / "whole.mp4", codec="h264", frames=60).read_bytes()
+    song = videos.write_audio(tmp_path / "song.wav").read_bytes()
+    bad = {
+        "text.mp4": (b"no video at all, [but](http://x) text\n" * 50, "can't be opened as video"),
+        "empty.mp4": (b"", "the file is empty"),
+        "cut.mp4": (whole[: len(whole) // 2], "can't be opened as video"),
+        "song.mp4": (song, "it holds no video stream"),
+        "list.mp4": (
+            f"ffconcat version 1.0\nfile {PICKED}\n".encode(), "can't be opened as video",
+        ),
+    }  # fmt: skip
+    for name, (data, reason) in bad.items():
+        path = tmp_path / name
+        path.write_bytes(data)
+        upload(page, path)
+        alert = page.locator("[data-testid=stAlert]", has_text=name)
+        alert.wait_for()
+        assert reason in alert.inner_text()
+        assert "Choose another file, or mend it." in alert.inner_text()
+        assert "/proc" not in alert.inner_text()
+        body = page.inner_text("body")
+        assert "Traceback" not in body
+        assert "sure" not in body
+    path = videos.write_video(tmp_path / "sound.webm", codec="vp9", frames=20)
+    upload(page, path)  # and a good one is answered after all that
+    wait_for_answer(page, path.name)
+    assert page.locator("[data-testid=stAlert]").count() == 0
+    too_large = tmp_path / "large.mp4"
+    too_large.write_bytes(bytes(2**20 + 1))
+    upload(page, too_large)
+    page.get_by_text(re.compile("must be 1.*MB or smaller")).wait_for()
+    assert list(server.temporary.iterdir()) == []
+
+
+@pytest.mark.browser
+@pytest.mark.slow
+def test_a_long_video_has_segments_that_make_the_player_jump(page: Any, tmp_path: Path) -> None:
+    path = videos.write_video(
+        tmp_path / "long", codec="mpeg4", frames=10 * LONG_S, fps=10, size=(96, 72), draw=scenes
+    )
+    upload(page, path)
+    assert f"{LONG_S}.0 s of video in {LONG_S - 1} windows" in wait_for_answer(page, path.name)
+    buttons = page.get_by_role("button", name=re.compile(r"^\d+:\d\d "))
+    buttons.first.wait_for()
+    names = buttons.all_inner_texts()
+    assert len(names) >= 2
+    starts = [60 * int(name[:-3]) + int(name[-2:]) for name in (n.split(" ")[0] for n in names)]
+    assert starts == sorted(starts)
+    wait_until(lambda: seconds_in_player(page) == (0, LONG_S))
+    last = len(names) - 1
+    for place in (last, 0, last):
+        buttons.nth(place).click()
+        wait_until(lambda start=starts[place]: seconds_in_player(page)[0] == start)
+    page.evaluate("document.querySelector('video').currentTime = 0.5")
+    buttons.nth(last).click()  # again
+    wait_until(lambda: seconds_in_player(page)[0] == starts[last])
+    label = names[last].split(" ", 1)[1]
+    assert page.locator("p", has_text=re.compile(f"^{label}$")).count() >= 1
+    bars = page.locator("[aria-roledescription=bar]")
+    for place in (0, 0, last):  # the same one twice
+        page.evaluate("document.querySelector('video').currentTime = 0.5")
+        wait_until(lambda: bars.count() == len(names))  # those before are gone
+        bars.nth(place).click()
+        wait_until(lambda start=starts[place]: seconds_in_player(page)[0] == start)
+
+
+@pytest.mark.browser
+@pytest.mark.slow
+def test_a_pick_is_one_of_the_folder_whatever_the_browser_sends(page: Any, server: Server) -> None:
+    page.get_by_text("folder", exact=True).click()
+    page.get_by_role("combobox", name="Video").click()
+    options = page.locator("[role=option]")
+    options.first.wait_for()
+    assert options.all_inner_texts() == [PICKED]  # not where the link leads
+    options.first.click()  # the control
+    wait_for_answer(page, PICKED)
+    assert "browsers don't play" not in page.inner_text("body")
+
+    forged = page.context.new_page()
+    forged.set_default_timeout(WAIT_MS)
+    wrong = f"../{SECRET}".encode()
+    assert len(wrong) == len(PICKED)
+
+    meddled = []
+
+    def meddle(socket: Any) -> None:
+        upstream = socket.connect_to_server()
+
+        def forge(sent: bytes) -> None:
+            if PICKED.encode() in sent:
+                meddled.append(True)
+            upstream.send(sent.replace(PICKED.encode(), wrong))
+
+        socket.on_message(forge)
+
+    forged.route_web_socket(re.compile("_stcore/stream"), meddle)
+    forged.goto(server.url)
+    forged.get_by_text("folder", exact=True).click()
+    forged.get_by_role("combobox", name="Video").click()
+    forged.locator("[role=option]").first.click()
+    deadline = time.monotonic() + 60
+    while not meddled:
+        forged.wait_for_timeout(50)
+        assert time.monotonic() < deadline
+    forged.wait_for_timeout(2000)  # the control above took less
+    assert forged.locator("h3").count() == 0
+    assert "sure" not in forged.inner_text("body")
+
+
+@pytest.mark.browser
+@pytest.mark.slow
+def test_the_name_of_an_upload_is_never_a_path(page: Any, server: Server, tmp_path: Path) -> None:
+    clip = videos.write_video(tmp_path / "clip.mp4", codec="h264", frames=20).read_bytes()
+    before = listing(server.home)
+    for name in (f"../../{SECRET}", str(server.home / SECRET), f"..\\{SECRET}"):
+        upload(page, {"name": name, "mimeType": "video/mp4", "buffer": clip})
+        wait_for_answer(page, SECRET)
+        page.locator("[data-testid=stFileChipDeleteBtn] button").click()
+        page.get_by_text("What took how long").wait_for(state="detached")
+    assert listing(server.home) == before
+
+
+def listing(home: Path) -> dict[str, bytes]:
+    files = (path for path in home.rglob("*") if path.is_file() and "__pycache__" not in path.parts)
+    return {str(path): path.read_bytes() for path in files}
+
+
+@pytest.mark.slow
+def test_no_address_gives_a_file_and_none_takes_one(server: Server) -> None:
+    secrets = [(server.home / SECRET).read_bytes(), (server.films / PICKED).read_bytes(), b"root:"]
+    paths = [str(server.home / SECRET), str(server.films / PICKED), "/etc/passwd"]
+    heads = [
+        "/", "/media/", "/static/", "/app/static/", "/component/", "/_stcore/",
+        "/_stcore/upload_file/", "/_stcore/bidi-components/", "/films/",
+    ]  # fmt: skip
+    ups = ["", "../" * 12, "..%2f" * 12, "%2e%2e/" * 12, "..%5c" * 12, "....//" * 12]
+    for head in heads:
+        for up in ups:
+            for path in [*paths, f"../{SECRET}", SECRET, PICKED]:
+                _, body = ask(server, "GET", f"{head}{up}{path.lstrip('/')}")
+                assert not any(secret in body for secret in secrets), f"{head}{up}{path}"
+    before = listing(server.home)
+    for name in (f"..%2f..%2f{SECRET}", f"../../{SECRET}", SECRET):
+        for method in ("PUT", "POST", "DELETE"):
+            status, _ = ask(
+                server, method, f"/_stcore/upload_file/none/{name}", body=b"overwritten"
+            )
+            assert status in (400, 403, 404, 405), (method, name)
+    assert listing(server.home) == before
+
+
+@pytest.mark.slow
+def test_it_listens_on_this_machine_alone_and_to_its_own_page(server: Server) -> None:
+    """Whatever the user's own settings say."""
+    listening = []
+    for table in ("tcp", "tcp6"):
+        for line in Path(f"/proc/net/{table}").read_text().splitlines()[1:]:
+            _, local, _, state, *_ = line.split()
+            address, port = local.split(":")
+            if int(port, 16) == server.port and state == "0A":
+                listening.append(address)
+    assert listening == ["0100007F"]
+    status, _ = ask(server, "PUT", "/_stcore/upload_file/some/file", body=b"x")
+    assert status == 403  # for want of an XSRF token
+    upgrade = {
+        "Connection": "Upgrade", "Upgrade": "websocket", "Sec-WebSocket-Version": "13",
+        "Sec-WebSocket-Key": "AAAAAAAAAAAAAAAAAAAAAA==", "Sec-WebSocket-Protocol": "streamlit",
+    }  # fmt: skip
+    own = {"Origin": server.url}
+    for odd in (
+        {"Origin": "http://127.0.0.1.example.org"},
+        {"Origin": "http://a.org:1", "Host": "a.org:1"},
+    ):
+        assert ask(server, "GET", "/_stcore/stream", headers=upgrade | odd)[0] == 403
+    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=30)
+    connection.request("GET", "/_stcore/stream", headers=upgrade | own)
+    assert connection.getresponse().status == 101
+    connection.close()
+
+
+@pytest.mark.browser
+@pytest.mark.slow
+def test_a_server_that_is_ended_midway_leaves_nothing(
+    run: Path, chromium: Any, tmp_path: Path
+) -> None:
+    (tmp_path / "films").mkdir()
+    path = videos.write_video(
+        tmp_path / "films" / "long", codec="mpeg4", frames=3000, fps=10, size=(96, 72), draw=scenes
+    )
+    served = serve(run, tmp_path)
+    try:
+        page = chromium.new_page()
+        page.goto(served.url)
+        upload(page, path)
+        page.get_by_text(re.compile(r"\d+ of 299 windows")).wait_for(timeout=WAIT_MS)
+        assert list(served.temporary.iterdir()) == []  # there is a file, but it has no name
+        end(served, signal.SIGTERM)
+        page.close()
+    finally:
+        served.process.kill()
+    assert list(served.temporary.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ({"models": ["none"]}, "holds no checkpoint and is no artifact"),
+        ({"videos": ["none"]}, "is no folder; name a folder of videos"),
+        ({}, "pass another --port"),
+        ({"host": "no.such.host.invalid"}, "pass another --port or --host"),
+    ],
+)
+@pytest.mark.slow
+def test_what_app_says_to_wrong_words(
+    words: dict[str, Any], message: str, run: Path, tmp_path: Path
+) -> None:
+    pytest.importorskip("streamlit", reason="needs Streamlit: pip install 'engine[app]'")
+    asked: dict[str, Any] = {
+        "models": [run], "videos": None, "host": "localhost", "max_upload_mb": 1,
+        "open_": False, "device": "auto",
+    } | {
+        name: [tmp_path / "none"] if value == ["none"] else value for name, value in words.items()
+    }  # fmt: skip
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        asked["port"] = taken.getsockname()[1]
+        with pytest.raises(UserError, match=message) as caught:
+            app(**asked)
+    assert caught.value.exit_code == 2
+
+
+def test_without_streamlit_one_sentence_says_what_to_install(tmp_path: Path) -> None:
+    code = (
+        "import sys; sys.modules['streamlit'] = None; sys.argv = ['engine', 'app', 'run'];"
+        "from engine.cli import main; main()"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert result.returncode == 3
+    assert result.stderr.endswith("isn't installed: pip install 'engine[app]'.\n")
+    assert result.stderr.count("\n") == 1
+
+
+def test_picks_lie_in_the_folders_and_nowhere_else(home: Path, tmp_path: Path) -> None:
+    films = home / "films"
+    listed = sources.picks([str(films)])
+    assert list(listed) == [PICKED]
+    (tmp_path / "more").mkdir()
+    several = sources.picks([str(films), str(tmp_path / "more")])
+    assert list(several) == [f"{films.resolve()}/{PICKED}"]
+    source = sources.of_pick(PICKED, listed, [str(films)])
+    with source.opened() as path:
+        assert path == films.resolve() / PICKED
+    for name in (f"../{SECRET}", str(home / SECRET), "link.mp4", "", "/etc/passwd"):
+        with pytest.raises(UserError, match="no video"):
+            sources.of_pick(name, listed, [str(films)])
+    swapped = {"a.mp4": films / "link.mp4"}  # as if it had been a file when the list was made
+    with pytest.raises(UserError, match="no video"):
+        sources.of_pick("a.mp4", swapped, [str(films)])
+
+
+def test_an_upload_has_no_name_on_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    with sources.nameless(b"some bytes") as path:
+        assert path.read_bytes() == b"some bytes"
+        assert list(tmp_path.iterdir()) == []
+    assert not path.exists()
+
+
+def test_a_site_survives_its_way_to_the_script() -> None:
+    models = named([Path("a/run"), Path("b/run"), Path("fast")])
+    assert models == {"a/run": "a/run", "b/run": "b/run", "fast": "fast"}
+    site = Site(models=models, folders=("x",), max_upload_mb=3, device="cpu")
+    assert Site.from_json(site.to_json()) == site
+    options = streamlit_options(site, host="localhost", port=1, open_browser=False)
+    assert options["server.address"] == "127.0.0.1"
+    assert options["server.headless"] is True
+    assert options["browser.gatherUsageStats"] is False
+    assert [is_local(host) for host in ("localhost", "::1", "0.0.0.0", "box")] == [
+        True, True, False, False,
+    ]  # fmt: skip
+    assert np.isfinite(options["server.maxUploadSize"])
