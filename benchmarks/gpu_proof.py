@@ -4,8 +4,9 @@ Draws 400 synthetic clips, then: which codecs NVDEC opens; the GPU's tests (`pyt
 clips as the CPU loader, frame by frame); loading on GPU against loading on CPU, and what DALI's
 decoder reaches alone, which is the share of NVDEC that is used; the bytes that cross to the card
 for each clip; training steps in bf16 against fp32; every compile backend and precision of two
-published sizes, with its error and its share of the matrix peak. Each part that fails leaves its
-error as a row. Writes gpu_<card>_<month>.json.
+published sizes, with its error and its share of the matrix peak; the demo: training, compiling,
+files to labels beside what people use today, labelling. Each part that fails leaves its error as a
+row. Writes gpu_<card>_<month>.json.
 """
 
 import argparse
@@ -21,8 +22,9 @@ from typing import Any
 
 from benchmarks.harness import in_turn, summary
 from benchmarks.machine import file_name, fingerprint
-from benchmarks.suites import backends
+from benchmarks.suites import backends, demo
 from benchmarks.suites import loader as loader_suite
+from benchmarks.suites.training import engine
 from dali_pipelines.augment import Augment
 from dali_pipelines.decoders import CODECS, probe_codec
 from dali_pipelines.feed import ClipRow, Feed
@@ -57,6 +59,7 @@ def main() -> None:
             "bytes_to_the_card": lambda: bytes_to_the_card(rows),
             "training": training_steps,
             "compiled": lambda: compiled(options.repeats),
+            "demo": lambda: _demo(Path(folder) / "demo"),
         }
         result = {"command": "python -m benchmarks.gpu_proof", **facts}
         path = options.out / file_name("gpu", facts)
@@ -137,6 +140,11 @@ def compiled(repeats: int) -> list[dict[str, Any]]:
         for family in ("timesformer", "cnn-lstm")
         for batch in (1, 32)
     ]
+
+
+def _demo(out: Path) -> dict[str, Any]:
+    seconds = engine("demo", "--out", out)
+    return {"seconds": round(seconds, 1), **demo.found(out)}
 
 
 def bytes_to_the_card(rows: list[ClipRow]) -> dict[str, float]:

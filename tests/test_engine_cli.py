@@ -74,6 +74,17 @@ def test_help_shows_every_command(run_engine) -> None:
     assert run_engine().returncode == 2  # no arguments: the help, as a usage error
 
 
+def test_the_shell_completes_commands_and_flags(run_engine) -> None:
+    def offered(words: str) -> list[str]:
+        typed = {"COMP_WORDS": words, "COMP_CWORD": str(words.count(" "))}
+        asked = run_engine(env={"_ENGINE_COMPLETE": "complete_bash", **typed})
+        return asked.stdout.split()
+
+    assert offered("engine da") == ["data"]
+    assert offered("engine data sy") == ["synth"]
+    assert "--preset" in offered("engine train --pre")
+
+
 def test_info_tells_machine_decoders_and_backends(run_engine) -> None:
     result = run_engine("info", "--json")
     assert result.returncode == 0, result.stderr

@@ -58,6 +58,7 @@ def demo(
     from engine.commands import demo_page
     from engine.data import synthetic
     from engine.errors import UserError
+    from trt.probe import this_gpu
 
     if out.exists() and any(out.iterdir() if out.is_dir() else [out]):
         raise UserError(f"{out} is there already: remove it, or name another folder with --out.")
@@ -77,9 +78,10 @@ def demo(
          epochs, "--cache", out / "cache", "--out", run],
     )  # fmt: skip
     show.step("Test it on clips whose sources it has never seen", ["evaluate", run])
+    precision = "int8" if this_gpu() is None else "bf16"
     compiled = show.step(
-        "Compile it in int8; kept only if held-out clips get the same labels",
-        ["compile", run, "--precision", "int8", "--out", fast],
+        f"Compile it in {precision}; kept only if held-out clips get the same labels",
+        ["compile", run, "--precision", precision, "--out", fast],
         may_end=(0, 3),
     )
     models = [run] if compiled == 3 else [run, fast]
