@@ -9,10 +9,16 @@ from av.container import InputContainer
 from av.stream import Disposition
 from av.video.stream import VideoStream
 
+from dali_pipelines.clip_facts import MOST_PIXELS
 from dali_pipelines.errors import VideoError
 
-MOST_PIXELS = 16384 * 8192
-"""Of a picture: what is larger is a damaged or malicious header, and would cost gigabytes."""
+CONTAINERS = (
+    "amv apng asf av1 avi avs2 avs3 cavsvideo dhav dirac dv flic flv gif gxf h261 h263 h264 hevc "
+    "ivf live_flv lxf m4v matroska mjpeg mov mpeg mpegts mpegtsraw mpegvideo mxf nsv nut nuv obu "
+    "ogg rm roq smk swf ty vc1 vvc wtv yuv4mpegpipe"
+).split()
+"""FFmpeg's names of those that hold their pictures themselves. Others, such as playlists, name
+further files and addresses, which it would open in turn, wherever they lie."""
 
 
 @contextmanager
@@ -22,7 +28,11 @@ def open_video(path: Path) -> Iterator[tuple[InputContainer, VideoStream]]:
     if path.stat().st_size == 0:
         raise VideoError(path, "the file is empty")
     try:
-        container = av.open(str(path), metadata_errors="replace")
+        container = av.open(
+            str(path.absolute()),  # else FFmpeg takes a name with a colon for an address
+            metadata_errors="replace",
+            container_options={"format_whitelist": ",".join(CONTAINERS)},
+        )
     except (av.FFmpegError, ValueError) as error:
         raise VideoError(path, f"can't be opened as video ({plain_words(error)})") from error
     with container:
