@@ -141,7 +141,9 @@ def _listed(path: Path, data: Path | None) -> "tuple[Manifest, str]":
             raise UserError(f"{path} is no run's folder: pass --data with a dataset.")
         listed = manifest.load(data)
         return listed, splits.current(listed)
-    facts = json.loads((folder / run_folder.FACTS).read_text())
+    facts = run_folder.read_facts(folder)
+    if not isinstance(facts.get("data"), str) or not isinstance(facts.get("scheme"), str):
+        raise UserError(f"{folder / run_folder.FACTS} names no data: pass another run.")
     root = data or Path(facts["data"])
     own = dataclasses.replace(manifest.load(folder), root=root)
     if data is not None:
