@@ -3,12 +3,15 @@
 import queue
 import threading
 from collections.abc import Callable, Generator
+from concurrent.futures import Future
 from contextlib import closing
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar
 
 Item = TypeVar("Item")
 
 _END = object()
+LEAVE_S = 5.0
+"""For how long threads that were told to stop are waited for."""
 
 
 def run_ahead(
@@ -57,3 +60,52 @@ def put_unless(made: "queue.Queue[Any]", item: Any, stop: threading.Event) -> bo
             continue
         return True
     return False
+
+
+class Job(Generic[Item]):
+    """What a thread of a crew is to do, and what came of it."""
+
+    def __init__(self, work: Callable[[threading.Event], Item]) -> None:
+        self.stop = threading.Event()
+        self.done: Future[Item] = Future()
+        self._work = work
+
+    def run(self) -> None:
+        try:
+            self.done.set_result(self._work(self.stop))
+        except BaseException as error:
+            self.done.set_exception(error)
+
+
+class Crew:
+    """Threads that do jobs in their order. One that hangs inside a library can't be ended: it is
+    left behind, another takes its place, and it dies with the process."""
+
+    def __init__(self, size: int) -> None:
+        self._waiting: queue.SimpleQueue[Job[Any] | None] = queue.SimpleQueue()
+        self._threads: list[threading.Thread] = []
+        for _ in range(size):
+            self._add()
+
+    def do(self, job: Job[Any]) -> None:
+        self._waiting.put(job)
+
+    def give_up(self, job: Job[Any]) -> None:
+        job.stop.set()
+        self._add()
+
+    def leave(self) -> None:
+        for _ in self._threads:
+            self._waiting.put(None)
+        for thread in self._threads:
+            thread.join(LEAVE_S)
+
+    def _add(self) -> None:
+        thread = threading.Thread(target=self._run, name="decode", daemon=True)
+        self._threads.append(thread)
+        thread.start()
+
+    def _run(self) -> None:
+        while (job := self._waiting.get()) is not None:
+            if not job.stop.is_set():
+                job.run()

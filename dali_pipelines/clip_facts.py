@@ -7,6 +7,10 @@ TOLERATED_LOSS = 0.05
 """Share of a clip's frames that may be missing or damaged before the clip counts as bad."""
 
 
+MOST_PIXELS = 16384 * 8192
+"""Of a picture: what is larger is a damaged or malicious header, and would cost gigabytes."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class ClipFacts:
     codec: str

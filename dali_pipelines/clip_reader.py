@@ -57,6 +57,10 @@ class ClipReader:
             elif plain and self.takes_video(row):
                 return self._video(row, looks)
             return self._pixels(row, looks)
+        except VideoError as error:
+            if error.path == row.path:
+                raise
+            raise VideoError(row.path, f"{error.path.name}: {error.reason}") from error
         except OSError as error:
             raise VideoError(row.path, error.strerror or str(error)) from error
 
@@ -67,7 +71,7 @@ class ClipReader:
             raise VideoError(
                 row.path, f"frame {numbers.max()} is wanted but there are {len(files)}"
             )
-        read = {number: np.fromfile(files[number], np.uint8) for number in set(numbers.tolist())}
+        read = {number: frame_folder.encoded(files[number]) for number in set(numbers.tolist())}
         return ReadClip(
             row=row,
             front="images",

@@ -155,6 +155,9 @@ def _read_header(file: BinaryIO) -> tuple[tuple[int, int], NDArray[np.int64], ND
     if file.read(len(MAGIC)) != MAGIC:
         raise ValueError
     count, height, width = struct.unpack("<3q", file.read(24))
+    size = os.fstat(file.fileno()).st_size
+    if min(count, height, width) < 1 or size != file.tell() + count * (16 + height * width * 3):
+        raise ValueError
     table = np.frombuffer(file.read(16 * count), np.int64).reshape(2, count)
     return (height, width), table[0], table[1]
 

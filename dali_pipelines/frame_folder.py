@@ -4,6 +4,9 @@ The number that ends a name gives the order, whatever its digits; gaps don't mat
 """
 
 import re
+import struct
+from collections.abc import Iterator
+from contextlib import contextmanager
 from itertools import pairwise
 from pathlib import Path
 
@@ -11,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from dali_pipelines.clip_facts import ClipFacts, ClipHealth, judge
+from dali_pipelines.clip_facts import MOST_PIXELS, ClipFacts, ClipHealth, judge
 from dali_pipelines.errors import VideoError
 from dali_pipelines.frame_plan import IntArray
 
@@ -56,12 +59,9 @@ def probe(folder: Path) -> ClipFacts:
 
 
 def _facts(files: list[Path]) -> ClipFacts:
-    try:
-        with Image.open(files[0]) as image:
-            width, height = image.size
-            mode = image.mode
-    except OSError as error:
-        raise VideoError(files[0], "it can't be opened as an image") from error
+    with _opened(files[0]) as image:
+        width, height = image.size
+        mode = image.mode
     return ClipFacts(
         codec=CODECS[files[0].suffix.lower()],
         pixel_format=mode.lower(),
@@ -87,11 +87,11 @@ def check(folder: Path) -> ClipHealth:
     odd_sizes: list[str] = []
     for path in files:
         try:
-            with Image.open(path) as image:
+            with _opened(path) as image:
                 image.load()
                 if image.size != (facts.width, facts.height):
                     odd_sizes.append(f"{path.name} is {image.size[0]}×{image.size[1]}")
-        except OSError:
+        except VideoError:
             damaged.append(f"{path.name} doesn't decode")
     if odd_sizes:
         reason = f"its frames differ in size: {odd_sizes[0]}, not {facts.width}×{facts.height}"
@@ -111,18 +111,36 @@ def read_frames(
         raise VideoError(folder, f"frame {indices.max()} is wanted but there are {len(files)}")
     frames = []
     for index in indices:
-        try:
-            with Image.open(files[index]) as image:
-                frame = image.convert("L" if grey else "RGB")
-                frames.append(
-                    np.asarray(
-                        frame.resize(size, Image.Resampling.BILINEAR, reducing_gap=2.0)
-                        if size
-                        else frame
-                    )
-                )
-        except OSError as error:
-            raise VideoError(files[index], "it can't be decoded as an image") from error
+        with _opened(files[index]) as image:
+            frame = image.convert("L" if grey else "RGB")
+            if size:
+                frame = frame.resize(size, Image.Resampling.BILINEAR, reducing_gap=2.0)
+            frames.append(np.asarray(frame))
     if len({frame.shape for frame in frames}) > 1:
         raise VideoError(folder, "its frames differ in size")
     return np.stack(frames)
+
+
+def encoded(path: Path) -> NDArray[np.uint8]:
+    """A frame's file as it is, for who decodes it elsewhere."""
+    with _opened(path):
+        return np.fromfile(path, np.uint8)
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Image.Image]:
+    """Pillow has an error of its own for each way in which a file may be broken."""
+    if not path.is_file():
+        raise VideoError(path, "it is no file")
+    try:
+        with Image.open(path, formats=("JPEG", "PNG")) as image:
+            width, height = image.size
+            if width * height > MOST_PIXELS:
+                raise VideoError(path, f"it claims a picture of {width:,} × {height:,}")
+            yield image
+    except Image.DecompressionBombError as error:
+        raise VideoError(path, f"it claims too large a picture ({error})") from error
+    except VideoError:
+        raise
+    except (OSError, SyntaxError, ValueError, MemoryError, EOFError, struct.error) as error:
+        raise VideoError(path, "it can't be decoded as an image") from error

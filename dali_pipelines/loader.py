@@ -5,15 +5,17 @@ batches together and through the graph. On a GPU, DALI decodes the videos that i
 and everything from there on stays on the card. This is the only bridge from DALI to torch.
 """
 
+import dataclasses
 import os
 import threading
+import time
 from collections import deque
 from collections.abc import Generator, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import chain
 from typing import TYPE_CHECKING, Any, Literal
 
 from dali_pipelines import video_file
-from dali_pipelines.ahead import run_ahead
+from dali_pipelines.ahead import Crew, Job, run_ahead
 from dali_pipelines.clip_facts import NVDEC_CODECS, suits_dali
 from dali_pipelines.clip_reader import ClipReader, ReadClip
 from dali_pipelines.errors import LoaderError, VideoError
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
 
 BATCHES_AHEAD = 2
 """Whose clips are being decoded beyond the one that is being put together, and as many finished."""
+TIMEOUT_S = 120.0
 DALI_ON_CPU = frozenset({"vp8", "vp9", "mjpeg"})
 
 Decoder = Literal["auto", "pyav", "dali"]
@@ -43,9 +46,12 @@ class DaliLoader(ClipLoader):
         num_threads: int | None = None,
         cache: FrameCache | None = None,
         decoder: Decoder = "auto",
+        timeout_s: float = TIMEOUT_S,
     ) -> None:
+        """`timeout_s`: so long is a clip waited for before it is given up."""
         super().__init__(rows, feed)
         self.cache = cache
+        self._timeout_s = timeout_s
         self._gpu = gpu
         self._num_threads = num_threads or len(os.sched_getaffinity(0))
         self._graphs: dict[Front, ClipGraph] = {}
@@ -63,19 +69,37 @@ class DaliLoader(ClipLoader):
         reader = ClipReader(
             feed=self.feed, cache=self.cache, takes_video=self._takes_video, stop=stop
         )
-        pool = ThreadPoolExecutor(self._num_threads, thread_name_prefix="decode")
+        crew = Crew(self._num_threads)
         epoch = self._epoch
-        pending: deque[list[Future[ReadClip | VideoError]]] = deque()
+        pending: deque[list[tuple[ClipRow, Job[ReadClip | VideoError]]]] = deque()
         waiting = iter(batches)
         try:
             for _ in batches:
                 while len(pending) <= BATCHES_AHEAD and (batch := next(waiting, None)) is not None:
-                    pending.append([pool.submit(_read, reader, row, epoch) for row in batch])
-                read = [future.result() for future in pending.popleft()]
+                    pending.append([(row, _job(reader, row, epoch)) for row in batch])
+                    for _, job in pending[-1]:
+                        crew.do(job)
+                read = [self._result(row, job, crew, stop) for row, job in pending[0]]
+                pending.popleft()
                 yield self._assemble(read, reader, epoch)
         finally:
             stop.set()
-            pool.shutdown(cancel_futures=True)
+            for _, job in chain.from_iterable(pending):
+                job.stop.set()
+            crew.leave()
+
+    def _result(
+        self, row: ClipRow, job: "Job[ReadClip | VideoError]", crew: Crew, stop: threading.Event
+    ) -> ReadClip | VideoError:
+        give_up = time.monotonic() + self._timeout_s
+        while not stop.is_set():
+            try:
+                return job.done.result(0.1)
+            except TimeoutError:
+                if time.monotonic() > give_up:
+                    crew.give_up(job)
+                    return VideoError(row.path, f"it gave no frames for {self._timeout_s:g} s")
+        raise Stopped
 
     def _assemble(
         self, read: list[ReadClip | VideoError], reader: ClipReader, epoch: int
@@ -162,6 +186,10 @@ class DaliLoader(ClipLoader):
             codecs = DALI_ON_CPU if self._gpu is None else NVDEC_CODECS
             self._taken[row.path] = row.codec in codecs and suits_dali(video_file.probe(row.path))
         return self._taken[row.path]
+
+
+def _job(reader: ClipReader, row: ClipRow, epoch: int) -> "Job[ReadClip | VideoError]":
+    return Job(lambda stop: _read(dataclasses.replace(reader, stop=stop), row, epoch))
 
 
 def _read(reader: ClipReader, row: ClipRow, epoch: int) -> ReadClip | VideoError:

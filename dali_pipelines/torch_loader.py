@@ -24,6 +24,7 @@ from dali_pipelines.frame_plan import IntArray
 from dali_pipelines.pixels import Frame, resized_size, to_pixels
 from dali_pipelines.wanted_frames import decode_in_turn
 
+TIMEOUT_S = 600.0
 Decode = Callable[[ClipRow, IntArray], list[Frame]]
 """The frames of these numbers, ascending, as they are in the file."""
 
@@ -36,11 +37,14 @@ class TorchLoader(ClipLoader):
         *,
         num_workers: int | None = None,
         decode: Decode | None = None,
+        timeout_s: float = TIMEOUT_S,
     ) -> None:
-        """`decode` stands in for PyAV, for comparison with other libraries."""
+        """`decode` stands in for PyAV, for comparison with other libraries. `timeout_s`: so long
+        are worker processes waited for, before the run is ended."""
         super().__init__(rows, feed)
         self._num_workers = len(os.sched_getaffinity(0)) if num_workers is None else num_workers
         self._decode = decode or _decode
+        self._timeout_s = timeout_s
 
     def _load(self, batches: list[list[ClipRow]]) -> Iterator[Batch | None]:
         rows = [row for batch in batches for row in batch]
@@ -52,6 +56,7 @@ class TorchLoader(ClipLoader):
             batch_sampler=[[next(positions) for _ in batch] for batch in batches],
             num_workers=self._num_workers,
             collate_fn=list,
+            timeout=self._timeout_s if self._num_workers else 0,
             worker_init_fn=_keep_what_is_inherited,
         )
         try:
@@ -109,6 +114,8 @@ class ClipDataset(Dataset[Any]):
             return row, torch.stack([self._clip_TCHW(row, look) for look in looks])
         except VideoError as error:
             return error
+        except OSError as error:
+            return VideoError(row.path, error.strerror or str(error))
 
     def _clip_TCHW(self, row: ClipRow, look: Look) -> torch.Tensor:
         spec = self._feed.spec
@@ -148,6 +155,9 @@ def _change_colour(clip_TCHW: torch.Tensor, look: Look) -> torch.Tensor:
 
 def _named(error: RuntimeError, rows: list[ClipRow], at_work: torch.Tensor) -> RuntimeError:
     """DataLoader names the processes that died; what they were reading stands in `at_work`."""
+    if "timed out" in str(error):
+        names = " or ".join(str(rows[position].path) for _, position in at_work.tolist())
+        return LoaderError(f"{names} gave no frames in time")
     dead = {int(number) for number in re.findall(r"\d+", str(error).partition("pid")[2])}
     lost = [rows[position].path for process, position in at_work.tolist() if process in dead]
     if not lost:

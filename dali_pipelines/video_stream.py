@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import cache
 from pathlib import Path
 
 import av
@@ -10,12 +9,18 @@ from av.container import InputContainer
 from av.stream import Disposition
 from av.video.stream import VideoStream
 
+from dali_pipelines.clip_facts import MOST_PIXELS
 from dali_pipelines.errors import VideoError
 
-LISTS = frozenset({"concat", "dash", "hls", "imf", "rtsp", "sdp", "webm_dash_manifest"})
-"""Formats that are lists of other files: whoever hands us one would have these opened, too."""
-MOST_PIXELS = 16384 * 8192
-"""Of a picture: what is larger is a damaged or malicious header, and would cost gigabytes."""
+CONTAINERS = (
+    "aac aiff amv apng apv asf av1 avi avs2 avs3 cavsvideo cine dhav dirac dnxhd dv evc flac "
+    "flic flv gif gxf h261 h263 h264 hevc ivf kux live_flv lxf m4v matroska mjpeg mlv mov mp3 "
+    "mpeg mpegts mpegtsraw mpegvideo mpjpeg mxf nsv nut nuv obu ogg pmp pva r3d rm roq ser "
+    "smjpeg smk swf ty vc1 vivo vvc wav wtv yuv4mpegpipe"
+).split()
+"""FFmpeg's names of those that hold their pictures themselves, and of sound, to be told so. Others,
+such as playlists, name further files and addresses, which it would open in turn, wherever they lie.
+"""
 
 
 @contextmanager
@@ -26,7 +31,9 @@ def open_video(path: Path) -> Iterator[tuple[InputContainer, VideoStream]]:
         raise VideoError(path, "the file is empty")
     try:
         container = av.open(
-            str(path), metadata_errors="replace", options={"format_whitelist": _formats()}
+            str(path.absolute()),  # else FFmpeg takes a name with a colon for an address
+            metadata_errors="replace",
+            container_options={"format_whitelist": ",".join(CONTAINERS)},
         )
     except (av.FFmpegError, ValueError) as error:
         raise VideoError(path, f"can't be opened as video ({plain_words(error)})") from error
@@ -47,11 +54,6 @@ def open_video(path: Path) -> Iterator[tuple[InputContainer, VideoStream]]:
         stream.codec_context.options = {"max_pixels": str(MOST_PIXELS)}  # where it grows later
         stream.codec_context.thread_count = 1  # files are read in parallel, not one file's frames
         yield container, stream
-
-
-@cache
-def _formats() -> str:
-    return ",".join(sorted(av.formats_available - LISTS))
 
 
 def demux(container: InputContainer, stream: VideoStream) -> Iterator[av.Packet]:

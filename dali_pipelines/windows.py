@@ -71,7 +71,7 @@ def plan_windows(
         length_s = window_s
         if end_s / stride_s > MOST_WINDOWS:
             raise VideoError(path, f"it claims to last {end_s:,.0f} s, more than can be true")
-        starts = np.arange(0, end_s - window_s + gap / 2, stride_s)
+        starts = np.arange(0, end_s - window_s + min(gap, window_s) / 2, stride_s)
         if starts[-1] + window_s < end_s - gap / 2:
             starts = np.append(starts, end_s - window_s)
     windows = []

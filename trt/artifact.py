@@ -2,7 +2,7 @@
 
 import dataclasses
 import hashlib
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import TYPE_CHECKING
 
 from trt.backends import BACKENDS
@@ -91,8 +91,17 @@ def check(folder: Path) -> Config:
     config = Config.read(folder)
     if config.backend not in BACKENDS:
         raise CompileError(f"{folder} was made by {config.backend!r}, which this version lacks.")
+    if CONFIG in config.files or not config.files:
+        raise RefusedError(f"{folder / CONFIG} lists no files with their digests: compile it anew.")
+    there = {path.name for path in folder.iterdir() if path.name[0] != "." and path.is_file()}
+    if unknown := sorted(there - {CONFIG, *config.files}):
+        raise RefusedError(
+            f"{folder / unknown[0]} is no file of the artifact: take it away, or compile anew."
+        )
     for name, expected in config.files.items():
         path = folder / name
+        if PurePath(name).is_absolute() or ".." in PurePath(name).parts:
+            raise RefusedError(f"{folder} lists {name}, outside itself: compile it anew.")
         if not path.is_file():
             raise RefusedError(f"{folder} lacks {name}: compile it anew.")
         if digest(path) != expected:

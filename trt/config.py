@@ -44,6 +44,8 @@ class Batches:
     most: int = 32
 
     def __post_init__(self) -> None:
+        if not all(isinstance(each, int) for each in (self.least, self.best, self.most)):
+            raise ValueError("the sizes of batches must be whole numbers")
         if not 1 <= self.least <= self.best <= self.most:
             raise CompileError(
                 f"--batches {self.least},{self.best},{self.most} must rise, and begin at 1 or more."
@@ -88,6 +90,21 @@ class Config:
     """SHA-256 of each file of the artifact."""
     format: int = FORMAT
 
+    def __post_init__(self) -> None:
+        """What is read from a file may be anything."""
+        tables = (self.clip, self.model, self.versions, self.parity, self.partition, self.build)
+        if not all(isinstance(each, dict) for each in (*tables, self.files)):
+            raise ValueError("a table is none")
+        if not isinstance(self.class_names, list):
+            raise ValueError("class_names is no list")
+        texts = [self.backend, self.source, self.chosen_by, self.key, self.device]
+        for names in (self.class_names, *self.versions.items(), *self.files.items()):
+            texts += names
+        if not all(isinstance(each, str) for each in texts):
+            raise ValueError("a text is none")
+        if {self.asked, self.target.precision} - set(PRECISIONS):
+            raise ValueError(f"the precision is none of {', '.join(PRECISIONS)}")
+
     def write(self, folder: Path) -> None:
         (folder / CONFIG).write_text(json.dumps(dataclasses.asdict(self), indent=2) + "\n")
 
@@ -108,5 +125,5 @@ class Config:
             )
         except FileNotFoundError as error:
             raise CompileError(f"{folder} is no artifact: it holds no {CONFIG}.") from error
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise CompileError(f"{path} is damaged ({error}): compile it anew.") from error

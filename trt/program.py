@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 from torch.utils._pytree import tree_map
 
+from trt import sealed
 from trt.config import Batches
 from trt.errors import CompileError
 
@@ -113,37 +114,18 @@ def save(program: ExportedProgram, path: Path) -> None:
     with zipfile.ZipFile(whole) as source, zipfile.ZipFile(path, "w") as target:
         for item in source.infolist():
             with target.open(item.filename, "w", force_zip64=True) as written:
-                if not _is_example(item.filename):
+                if sealed.EXAMPLE not in item.filename:
                     with source.open(item) as read:
                         shutil.copyfileobj(read, written, 1 << 20)
     whole.unlink()
 
 
 def load(path: Path) -> ExportedProgram:
+    sealed.check(path)
     try:
-        with zipfile.ZipFile(path) as file:
-            if _holds_pickle(file):
-                raise CompileError(f"{path} holds a pickle, which could run anything: not opened.")
         return torch.export.load(path)
-    except (OSError, RuntimeError, ValueError, KeyError, zipfile.BadZipFile) as error:
+    except Exception as error:  # torch has dozens, of many modules, for a damaged program
         raise CompileError(f"{path} can't be read ({error}): compile the model anew.") from error
-
-
-def _is_example(name: str) -> bool:
-    return "/sample_inputs/" in name
-
-
-def _holds_pickle(file: zipfile.ZipFile) -> bool:
-    """Torch reads an example, odd objects and tensors that say so by pickle."""
-    for item in file.infolist():
-        name = Path(item.filename).name
-        if name.startswith(("custom_obj", "opaque_obj")):
-            return True
-        if _is_example(item.filename) and item.file_size:
-            return True
-        if name.endswith("_config.json") and b'"use_pickle": true' in file.read(item):
-            return True
-    return False
 
 
 def cast(values: Any, dtype: torch.dtype) -> Any:

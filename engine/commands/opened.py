@@ -59,9 +59,10 @@ def open_predictor(path: Path, device: str = "auto") -> Predictor:
 def is_artifact(path: Path) -> bool:
     config = path / "config.json"
     try:
-        return "backend" in json.loads(config.read_text())
-    except (OSError, ValueError):
+        found = json.loads(config.read_text())
+    except (OSError, ValueError, RecursionError):
         return False
+    return isinstance(found, dict) and "backend" in found
 
 
 def shape_of(spec: ClipSpec) -> tuple[int, int, int, int]:
@@ -78,8 +79,7 @@ def find_checkpoint(path: Path) -> tuple[Path, str]:
     if best == path:
         return path, "named by hand"
     if best is not None:
-        note = json.loads((path / checkpoint.BEST).read_text())
-        return best, f"{note['metric']} of the val part"
+        return best, f"{checkpoint.read_best(path)['metric']} of the val part"
     last = checkpoint.last_of(path)
     if last is None:
         raise UserError(
@@ -141,7 +141,9 @@ def _listed(path: Path, data: Path | None) -> "tuple[Manifest, str]":
             raise UserError(f"{path} is no run's folder: pass --data with a dataset.")
         listed = manifest.load(data)
         return listed, splits.current(listed)
-    facts = json.loads((folder / run_folder.FACTS).read_text())
+    facts = run_folder.read_facts(folder)
+    if not isinstance(facts.get("data"), str) or not isinstance(facts.get("scheme"), str):
+        raise UserError(f"{folder / run_folder.FACTS} names no data: pass another run.")
     root = data or Path(facts["data"])
     own = dataclasses.replace(manifest.load(folder), root=root)
     if data is not None:

@@ -62,6 +62,8 @@ def _mend_bsdtar(rarfile: Any) -> None:
         command = plain(setup, *arguments)
         if setup.setup is rarfile.BSDTAR_CONFIG and "--" in command:
             command.remove("--")
+            archive = command.index("-f") + 1
+            command.insert(archive + 1, "--")  # a member's name is never taken for an option
         return command
 
     open_cmdline.is_mended = True  # type: ignore[attr-defined]

@@ -62,7 +62,7 @@ def _place_videos(path: Path, folder: Path, stage: Path) -> None:
     if outer.is_file():
         inner = stage / ".archives"
         inner.mkdir()
-        unpack(outer, lambda name: inner / name.name if name.suffix == ".rar" else None, "classes")
+        unpack(outer, lambda name: inner / name.name if _is_class(name) else None, "classes")
         archives = sorted(inner.iterdir())
         if not archives:
             raise UserError(f"{outer} holds no class archives; is it HMDB51's {VIDEOS_ARCHIVE}?")
@@ -76,6 +76,11 @@ def _place_videos(path: Path, folder: Path, stage: Path) -> None:
         _unpack_classes(class_archives, videos)
         return
     _link_classes(folder, videos)
+
+
+def _is_class(name: PurePosixPath) -> bool:
+    """Its stem becomes a folder's name."""
+    return name.suffix == ".rar" and not name.stem.startswith(".")
 
 
 def _unpack_classes(archives: list[Path], videos: Path) -> None:

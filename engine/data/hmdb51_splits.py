@@ -29,11 +29,15 @@ def read_fold(manifest: Manifest, fold: int) -> list[Split]:
     roles: dict[tuple[str, str], Split] = {}
     known = {(clip.label, clip_name(clip)) for clip in manifest.clips}
     for label in manifest.class_names:
+        if "/" in label:
+            raise UserError(f"{manifest.root}: the class {label!r} can't be HMDB51's; rename it.")
         path = folder / f"{label}_test_split{fold}.txt"
         for line, name, role in _read_file(path):
             key = (label, name.removesuffix(".avi"))
             if key not in known:
-                if any((manifest.root / top / label / name).exists() for top in ("videos", ".")):
+                if "/" not in name and any(
+                    name in _names_in(manifest.root / top / label) for top in ("videos", ".")
+                ):
                     continue  # a bad clip, left out
                 raise UserError(
                     f"{path} line {line} names {name}, which isn't among the clips of {label}; "
@@ -77,6 +81,10 @@ def clip_name(clip: Clip) -> str:
     return (
         name.removesuffix(PurePosixPath(name).suffix) if clip.codec not in ("jpeg", "png") else name
     )
+
+
+def _names_in(folder: Path) -> set[str]:
+    return {path.name for path in folder.iterdir()} if folder.is_dir() else set()
 
 
 def _read_file(path: Path) -> list[tuple[int, str, Split]]:

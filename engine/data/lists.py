@@ -85,7 +85,7 @@ class _Finder:
         if not is_inside(name):
             raise UserError(f"{where}: {name} lies outside {self.root}; use paths inside it.")
         for prefix in ("", "videos/"):
-            if is_clip(self.root / prefix / name) and (self.root / prefix / name).exists():
+            if _is_there(self.root / prefix / name) and is_clip(self.root / prefix / name):
                 return prefix + name
         matches = self._index().get(
             Path(name).stem if _has_video_suffix(name) else Path(name).name, []
@@ -117,13 +117,13 @@ def _entries(path: Path, finder: _Finder) -> list[_Entry]:
     lines = [(n, line) for n, line in enumerate(text.splitlines(), 1) if line.strip()]
     if not lines:
         raise UserError(f"{path} is empty; a list has a path and a label a line.")
-    header = [cell.strip().lower() for cell in next(csv.reader([lines[0][1]]))]
+    header = [cell.strip().lower() for cell in _cells(path, *lines[0])]
     if "youtube_id" in header:
         return _kinetics(path, lines, header)
     if "path" in header and "label" in header:
         return _with_header(path, lines, header)
     if "," in lines[0][1]:
-        return [_pair(path, number, next(csv.reader([line]))) for number, line in lines]
+        return [_pair(path, number, _cells(path, number, line)) for number, line in lines]
     return _spaced(path, lines, finder)
 
 
@@ -170,7 +170,7 @@ def _rows(
 ) -> list[tuple[int, dict[str, str]]]:
     rows = []
     for number, line in lines[1:]:
-        cells = next(csv.reader([line]))
+        cells = _cells(path, number, line)
         if len(cells) != len(header):
             raise UserError(
                 f"{path} line {number}: {len(cells)} values where the first line names "
@@ -178,6 +178,13 @@ def _rows(
             )
         rows.append((number, dict(zip(header, cells, strict=True))))
     return rows
+
+
+def _cells(path: Path, number: int, line: str) -> list[str]:
+    try:
+        return next(csv.reader([line]))
+    except csv.Error as error:
+        raise UserError(f"{path} line {number}: not CSV ({error}); mend the row.") from error
 
 
 def _pair(path: Path, number: int, cells: list[str]) -> _Entry:
@@ -207,7 +214,14 @@ def _spaced(path: Path, lines: list[tuple[int, str]], finder: _Finder) -> list[_
 
 
 def _names_clip(name: str, finder: _Finder) -> bool:
-    return _has_video_suffix(name) or (is_inside(name) and (finder.root / name).exists())
+    return _has_video_suffix(name) or (is_inside(name) and _is_there(finder.root / name))
+
+
+def _is_there(path: Path) -> bool:
+    try:
+        return path.exists()
+    except OSError:  # a name that is too long, or a folder that isn't ours to read
+        return False
 
 
 def _has_video_suffix(name: str) -> bool:

@@ -169,7 +169,8 @@ def _confused_clips(folder: Path, run: Evaluated) -> list[Confused]:
         for number in sorted(wrong, key=lambda each: -found[each].max())[:EXAMPLES]:
             row = run.predictions.rows[number]
             frames = filmstrips.frames_of(row, run.spec)
-            gif = folder / f"{len(shown):02}_{run.class_names[true]}.gif"
+            label = re.sub(r"[/\0]", "_", run.class_names[true])[:50]  # it may be any text
+            gif = folder / f"{len(shown):02}_{label}.gif"
             filmstrips.write_gif(gif, frames)
             shown.append(
                 Confused(

@@ -64,6 +64,8 @@ class Journal:
             self._base = sqlite3.connect(
                 path, timeout=BUSY_S, isolation_level=None, check_same_thread=False
             )
+            self._base.execute("PRAGMA trusted_schema=OFF")
+            self._base.execute("PRAGMA cell_size_check=ON")
             self._base.execute("PRAGMA locking_mode=EXCLUSIVE")
             self._base.execute("PRAGMA journal_mode=WAL")
             self._base.execute("PRAGMA synchronous=FULL")
@@ -98,7 +100,7 @@ class Journal:
     def facts(self) -> dict[str, Any]:
         with self._told():
             rows = self._base.execute("SELECT key, value FROM facts").fetchall()
-        return {key: json.loads(value) for key, value in rows}
+            return {key: json.loads(value) for key, value in rows}
 
     def stands(self, item: Item) -> tuple[bool, int]:
         """Whether the file is done, for good or bad, and else how many of its windows are.
@@ -159,28 +161,43 @@ class Journal:
 
     def labelled(self) -> Iterator[Labelled]:
         """Every file that is done, by name; one at a time, however many there are."""
-        files = self._base.execute(
-            "SELECT name FROM files WHERE done = 1 AND reason = '' ORDER BY name"
-        )
+        with self._in_words():
+            num_classes = len(self.facts().get("classes", ()))
+        files = self._rows("SELECT name FROM files WHERE done = 1 AND reason = '' ORDER BY name")
         for (name,) in files:
-            rows = self._base.execute(
+            rows = self._rows(
                 "SELECT start_s, end_s, probabilities FROM windows WHERE name = ? ORDER BY number",
-                (name,),
+                name,
             )
-            windows = [(start, end, np.frombuffer(each, np.float32)) for start, end, each in rows]
-            yield Labelled(name=os.fsdecode(name), windows=windows)
+            with self._in_words():
+                windows = [
+                    (float(start), float(end), np.frombuffer(each, np.float32))
+                    for start, end, each in rows
+                ]
+                lengths = {len(each) for _, _, each in windows}
+                if len(lengths) != 1 or (num_classes and lengths != {num_classes}):
+                    raise ValueError("a file's answers are not one for each class")
+                labelled = Labelled(name=os.fsdecode(name), windows=windows)
+            yield labelled
 
     def failures(self) -> Iterator[tuple[str, str]]:
-        for name, reason in self._base.execute(
+        for name, reason in self._rows(
             "SELECT name, reason FROM files WHERE reason != '' ORDER BY name"
         ):
-            yield os.fsdecode(name), reason
+            with self._in_words():
+                failure = os.fsdecode(name), str(reason)
+            yield failure
+
+    def _rows(self, query: str, *values: Any) -> Iterator[tuple[Any, ...]]:
+        with self._in_words():
+            yield from self._base.execute(query, values)
 
     def counts(self) -> tuple[int, int]:
         """Files labelled, and files that failed."""
-        labelled, failed = self._base.execute(
-            "SELECT sum(done = 1 AND reason = ''), sum(reason != '') FROM files"
-        ).fetchone()
+        with self._told():
+            labelled, failed = self._base.execute(
+                "SELECT sum(done = 1 AND reason = ''), sum(reason != '') FROM files"
+            ).fetchone()
         return labelled or 0, failed or 0
 
     def take_in(self, other: Path) -> None:
@@ -208,10 +225,15 @@ class Journal:
 
     @contextmanager
     def _told(self) -> Iterator[None]:
-        """What SQLite says, in words that help; one thread at a time."""
+        """One thread at a time."""
+        with self._in_words(), self._lock:
+            yield
+
+    @contextmanager
+    def _in_words(self) -> Iterator[None]:
+        """What SQLite says, in words that help; also of a file that holds what we never wrote."""
         try:
-            with self._lock:
-                yield
+            yield
         except sqlite3.OperationalError as error:
             words = str(error)
             if "full" in words or "disk I/O" in words:
@@ -225,7 +247,7 @@ class Journal:
                     "--out."
                 ) from error
             raise UserError(f"{self.path} can't be used ({words}).") from error
-        except sqlite3.DatabaseError as error:
+        except (sqlite3.Error, ValueError, TypeError, OverflowError) as error:
             raise UserError(
                 f"{self.path} is no journal of `engine label` ({error}): remove it, or pass "
                 "another --out."

@@ -120,29 +120,36 @@ def _fetch(name: str) -> Path:
 
 
 def _read(path: Path) -> dict[str, Tensor]:
-    import pickle
-
-    from safetensors import SafetensorError
     from safetensors.torch import load_file
 
     try:
         if path.suffix == ".safetensors":
             return load_file(path)
         found = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, SafetensorError, pickle.UnpicklingError) as error:
-        reason = str(error).splitlines()[0]
+    except Exception as error:  # torch has a dozen for a damaged file
+        reason = (str(error) or repr(error)).splitlines()[0]
         raise UserError(f"{path} can't be read as weights ({reason}).") from error
     for key in ("state_dict", "model"):
         if isinstance(found, dict) and isinstance(found.get(key), dict):
             found = found[key]
-    return {name: value for name, value in found.items() if isinstance(value, Tensor)}
+    if not isinstance(found, dict):
+        raise UserError(f"{path} can't be read as weights (it holds no names).")
+    return {
+        name: value
+        for name, value in found.items()
+        if isinstance(name, str) and isinstance(value, Tensor)
+    }
 
 
 def _read_vivit(folder: Path) -> dict[str, Tensor]:
     """By `transformers` itself, whose names on disk are not those of its module."""
     from transformers import VivitForVideoClassification
 
-    return VivitForVideoClassification.from_pretrained(folder).state_dict()
+    try:
+        return VivitForVideoClassification.from_pretrained(folder).state_dict()
+    except Exception as error:  # as above
+        reason = (str(error) or repr(error)).splitlines()[0]
+        raise UserError(f"{folder} can't be read as weights ({reason}).") from error
 
 
 def _best_naming(model: nn.Module, weights: dict[str, Tensor]) -> dict[str, Tensor]:

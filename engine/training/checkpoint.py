@@ -45,6 +45,16 @@ class Config:
     metrics: dict[str, float]
     versions: dict[str, str]
 
+    def __post_init__(self) -> None:
+        """What is read from a file may be anything."""
+        names, figures = self.class_names, self.metrics
+        if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+            raise ValueError("class_names is no list of names")
+        if not isinstance(figures, dict) or not isinstance(self.versions, dict):
+            raise ValueError("metrics and versions must be tables")
+        if not isinstance(self.step, int) or not isinstance(self.model.num_classes, int):
+            raise ValueError("step and num_classes must be whole numbers")
+
     def to_dict(self) -> dict[str, Any]:
         return {
             **{each.name: getattr(self, each.name) for each in dataclasses.fields(self)},
@@ -96,8 +106,23 @@ def best_of(run: Path) -> Path | None:
     path = run / BEST
     if not path.is_file():
         return None
-    found = run / FOLDER / json.loads(path.read_text())["checkpoint"]
+    name = read_best(run)["checkpoint"]
+    found = run / FOLDER / name
     return found if found.is_dir() else None
+
+
+def read_best(run: Path) -> dict[str, Any]:
+    """What mark_best wrote."""
+    path = run / BEST
+    try:
+        note = json.loads(path.read_text())
+        if not NAME.fullmatch(note["checkpoint"]) or not isinstance(note["metric"], str):
+            raise ValueError("it names no checkpoint of the run")
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise UserError(
+            f"{path} is damaged ({error}): name one of the run's checkpoints itself."
+        ) from error
+    return note
 
 
 def named_or_best(path: Path) -> Path | None:
@@ -124,7 +149,7 @@ def load_config(checkpoint: Path) -> Config:
         )
     except FileNotFoundError as error:
         raise UserError(f"{checkpoint} is no checkpoint: it holds no {CONFIG}.") from error
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise UserError(f"{path} is damaged ({error}); take another checkpoint.") from error
 
 
@@ -155,14 +180,15 @@ def load_model(checkpoint: Path) -> "tuple[nn.Module, Config]":
 
 
 def load_state(checkpoint: Path) -> dict[str, Any]:
-    import pickle
-
     import torch
 
     path = checkpoint / STATE
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, pickle.UnpicklingError) as error:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+        if not isinstance(state, dict):
+            raise ValueError("it holds no names")
+        return state
+    except Exception as error:  # torch has a dozen for a damaged file
         raise UserError(f"{path} can't be read ({error}); take another checkpoint.") from error
 
 

@@ -41,11 +41,17 @@ def create(run: Path, recipe: Recipe, facts: dict[str, Any], manifest: Path) -> 
 def load(run: Path) -> tuple[Recipe, dict[str, Any]]:
     if not (run / FACTS).is_file():
         raise UserError(f"{run} holds no run that could be resumed; leave --resume out.")
+    return Recipe.resolve(recipes.read(run / RECIPE)), read_facts(run)
+
+
+def read_facts(run: Path) -> dict[str, Any]:
     try:
         facts = json.loads((run / FACTS).read_text())
-    except ValueError as error:
+        if not isinstance(facts, dict):
+            raise ValueError("it is no table")
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{run / FACTS} is damaged ({error}); begin the run anew.") from error
-    return Recipe.resolve(recipes.read(run / RECIPE)), facts
+    return facts
 
 
 def digest(rows: Sequence[ClipRow]) -> str:
