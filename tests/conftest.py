@@ -51,6 +51,12 @@ def run_engine() -> RunEngine:
     return run
 
 
+@pytest.fixture
+def mark(tmp_path: Path) -> Path:
+    """Is there once something was run that mustn't be."""
+    return tmp_path / "harmed"
+
+
 def pytest_runtest_setup(item: pytest.Item) -> None:
     if item.get_closest_marker("gpu"):
         import torch
