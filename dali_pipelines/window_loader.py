@@ -97,18 +97,17 @@ class WindowLoader:
         files: deque[_Reading] = deque()
         paths = iter(self._paths)
         try:
-            while True:
+            while not stop.is_set():
                 while len(files) <= self._num_threads and (path := next(paths, None)) is not None:
                     files.append(_Reading(path, self._batch_size, self._read))
                 if not files:
                     return
-                file = files.popleft()
-                try:
-                    while isinstance(item := self._next(file, stop), ReadWindow):
-                        yield item
-                except GeneratorExit:
-                    files.append(file)  # to be ended with the others
-                    raise
+                file = files[0]
+                while isinstance(item := self._next(file, stop), ReadWindow):
+                    yield item
+                if stop.is_set():
+                    return
+                files.popleft()
                 if isinstance(item, VideoError):
                     self.report.failures[file.path] = item.reason
                 elif item is not None:

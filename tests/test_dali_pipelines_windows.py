@@ -2,6 +2,8 @@
 
 import gc
 import threading
+from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -143,6 +145,21 @@ def test_leaving_early_and_breaking_down_leave_nothing_behind(video: Path) -> No
     with pytest.raises(ZeroDivisionError):
         list(WindowLoader(paths(), SMALL, window_s=1))
     assert not [t for t in threading.enumerate() if t.name.startswith(("decode", "ahead"))]
+
+
+def test_leaving_early_looks_at_no_further_file(video: Path) -> None:
+    asked = []
+
+    def paths() -> Iterator[Path]:
+        for number in range(1000):
+            asked.append(number)
+            yield video
+
+    loader = WindowLoader(paths(), SMALL, batch_size=1, num_threads=2)
+    with closing(loader.batches()) as batches:
+        next(batches)
+    assert len(asked) < 50
+    assert not [each for each in threading.enumerate() if each.name == "decode"]
 
 
 def test_an_unexpected_fault_names_the_file(video: Path, monkeypatch: pytest.MonkeyPatch) -> None:
