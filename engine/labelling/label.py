@@ -95,12 +95,11 @@ def label(
     told: set[Path] = set()
 
     def write(windows: list[Window], found: Iterable[NDArray[np.float32]]) -> None:
-        failures = [
-            (on_the_way[path][0], reason)
-            for path, reason in list(loader.report.failures.items())
-            if path not in told
-        ]
-        told.update(item.path for item, _ in failures)
+        failures = []
+        while loader.report.failures:
+            path, reason = loader.report.failures.popitem()
+            told.add(path)
+            failures.append((on_the_way[path][0], reason))
         answers = []
         for window, each in zip(windows, found, strict=True):
             if window.path in told:
