@@ -166,7 +166,7 @@ def _scrambled(folder: Path) -> Path:
     data = bytearray(path.read_bytes())
     start = data.index(b"mdat") + 8
     noise = np.random.default_rng(0).integers(0, 256, 4000, np.uint8).tobytes()
-    end = min(len(data), start + 4000)
+    end = min(data.index(b"moov") - 4, start + 4000)  # pictures alone, however few bytes they take
     data[start:end] = noise[: end - start]
     path.write_bytes(data)
     return path
