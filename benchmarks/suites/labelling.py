@@ -5,7 +5,7 @@ with what was compiled from it. Parts, each by itself with `--only`:
 
 rate: clips/s of the command, by its own count (without start-up) and as a whole, in turn with
 `transformers`' video pipeline over the same files with the same weights.
-cluster: the same files by the plain command and on a local Ray cluster with as many workers, each
+cluster: more files, by the plain command and on a local Ray cluster with as many workers, each
 with all cores; and by two workers that share them.
 files: memory while 10,000 files are labelled, a clip or so each; film: while one of two hours is,
 in windows of 10 s every 5 s.
@@ -43,7 +43,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--run", type=Path, required=True)
     parser.add_argument("--artifact", type=Path, required=True)
-    parser.add_argument("--clips", type=int, default=400, help="for rate; cluster has four times")
+    parser.add_argument("--clips", type=int, default=400, help="for rate; cluster has twice")
     parser.add_argument("--files", type=int, default=10_000)
     parser.add_argument("--only", nargs="+", choices=PARTS, default=PARTS)
     parser.add_argument("--out", type=Path, default=RESULTS)
@@ -62,7 +62,7 @@ def main() -> None:
             if part == "rate":
                 found: Any = rate(run, artifact, linked(drawn, folder / "some", options.clips))
             elif part == "cluster":
-                found = cluster(artifact, linked(drawn, folder / "more", 4 * options.clips))
+                found = cluster(artifact, linked(drawn, folder / "more", 2 * options.clips))
             elif part == "files":
                 found = watched(artifact, linked(drawn, folder / "many", options.files))
             else:
