@@ -19,6 +19,8 @@ from dali_pipelines.frame_plan import IntArray
 
 MAX_REMEMBERED = 16_000_000
 """Packets in the indices that are kept for long files, over all files: about 256 MB."""
+FILE_SIZE = 1000
+"""What a file counts beside its packets, so that millions of short ones aren't kept."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,6 +114,7 @@ class IndexMemory:
 
     def __init__(self) -> None:
         self._indices: OrderedDict[tuple[Path, int, int], PacketIndex | None] = OrderedDict()
+        self._size = 0
         self._lock = Lock()
 
     def get(self, path: Path) -> tuple[bool, PacketIndex | None]:
@@ -124,13 +127,18 @@ class IndexMemory:
 
     def put(self, path: Path, index: PacketIndex | None) -> None:
         with self._lock:
-            self._indices[_key(path)] = index
-            while sum(map(_size, self._indices.values())) > MAX_REMEMBERED:
-                self._indices.popitem(last=False)
+            key = _key(path)
+            if key in self._indices:
+                self._size -= _size(self._indices.pop(key))
+            self._indices[key] = index
+            self._size += _size(index)
+            while self._size > MAX_REMEMBERED:
+                _, oldest = self._indices.popitem(last=False)
+                self._size -= _size(oldest)
 
 
 def _size(index: PacketIndex | None) -> int:
-    return len(index) if index else 1
+    return FILE_SIZE + (len(index) if index else 0)
 
 
 def _key(path: Path) -> tuple[Path, int, int]:
