@@ -15,6 +15,8 @@ COLUMNS = (
     "gpu_mib", "threads", "stages", "bottleneck", "efficiency", "bound", "share_of_bound",
     "on_front", "error",
 )  # fmt: skip
+STACKED = 10
+"""Names above each other, of points of like accuracy."""
 STAGE_COLOURS = {
     "read": "#bbbbbb", "decode": "#4477aa", "preprocess": "#66ccee", "copy": "#ccbb44",
     "model": "#ee6677", "post": "#aa3377",
@@ -88,7 +90,7 @@ def _write_names(axes: Any, rows: list[dict[str, Any]]) -> None:
     for row in sorted(rows, key=lambda each: (round(each["top1"], 2), each["clips_per_s"])):
         level = round(row["top1"], 2)
         place[level] = place.get(level, 0) + 1
-        height = 8 + 11 * ((place[level] - 1) % 4)
+        height = 8 + 11 * ((place[level] - 1) % STACKED)
         axes.annotate(
             title_of(row), (row["clips_per_s"], 100 * row["top1"]), xytext=(4, height),
             textcoords="offset points", fontsize=7, alpha=1 if row["on_front"] else 0.6,

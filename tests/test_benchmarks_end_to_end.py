@@ -1,5 +1,6 @@
 """From files to labels, side by side: real processes, real videos; no test judges how fast."""
 
+import dataclasses
 import json
 import os
 import shutil
@@ -217,6 +218,18 @@ def test_a_worker_that_is_killed_or_refuses_is_an_error_in_words(run: Path, tmp_
         os.kill(worker._process.pid or 0, signal.SIGKILL)
         with pytest.raises(WayError, match="ended by itself"):
             worker.ask("open", clip)
+
+
+def test_a_peer_that_cannot_read_one_clip_reads_the_others(run: Path, tmp_path: Path) -> None:
+    good = rows(tmp_path, 2)
+    broken = tmp_path / "broken.avi"
+    broken.write_bytes(good[0].path.read_bytes()[:500])
+    clips = [dataclasses.replace(good[0], id=9, path=broken), *good]
+    with Worker(WaySpec(name="torch", kind="torch", path=run)) as worker:
+        worker.ask("open", clips[0])
+        answer = worker.ask("label", clips, Setting(batch=2))
+        assert answer["probabilities"].keys() == {each.id for each in good}
+        assert len(worker.ask("latency", clips, 10.0)["ms"]) == len(good)
 
 
 @pytest.fixture(scope="module")

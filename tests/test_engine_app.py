@@ -176,7 +176,7 @@ def test_a_long_video_has_segments_that_make_the_player_jump(page: Any, tmp_path
     buttons.nth(last).click()  # again
     wait_until(lambda: seconds_in_player(page)[0] == starts[last])
     label = names[last].split(" ", 1)[1]
-    assert page.locator("p", has_text=re.compile(f"^{label}$")).count() >= 1
+    page.locator("p", has_text=re.compile(f"^{label}$")).first.wait_for()
     bars = page.locator("[aria-roledescription=bar]")
     for place in (0, 0, last):  # the same one twice
         page.evaluate("document.querySelector('video').currentTime = 0.5")

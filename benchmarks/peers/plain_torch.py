@@ -48,7 +48,10 @@ class PlainTorch:
         return labelled(self._answer, loader)
 
     def one(self, row: ClipRow) -> Any:
-        return next(self.label([row], Setting(batch=1), num_workers=0)).probabilities
+        found = next(self.label([row], Setting(batch=1), num_workers=0), None)
+        if found is None:
+            raise VideoError(row.path, "it can't be read this way")
+        return found.probabilities
 
     def _answer(self, clips: torch.Tensor) -> torch.Tensor:
         with torch.no_grad():

@@ -47,7 +47,7 @@ def found(out: Path) -> dict[str, Any]:
     with (out / "failures.csv").open(newline="") as file:
         failures = list(csv.DictReader(file))
     return {
-        "steps": json.loads((out / "steps.json").read_text()),
+        "steps": json.loads((out / "steps.json").read_text().replace(str(out), "demo")),
         "top1": report["video"]["top1"],
         "top1_interval": report["video"]["top1_interval"],
         "num_tested": report["protocol"]["num_clips"],

@@ -33,7 +33,7 @@ from dali_pipelines import clip_file
 from dali_pipelines.feed import ClipRow
 
 PARTS = ("rate", "cluster", "files", "film")
-REPEATS = 3
+REPEATS = 2
 LOOK_S = 0.5
 POINTS = 24
 FILM_S = 7200
@@ -43,7 +43,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--run", type=Path, required=True)
     parser.add_argument("--artifact", type=Path, required=True)
-    parser.add_argument("--clips", type=int, default=400, help="for rate; cluster has twice")
+    parser.add_argument("--clips", type=int, default=300, help="for rate; cluster has twice")
     parser.add_argument("--files", type=int, default=10_000)
     parser.add_argument("--only", nargs="+", choices=PARTS, default=PARTS)
     parser.add_argument("--out", type=Path, default=RESULTS)

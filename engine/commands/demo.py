@@ -46,7 +46,7 @@ def demo(
     clips_per_class: Annotated[
         int, typer.Option(min=10, help=f"Clips to draw for each of {CLASSES} classes.")
     ] = 100,
-    epochs: Annotated[int, typer.Option(min=1, help="How often training sees each clip.")] = 16,
+    epochs: Annotated[int, typer.Option(min=1, help="How often training sees each clip.")] = 12,
 ) -> None:
     """Draw videos, train on them, compile, bench, label a folder; a few minutes without a GPU.
 

@@ -24,8 +24,10 @@ if TYPE_CHECKING:
     from engine.commands.opened import Predictor
     from engine.labelling.label import Settings, Tally
 
-PART = 16
-"""Files that a worker gets at a time, and loses where it dies."""
+PARTS_EACH = 8
+LEAST, MOST = 16, 256
+"""Files that a worker gets at a time, and loses where it dies; each part begins anew to read
+ahead, so that small ones cost time."""
 
 
 def label_on_cluster(
@@ -68,7 +70,7 @@ def label_on_cluster(
     if not waiting:
         return tally
     answered = (
-        ray.data.from_items(waiting, override_num_blocks=-(-len(waiting) // PART))
+        ray.data.from_items(waiting, override_num_blocks=_num_parts(len(waiting), workers))
         .map_batches(
             Labeller,
             fn_kwargs={"asked": _absolute(asked), "digest": digest},
@@ -83,6 +85,11 @@ def label_on_cluster(
     for batch in answered:
         _write(batch, journal, digest, tally, on_file)
     return tally
+
+
+def _num_parts(num_files: int, workers: int) -> int:
+    part = min(MOST, max(LEAST, num_files // (PARTS_EACH * workers)))
+    return -(-num_files // part)
 
 
 def _absolute(asked: "Asked") -> "Asked":
