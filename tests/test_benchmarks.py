@@ -1,5 +1,6 @@
 """The parts of the benchmarks that nothing else runs here."""
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -75,7 +76,16 @@ def test_every_backend_that_runs_here_is_a_row() -> None:
     assert rows["openvino fp32"]["share_of_peak"] > 0
 
 
-def test_the_readmes_figures_are_those_of_the_results() -> None:
-    text = readme.README.read_text()
-    assert readme.SECTION.findall(text)
-    assert readme.render(text) == text  # else: make readme
+def test_figures_in_the_docs_are_those_of_the_results() -> None:
+    shown = set()
+    for page in readme.PAGES:
+        text = page.read_text()
+        shown |= {found[1] for found in readme.SECTION.findall(text)}
+        assert readme.render(text) == text  # else: make readme
+    assert shown == readme.SECTIONS.keys()
+
+
+def test_every_link_and_picture_in_the_docs_leads_somewhere() -> None:
+    for page in readme.PAGES:
+        for target in re.findall(r"\]\(([^)#]+)\)", page.read_text()):
+            assert "://" in target or (page.parent / target).exists(), (page, target)
