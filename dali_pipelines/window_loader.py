@@ -14,7 +14,7 @@ from pathlib import Path
 from threading import Event, Thread
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from dali_pipelines.ahead import put_unless, run_ahead
+from dali_pipelines.ahead import LEAVE_S, put_unless, run_ahead
 from dali_pipelines.errors import LoaderError, VideoError
 from dali_pipelines.feed import Report
 from dali_pipelines.graph import ClipGraph
@@ -27,8 +27,6 @@ if TYPE_CHECKING:
 
 BATCHES_AHEAD = 2
 TIMEOUT_S = 120.0
-LEAVE_S = 5.0
-"""For how long a reader that was told to stop is waited for."""
 
 
 class WindowBatch(NamedTuple):

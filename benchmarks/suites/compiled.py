@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.machine import file_name, fingerprint
-from benchmarks.suites.training import RESULTS, engine
+from benchmarks.suites.training import RESULTS, draw, engine
 
 MODELS: dict[str, tuple[str, int, dict[str, Any]]] = {
     "cnn-lstm": ("cnn-lstm", 16, {}),
@@ -50,8 +50,7 @@ def main() -> None:
         folder = options.keep or Path(temporary)
         root = folder / "set"
         if not root.exists():
-            engine("data", "synth", root, "--clips-per-class", options.clips // 8, "--seed", SEED)
-            engine("data", "split", root, "--scheme", "grouped")
+            draw(root, options.clips, SEED)
         for part in [options.only] if options.only else ["speed", "agreement"]:
             measure = speed if part == "speed" else agreement
             for name in options.models:

@@ -20,7 +20,7 @@ from typing import Any
 
 from benchmarks.machine import file_name, fingerprint
 from benchmarks.suites.compiled import make_run
-from benchmarks.suites.training import RESULTS, engine
+from benchmarks.suites.training import RESULTS, draw, engine
 from benchmarks.way import Setting, WaySpec
 from benchmarks.worker import Worker
 
@@ -55,8 +55,7 @@ def main() -> None:
         folder = options.keep or Path(temporary)
         root = folder / "set"
         if not root.exists():
-            engine("data", "synth", root, "--clips-per-class", options.clips // 8, "--seed", SEED)
-            engine("data", "split", root, "--scheme", "grouped")
+            draw(root, options.clips, SEED)
         for name in options.models:
             prepare(name, root, folder)
         artifacts = prepare_frames(root, folder)

@@ -50,7 +50,7 @@ def main() -> None:
     result = json.loads(path.read_text()) if path.exists() else {}
     result |= {"command": "python -m benchmarks.suites.training", **facts}
     with tempfile.TemporaryDirectory(prefix="engine-bench-") as folder:
-        root = options.data or draw(Path(folder) / "set", options.clips)
+        root = options.data or draw(Path(folder) / "set", options.clips, SEED)
         result["num_clips"] = options.clips
         for part in [options.only] if options.only else PARTS:
             if part == "families":
@@ -67,8 +67,8 @@ def main() -> None:
     print(f"written to {path}")
 
 
-def draw(root: Path, num_clips: int) -> Path:
-    engine("data", "synth", root, "--clips-per-class", num_clips // 8, "--seed", SEED)
+def draw(root: Path, num_clips: int, seed: int) -> Path:
+    engine("data", "synth", root, "--clips-per-class", num_clips // 8, "--seed", seed)
     engine("data", "split", root, "--scheme", "grouped")
     return root
 
