@@ -28,9 +28,13 @@ class ClipFacts:
     frames_claimed: int
     """What the container's header says; 0 where it says nothing."""
     frames: int
-    """Coded frames in the file; from `check`, the frames that really decode."""
+    """Frames that the file shows; from `check`, the frames that really decode."""
     gop: int
     """Most frames from one keyframe to the next."""
+    is_packed: bool = False
+    """A packed bitstream, as DivX and Xvid write it: packets are not frames. It is no damage."""
+    num_streams: int = 1
+    """Of video, of which the first is read."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,7 +61,7 @@ def judge(facts: ClipFacts, *, expected: int, damaged: int) -> ClipHealth:
     elif missing > tolerated:
         reasons.append(f"cut short: {facts.frames} of {expected} frames are there")
     if damaged and damaged + missing > tolerated:
-        reasons.append(f"damaged: {damaged} packets or frames of {expected} don't decode cleanly")
+        reasons.append(f"damaged: {damaged} frames of {expected} don't decode cleanly")
     if reasons:
         return ClipHealth(status="bad", reason="; ".join(reasons), facts=facts)
     return ClipHealth(status="ok", reason="", facts=facts, loaders=loaders_of(facts))

@@ -33,7 +33,7 @@ class ReadClip:
     sources: list[Any]
     """What the graph's front takes; see graph.py."""
     way: Way
-    num_stand_ins: int = 0
+    num_damaged: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,13 +94,13 @@ class ClipReader:
         numbers = np.unique(np.concatenate([look.plan.source_indices for look in looks]))
         short = self.feed.spec.resize
         way: Way = "the cache"
-        frames, num_stand_ins = None, 0
+        frames, num_damaged = None, 0
         if self.cache is not None and row.path.is_file():
             frames = self.cache.get(row.path, short, numbers.tolist())
         if frames is None:
             way = "PyAV"
-            frames, num_stand_ins = self._decode(row.path, numbers)
-            if self.cache is not None and not num_stand_ins and row.path.is_file():
+            frames, num_damaged = self._decode(row.path, numbers)
+            if self.cache is not None and not num_damaged and row.path.is_file():
                 self.cache.put(row.path, short, numbers.tolist(), frames)
         by_number = dict(zip(numbers.tolist(), frames, strict=True))
         return ReadClip(
@@ -109,7 +109,7 @@ class ClipReader:
             looks=looks,
             sources=[frame for look in looks for frame in _compose(look, by_number)],
             way=way,
-            num_stand_ins=num_stand_ins,
+            num_damaged=num_damaged,
         )
 
     def _decode(self, path: Path, numbers: IntArray) -> tuple[list[Frame], int]:
@@ -118,13 +118,13 @@ class ClipReader:
             whole = frame_folder.read_frames(path, numbers)
             return [resize_short(frame, short) for frame in whole], 0
         frames: list[Frame] = []
-        num_stand_ins = 0
+        num_damaged = 0
         for item in decode_wanted(path, numbers, stop=self.stop):
             frames.append(resize_short(to_pixels(item.frame), short))
-            num_stand_ins += item.stands_in
+            num_damaged += item.is_damaged
         if len({frame.shape for frame in frames}) > 1:
             raise VideoError(path, "its picture changes size midway")
-        return frames, num_stand_ins
+        return frames, num_damaged
 
 
 def _compose(look: Look, frames: dict[int, Frame]) -> list[Frame]:

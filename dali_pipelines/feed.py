@@ -125,7 +125,7 @@ class Report:
     """How many clips each way of reading delivered."""
     failures: dict[Path, str] = field(default_factory=dict)
     """Files that can't be read, with the reason; their clips are missing from the batches."""
-    stand_ins: Counter[Path] = field(default_factory=Counter)
+    damaged_frames: Counter[Path] = field(default_factory=Counter)
     """Frames that don't decode, for which a neighbour stands in."""
     refused: dict[Path, str] = field(default_factory=dict)
     """Files that DALI's video decoder didn't take, so that PyAV read them."""
@@ -136,9 +136,9 @@ class Report:
         if self.refused:
             path, reason = next(iter(self.refused.items()))
             parts.append(f"{len(self.refused):,} files not for DALI's decoder ({path}: {reason})")
-        if self.stand_ins:
+        if self.damaged_frames:
             parts.append(
-                f"{self.stand_ins.total():,} damaged frames of {len(self.stand_ins):,} files "
+                f"{self.damaged_frames.total():,} damaged frames of {len(self.damaged_frames):,} files "
                 "replaced by their neighbours"
             )
         if self.failures:

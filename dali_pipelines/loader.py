@@ -175,8 +175,8 @@ class DaliLoader(ClipLoader):
     def _count(self, clips: list[ReadClip]) -> None:
         for clip in clips:
             self.report.read_by[clip.way] += 1
-            if clip.num_stand_ins:
-                self.report.stand_ins[clip.row.path] += clip.num_stand_ins
+            if clip.num_damaged:
+                self.report.damaged_frames[clip.row.path] += clip.num_damaged
 
     def _takes_video(self, row: ClipRow) -> bool:
         """From the index's codec, and from the file itself what the index doesn't hold."""

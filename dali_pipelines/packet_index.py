@@ -1,146 +1,214 @@
-"""Which packets of a video must be decoded for the frames that are wanted.
+"""Which coded pictures of a video must be decoded for the frames that are wanted.
 
 A decoder can begin at a keyframe and nowhere else, and a frame needs all reference frames between
-that keyframe and itself. Everything else can be left alone.
+that keyframe and itself. Everything else can be left alone. A picture's position is its place in
+decoding order; a frame's number is its place in the order of display.
 """
 
 import bisect
-from collections import OrderedDict
-from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import Path
-from threading import Lock
-from typing import Self
+from typing import NamedTuple, Self
 
 import av
 import numpy as np
 
+from dali_pipelines import mpeg4
 from dali_pipelines.frame_plan import IntArray
+from dali_pipelines.pictures import Picture, PictureReader
 
-MAX_REMEMBERED = 16_000_000
-"""Packets in the indices that are kept for long files, over all files: about 256 MB."""
-FILE_SIZE = 1000
-"""What a file counts beside its packets, so that millions of short ones aren't kept."""
+LARGEST_DELAY = 64
+"""Pictures between decoding and display. No codec needs as many: time stamps begin anew there."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Run:
-    """Packets [start, stop) in decoding order; the first is a keyframe."""
+    """Pictures [start, stop) in decoding order; the first is a keyframe."""
 
     start: int
     stop: int
 
 
-@dataclass(frozen=True, kw_only=True)
-class PacketIndex:
-    shown_pts: IntArray
-    """Time stamps in the order in which frames are shown: frame number → time stamp."""
-    positions: IntArray
-    """Where in decoding order the packet of each shown frame stands."""
-    keyframes: IntArray
-    """Positions of keyframes, ascending."""
-    keyframe_pts: IntArray
+class Mark(NamedTuple):
+    """By what a keyframe of a long file is found again."""
+
+    pts: int | None
+    dts: int | None
+    offset: int | None
 
     @classmethod
-    def of(cls, packets: Iterable[av.Packet], *, reorders: bool) -> Self | None:
-        """None where time stamps don't tell the order: then all frames must be counted.
+    def of(cls, packet: av.Packet) -> Self:
+        return cls(packet.pts, packet.dts, packet.pos)
 
-        `reorders`: the decoder shows frames in another order than it gets them. AVI doesn't store
-        that order, and for H.264 there FFmpeg's stamps just count the packets.
+    def fits(self, packet: av.Packet) -> bool:
+        """Some demuxers count anew after seeking, but not in all three."""
+        pairs = zip(self, Mark.of(packet), strict=True)
+        return any(known is not None and known == found for known, found in pairs)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PacketIndex:
+    positions: IntArray
+    """Number of a frame → position of its picture."""
+    numbers: IntArray
+    """Position of a picture → number of its frame; -1 where none is shown."""
+    ranks: IntArray
+    """The same, but pictures that an edit list hides count too."""
+    keyframes: IntArray
+    """Positions of keyframes, ascending."""
+    marks: list[Mark]
+    """One for each keyframe."""
+    sizes: IntArray
+    """Bytes of the pictures, by position."""
+    kinds: str = ""
+    """Of MPEG-4's pictures, by position; empty for other codecs."""
+    times: IntArray | None = None
+    """When each frame is shown, in the stream's clock, by number; None where it isn't known."""
+    end: int = 0
+    """When the last frame is no longer shown."""
+
+    @classmethod
+    def of(cls, reader: PictureReader, *, keep: list[Picture] | None = None) -> Self | None:
+        """None where the order of display can't be known: then all frames must be counted.
+
+        All of the stream is read in any case; its pictures are put into `keep`.
         """
-        pts: list[int] = []
-        shown: list[int] = []
-        keyframes: list[int] = []
-        for position, packet in enumerate(packets):
-            if packet.pts is None:
-                return None
-            pts.append(packet.pts)
-            if packet.is_keyframe:
-                keyframes.append(position)
-            if not packet.is_discard:  # an edit list hides it, though others may need it
-                shown.append(position)
-        if not shown or keyframes[:1] != [0]:
+        walk = _Walk()
+        for picture in reader:
+            walk.take(picture)
+            if keep is not None:
+                keep.append(picture)
+        order = walk.order(reader)
+        if order is None:
             return None
-        stamps = np.array(pts, np.int64)
-        if reorders and np.all(np.diff(stamps) > 0):
-            return None
-        visible = np.array(shown, np.int64)
-        order = np.argsort(stamps[visible], kind="stable")
-        shown_pts = stamps[visible][order]
-        if np.any(np.diff(shown_pts) == 0):
-            return None
+        numbers = _inverse(order, len(walk.sizes))
+        times, end = walk.times(reader, order)
         return cls(
-            shown_pts=shown_pts,
-            positions=visible[order],
-            keyframes=np.array(keyframes, np.int64),
-            keyframe_pts=stamps[keyframes],
+            positions=np.array(order, np.int64),
+            numbers=numbers,
+            ranks=walk.ranks(numbers),
+            keyframes=np.array(walk.keyframes, np.int64),
+            marks=walk.marks,
+            sizes=np.array(walk.sizes, np.int64),
+            kinds="".join(walk.kinds),
+            times=times,
+            end=end,
         )
 
     def __len__(self) -> int:
-        return len(self.shown_pts)
+        return len(self.positions)
 
-    def number_of(self, pts: int | None) -> int | None:
-        """The number of the frame that is shown at `pts`."""
-        if pts is None:
-            return None
-        number = int(np.searchsorted(self.shown_pts, pts))
-        return number if number < len(self) and self.shown_pts[number] == pts else None
+    def number_of(self, position: int | None) -> int:
+        """The number of the frame whose picture is at `position`; -1 where there is none."""
+        if position is None or not 0 <= position < len(self.numbers):
+            return -1
+        return int(self.numbers[position])
+
+    def may_be_left_out(self, position: int) -> bool:
+        """Whether no other picture refers to it; not known of most codecs."""
+        return self.kinds[position : position + 1] == "B"
 
     def runs(self, wanted: list[int]) -> list[Run]:
-        """The packets to decode for the frames `wanted` (ascending)."""
+        """The pictures to decode for the frames `wanted` (ascending)."""
         runs: list[Run] = []
         for number in wanted:
             position = int(self.positions[number])
-            start = self._keyframe_for(number, position)
+            start = self.keyframe_for(position)
             if runs and start <= runs[-1].stop:
                 runs[-1] = Run(start=runs[-1].start, stop=max(runs[-1].stop, position + 1))
             else:
                 runs.append(Run(start=start, stop=position + 1))
         return runs
 
-    def _keyframe_for(self, number: int, position: int) -> int:
-        """The last keyframe that neither comes after the frame in the file nor is shown after it.
+    def keyframe_for(self, position: int) -> int:
+        """The last keyframe that neither comes after the picture nor is shown after it.
 
-        Frames that stand behind a keyframe but are shown before it may need what came earlier.
+        Pictures that stand behind a keyframe but are shown before it may need what came earlier.
         """
         nearest = bisect.bisect_right(self.keyframes, position) - 1
-        while nearest > 0 and self.keyframe_pts[nearest] > self.shown_pts[number]:
+        while nearest > 0 and self.ranks[self.keyframes[nearest]] > self.ranks[position]:
             nearest -= 1
         return int(self.keyframes[nearest])
 
 
-class IndexMemory:
-    """Indices of long files, so that each is walked through once and not for every sample."""
+class _Walk:
+    """What a walk over a stream's pictures finds, by position."""
 
     def __init__(self) -> None:
-        self._indices: OrderedDict[tuple[Path, int, int], PacketIndex | None] = OrderedDict()
-        self._size = 0
-        self._lock = Lock()
+        self.pts: list[int | None] = []
+        self.dts: list[int | None] = []
+        self.sizes: list[int] = []
+        self.durations: list[int] = []
+        self.kinds: list[str] = []
+        self.shown: list[int] = []
+        self.keyframes: list[int] = []
+        self.marks: list[Mark] = []
 
-    def get(self, path: Path) -> tuple[bool, PacketIndex | None]:
-        with self._lock:
-            key = _key(path)
-            if key not in self._indices:
-                return False, None
-            self._indices.move_to_end(key)
-            return True, self._indices[key]
+    def take(self, picture: Picture) -> None:
+        packet, kind, is_shown = picture
+        position = len(self.sizes)
+        self.pts.append(packet.pts)
+        self.dts.append(packet.dts)
+        self.sizes.append(packet.size)
+        self.durations.append(packet.duration or 0)
+        self.kinds.append(kind)
+        if kind == "I" or (not kind and packet.is_keyframe):
+            self.keyframes.append(position)
+            self.marks.append(Mark(packet.pts, packet.dts, packet.pos))
+        if is_shown:
+            self.shown.append(position)
 
-    def put(self, path: Path, index: PacketIndex | None) -> None:
-        with self._lock:
-            key = _key(path)
-            if key in self._indices:
-                self._size -= _size(self._indices.pop(key))
-            self._indices[key] = index
-            self._size += _size(index)
-            while self._size > MAX_REMEMBERED:
-                _, oldest = self._indices.popitem(last=False)
-                self._size -= _size(oldest)
+    def order(self, reader: PictureReader) -> list[int] | None:
+        """Positions in the order of display, where it can be known."""
+        if not self.shown or self.keyframes[:1] != [0] or reader.has_fields:
+            return None
+        if self.kinds[0]:
+            return self._order_by_kind(reader)
+        known = [stamp for position in self.shown if (stamp := self.pts[position]) is not None]
+        if len(set(known)) < len(self.shown):
+            return None if reader.reorders else self.shown
+        places = np.argsort(known)
+        if np.abs(places - np.arange(len(places))).max() > LARGEST_DELAY:
+            return None
+        order = np.array(self.shown)[places].tolist()
+        if not reader.stores_order and reader.reorders and order == self.shown:
+            return None
+        first = self.pts[0]
+        if first is None or known[places[0]] < first:  # what is shown before it lacks references
+            return None
+        return order
+
+    def _order_by_kind(self, reader: PictureReader) -> list[int] | None:
+        header = reader.unpacker.header if reader.unpacker else None
+        if "B" in self.kinds and (not reader.reorders or header is None or header.is_interlaced):
+            # Some frames come twice then; and interlaced B-frames depend on the first of all.
+            return None
+        order = mpeg4.order_of_display(self.kinds)
+        visible = set(self.shown)
+        return order if len(visible) >= len(order) else [each for each in order if each in visible]
+
+    def ranks(self, numbers: IntArray) -> IntArray:
+        if self.kinds[0]:
+            return _inverse(mpeg4.order_of_display(self.kinds), len(numbers))
+        if len(self.shown) == len(numbers) or None in self.pts:
+            return numbers
+        return np.argsort(np.argsort(np.array(self.pts, np.int64), kind="stable"))
+
+    def times(self, reader: PictureReader, order: list[int]) -> tuple[IntArray | None, int]:
+        """When each frame is shown, and when the last one ends."""
+        from_decoding = bool(self.kinds[0]) and not reader.stores_order
+        stamps = self.dts if from_decoding or None in self.pts else self.pts
+        known = [stamp for position in order if (stamp := stamps[position]) is not None]
+        if len(known) < len(order):
+            return None, 0
+        times = np.sort(np.array(known, np.int64))
+        usual = int(np.median(np.diff(times))) if len(times) > 1 else 0
+        is_late = from_decoding and "B" in self.kinds and not reader.is_packed
+        if is_late and len(times) > 1:
+            times = np.append(times[1:], times[-1] + usual)  # each is shown as the next is decoded
+        return times, int(times[-1]) + (self.durations[order[-1]] or usual)
 
 
-def _size(index: PacketIndex | None) -> int:
-    return FILE_SIZE + (len(index) if index else 0)
-
-
-def _key(path: Path) -> tuple[Path, int, int]:
-    status = path.stat()
-    return path, status.st_size, status.st_mtime_ns
+def _inverse(order: list[int], count: int) -> IntArray:
+    numbers = np.full(count, -1, np.int64)
+    numbers[order] = np.arange(len(order))
+    return numbers

@@ -37,7 +37,15 @@ def to_pixels(
     converted = reformatter.reformat(
         frame, width=width, height=height, format="gray" if grey else "rgb24", threads=1
     )
-    return np.rot90(converted.to_ndarray(), frame.rotation // 90)
+    return np.rot90(converted.to_ndarray(), quarter_turns(frame))
+
+
+def quarter_turns(frame: av.VideoFrame) -> int:
+    """By how many quarters, counter-clockwise, a frame is to be turned for display.
+
+    A file may state a matrix that is no rotation at all, of which FFmpeg makes a huge number.
+    """
+    return round(frame.rotation / 90) % 4 if abs(frame.rotation) <= 360 else 0
 
 
 def resized_size(width: int, height: int, short: int) -> tuple[int, int]:
@@ -54,7 +62,7 @@ def resize_short(frame: Frame, short: int) -> Frame:
 
     height, width = frame.shape[:2]
     if min(width, height) == short:
-        return frame
+        return np.ascontiguousarray(frame)  # a turned frame, or one with padded rows, isn't
     new_width, new_height = resized_size(width, height, short)
     image_1CHW = from_numpy(np.ascontiguousarray(frame)).unsqueeze(0).permute(0, 3, 1, 2)
     resized = interpolate(image_1CHW, (new_height, new_width), mode="bilinear", antialias=True)

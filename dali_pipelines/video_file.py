@@ -1,129 +1,188 @@
 """Video files through PyAV: what a file says of itself, and whether all of it decodes."""
 
 import dataclasses
-from dataclasses import dataclass, field
+from collections.abc import Iterator
+from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
-from typing import cast
+from threading import Event
 
 import av
 import numpy as np
-from av.container import InputContainer
 from av.video.stream import VideoStream
+from numpy.typing import NDArray
 
 from dali_pipelines.clip_facts import ClipFacts, ClipHealth, judge
 from dali_pipelines.errors import VideoError
-from dali_pipelines.video_stream import demux, open_video
+from dali_pipelines.frame_plan import IntArray
+from dali_pipelines.indexed_video import IndexedVideo, open_indexed
+from dali_pipelines.pixels import quarter_turns
+from dali_pipelines.video_stream import open_video, picture_streams
+from dali_pipelines.wanted_frames import OtherOrder, Shown, frames_by_counting, frames_by_index
 
 BT601 = frozenset({2, 5, 6})
 """FFmpeg's numbers for: not stated, BT.470 BG (the same matrix), SMPTE 170M."""
 
 
 def probe(path: Path) -> ClipFacts:
-    """Facts from the container and the packets; one frame is decoded, to prove that any does."""
-    with open_video(path) as (container, stream):
-        scan = _scan(container, stream, decode_all=False)
-        if scan.first_frame is None:
+    """Facts from the container and the packets.
+
+    One frame is decoded, to prove that any does; all are where the packets don't give their number.
+    """
+    with open_indexed(path) as video:
+        if video.index is not None:
+            first = next(frames_by_index(video, Event()), None)
+            if first is not None:
+                return _facts(video, _Frames.of(video), first.frame)
             raise VideoError(path, "none of its frames decodes")
-        return _facts(stream, scan.first_frame, scan)
+    return _decode_all(path).facts
 
 
 def check(path: Path) -> ClipHealth:
     """Decode every frame. A bad file is a finding here, not an error."""
     try:
-        with open_video(path) as (container, stream):
-            scan = _scan(container, stream, decode_all=True)
-            if scan.first_frame is None:
-                raise VideoError(path, "none of its frames decodes")
-            facts = _facts(stream, scan.first_frame, scan)
-            expected = _expected_frames(stream, scan.pts)
+        found = _decode_all(path)
     except VideoError as error:
         return ClipHealth(status="bad", reason=error.reason, facts=None)
-    facts = dataclasses.replace(facts, frames=scan.decoded)
-    return judge(facts, expected=expected, damaged=scan.damaged)
+    return judge(found.facts, expected=found.expected, damaged=found.damaged)
 
 
-@dataclass(kw_only=True)
-class _Scan:
-    """What a walk over all packets found."""
-
-    pts: list[int] = field(default_factory=list)
-    keyframes: list[int] = field(default_factory=list)
-    """Positions of the keyframes among the packets."""
-    first_frame: av.VideoFrame | None = None
-    decoded: int = 0
-    damaged: int = 0
-    """Packets that don't decode, and frames that decode with errors."""
+def frame_times(path: Path) -> tuple[NDArray[np.float64], float] | None:
+    """Seconds at which each frame is shown, and at which the last one ends; None where unknown."""
+    with open_indexed(path) as video:
+        index, clock = video.index, video.stream.time_base
+        if index is None or index.times is None or clock is None:
+            return None
+        return index.times.astype(np.float64) * float(clock), index.end * float(clock)
 
 
-def _scan(container: InputContainer, stream: VideoStream, *, decode_all: bool) -> _Scan:
-    """Without `decode_all`, decoding ends with the first frame."""
-    scan = _Scan()
-    whole = False
-    for packet in demux(container, stream):
-        whole = not packet.size
-        if packet.size and not packet.is_discard:
-            if packet.is_keyframe:
-                scan.keyframes.append(len(scan.pts))
-            scan.pts.append(packet.pts if packet.pts is not None else packet.dts or 0)
-        if decode_all or scan.first_frame is None:
+@dataclass(frozen=True, kw_only=True)
+class _Frames:
+    """How many frames a file has, and where they lie."""
+
+    count: int
+    times: IntArray
+    """When they are shown, ascending in the stream's clock; empty where the file doesn't say."""
+    gop: int
+    """Most frames from one keyframe to the next."""
+
+    @classmethod
+    def of(cls, video: IndexedVideo) -> "_Frames":
+        index = video.index
+        assert index is not None
+        return cls(
+            count=len(index),
+            times=np.zeros(0, np.int64) if index.times is None else index.times,
+            gop=int(np.diff([*index.keyframes, len(index.sizes)]).max()),
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Decoded:
+    facts: ClipFacts
+    """With the frames that decode."""
+    expected: int
+    """How many frames should be there, without those of `damaged` that are lost."""
+    damaged: int
+    """Frames that don't decode, or with errors, or build on such."""
+
+
+def _decode_all(path: Path) -> _Decoded:
+    with open_indexed(path) as video:
+        if video.index is not None:
             try:
-                frames = cast(list[av.VideoFrame], packet.decode())
-            except av.FFmpegError:
-                scan.damaged += 1
-                continue
-            scan.decoded += len(frames)
-            scan.damaged += sum(bool(frame.is_corrupt) for frame in frames)
-            if frames and scan.first_frame is None:
-                scan.first_frame = frames[0]
-    scan.damaged += not whole
-    return scan
+                return _examine(video, _Frames.of(video), frames_by_index(video, Event()), [])
+            except OtherOrder:
+                pass
+        with open_video(path) as (container, stream):
+            failed: list[int] = []
+            frames = frames_by_counting(container, stream, Event(), failed=failed)
+            return _examine(video, None, frames, failed)
 
 
-def _facts(stream: VideoStream, first_frame: av.VideoFrame, scan: _Scan) -> ClipFacts:
-    rotation = first_frame.rotation
-    width, height = first_frame.width, first_frame.height
-    if rotation % 180:
-        width, height = height, width
-    gaps = np.diff([*(scan.keyframes or [0]), len(scan.pts)])
-    return ClipFacts(
-        codec=stream.codec_context.codec.canonical_name,
-        pixel_format=first_frame.format.name,
-        width=width,
-        height=height,
-        rotation=rotation,
-        bt601=int(first_frame.colorspace) in BT601,
-        fps=_rate(stream, scan.pts),
-        variable_rate=_is_variable(scan.pts),
-        frames_claimed=stream.frames,
-        frames=len(scan.pts),
-        gop=int(gaps.max()),
+def _examine(
+    video: IndexedVideo, frames: _Frames | None, shown: Iterator[Shown], failed: list[int]
+) -> _Decoded:
+    """`frames`: as they should be; None where only decoding says."""
+    first: av.VideoFrame | None = None
+    count = damaged = 0
+    times: list[int] = []
+    keyframes: list[int] = []
+    for number, frame, is_damaged in shown:
+        first = first or frame
+        count += 1
+        damaged += is_damaged
+        if frames is None:
+            if frame.key_frame:
+                keyframes.append(number)
+            if frame.pts is not None:
+                times.append(frame.pts)
+    if first is None:
+        raise VideoError(video.path, "none of its frames decodes")
+    if frames is None:
+        frames = _Frames(
+            count=count,
+            times=np.sort(np.array(times if len(times) == count else [], np.int64)),
+            gop=int(np.diff([*(keyframes or [0]), count]).max()),
+        )
+    facts = _facts(video, frames, first)
+    lost = frames.count - count + len(failed)
+    return _Decoded(
+        facts=dataclasses.replace(facts, frames=count),
+        expected=_expected_frames(video.stream, frames) - lost,
+        damaged=damaged + lost + (not video.is_whole),
     )
 
 
-def _expected_frames(stream: VideoStream, pts: list[int]) -> int:
+def _facts(video: IndexedVideo, frames: _Frames, first: av.VideoFrame) -> ClipFacts:
+    stream = video.stream
+    turns = quarter_turns(first)
+    width, height = first.width, first.height
+    if turns % 2:
+        width, height = height, width
+    return ClipFacts(
+        codec=stream.codec_context.codec.canonical_name,
+        pixel_format=first.format.name,
+        width=width,
+        height=height,
+        rotation=90 * turns if turns < 3 else -90,
+        bt601=int(first.colorspace) in BT601,
+        fps=_rate(stream, frames),
+        variable_rate=_is_variable(frames.times),
+        frames_claimed=stream.frames,
+        frames=frames.count,
+        gop=frames.gop,
+        is_packed=video.is_packed,
+        num_streams=len(picture_streams(video.container)),
+    )
+
+
+def _expected_frames(stream: VideoStream, frames: _Frames) -> int:
     """The frames there would be if the stream went on to its stated end as it goes so far.
 
     The header's own count won't do: it also counts what an edit list hides and, in AVI, ticks of
     the clock that show nothing.
     """
-    if not stream.duration or len(pts) < 2:
-        return len(pts)
-    covered = max(pts) - min(pts) + float(np.median(np.diff(np.sort(np.array(pts)))))
-    return round(len(pts) * max(1.0, stream.duration / max(covered, 1.0)))
+    times = frames.times
+    if not stream.duration or len(times) < 2:
+        return frames.count
+    covered = float(times[-1] - times[0]) + float(np.median(np.diff(times)))
+    return round(frames.count * max(1.0, stream.duration / max(covered, 1.0)))
 
 
-def _rate(stream: VideoStream, pts: list[int]) -> float:
+def _rate(stream: VideoStream, frames: _Frames) -> float:
     rate: Fraction | None = stream.average_rate or stream.guessed_rate
     if rate:
         return round(float(rate), 3)
-    span = (max(pts) - min(pts)) * (stream.time_base or 0)
-    return round(float((len(pts) - 1) / span), 3) if span else 0.0
+    if len(frames.times) < 2 or stream.time_base is None:
+        return 0.0
+    span = float(frames.times[-1] - frames.times[0]) * float(stream.time_base)
+    return round((len(frames.times) - 1) / span, 3) if span else 0.0
 
 
-def _is_variable(pts: list[int]) -> bool:
+def _is_variable(times: IntArray) -> bool:
     """Rounding to a coarse clock, and a frame dropped here and there, are not a variable rate."""
-    gaps = np.diff(np.sort(np.array(pts, np.int64)))
+    gaps = np.diff(times)
     if len(gaps) < 2:
         return False
     usual = np.median(gaps)

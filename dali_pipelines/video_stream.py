@@ -38,11 +38,7 @@ def open_video(path: Path) -> Iterator[tuple[InputContainer, VideoStream]]:
     except (av.FFmpegError, ValueError) as error:
         raise VideoError(path, f"can't be opened as video ({plain_words(error)})") from error
     with container:
-        streams = [  # FFmpeg presents a song's cover picture as a video of one frame
-            stream
-            for stream in container.streams.video
-            if not stream.disposition & Disposition.attached_pic
-        ]
+        streams = picture_streams(container)
         if not streams:
             raise VideoError(path, "it holds no video stream")
         stream = streams[0]
@@ -53,13 +49,37 @@ def open_video(path: Path) -> Iterator[tuple[InputContainer, VideoStream]]:
             raise VideoError(path, f"it claims a picture of {width:,} × {height:,}")
         stream.codec_context.options = {"max_pixels": str(MOST_PIXELS)}  # where it grows later
         stream.codec_context.thread_count = 1  # files are read in parallel, not one file's frames
-        yield container, stream
+        try:
+            yield container, stream
+        except Encrypted as error:
+            raise VideoError(
+                path, "it is encrypted; only its owner's player can open it"
+            ) from error
+
+
+def picture_streams(container: InputContainer) -> list[VideoStream]:
+    """FFmpeg presents a song's cover picture as a video of one frame; it is none."""
+    return [
+        stream
+        for stream in container.streams.video
+        if not stream.disposition & Disposition.attached_pic
+    ]
+
+
+class Encrypted(Exception):
+    """Its packets can't be decoded without a key."""
 
 
 def demux(container: InputContainer, stream: VideoStream) -> Iterator[av.Packet]:
     """Packets, then an empty one that drains the decoder; fewer where the container is broken."""
+    packets = iter(container.demux(stream))
     try:
-        yield from container.demux(stream)
+        for packet in packets:
+            if packet.has_sidedata("encryption_info"):
+                raise Encrypted
+            yield packet
+            break
+        yield from packets
     except (av.FFmpegError, IndexError):  # PyAV's, where a stream appears that wasn't announced
         return
 

@@ -1,177 +1,256 @@
 """Decoding of a video's wanted frames, and of nothing else where the file allows it.
 
-Packets before the nearest keyframe and after the last wanted frame are left alone, and so are
-frames that no other frame refers to, unless they are wanted themselves. Where time stamps are
-missing, or what comes out isn't what was asked for, all frames are decoded in turn instead.
+Pictures before the nearest keyframe and after the last wanted frame are left alone, and so are
+those that no other picture refers to, unless they are wanted themselves. Where the order of the
+frames can't be known beforehand, or what comes out isn't what was asked for, all frames are decoded
+in turn instead.
+
+Frame n is the n-th one that decoding all of the file shows.
 """
 
-from collections.abc import Iterable, Iterator
-from itertools import islice
+from bisect import bisect_left, insort
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import chain
 from pathlib import Path
 from threading import Event
 from typing import NamedTuple, cast
 
 import av
-import numpy as np
 from av.container import InputContainer
+from av.video.frame import PictureType
 from av.video.stream import VideoStream
-from numpy.typing import NDArray
 
 from dali_pipelines.clip_facts import TOLERATED_LOSS
 from dali_pipelines.errors import VideoError
 from dali_pipelines.frame_plan import IntArray
-from dali_pipelines.packet_index import IndexMemory, PacketIndex, Run
+from dali_pipelines.indexed_video import IndexedVideo, open_indexed
+from dali_pipelines.packet_index import PacketIndex, Run
 from dali_pipelines.video_stream import demux, open_video, plain_words
 
-KEEP_BELOW = 16 * 2**20
-"""Bytes up to which a file's packets are held in memory, so that it is read once."""
-
-_long_files = IndexMemory()
+SKIPS_LATE = frozenset({"libdav1d"})
+"""Decoders that take `skip_frame` once, as they are opened."""
 
 
 class Wanted(NamedTuple):
     number: int
     frame: av.VideoFrame
-    stands_in: bool
-    """The frame itself doesn't decode; this is its nearest neighbour."""
+    is_damaged: bool
+    """It is not what was encoded: the decoder guessed parts of it, or it builds on such a frame, or
+    it doesn't decode at all and its neighbor stands in."""
 
 
 class Stopped(Exception):
     """The caller no longer wants the frames."""
 
 
+class Damaged(Exception):
+    """Something doesn't decode, so that counting frames no longer gives their numbers."""
+
+
+class OtherOrder(Exception):
+    """Frames come out in another order than the index says, though nothing is damaged."""
+
+    def __init__(self, right_until: int) -> None:
+        super().__init__()
+        self.right_until = right_until
+
+
 def decode_wanted(path: Path, numbers: IntArray, *, stop: Event | None = None) -> Iterator[Wanted]:
     """Yield the frames `numbers` (ascending, each once), counted as they are shown."""
     wanted: list[int] = numbers.tolist()
-    try:
-        with open_video(path) as (container, stream):
-            found = 0
-            for item in _sparingly(path, container, stream, wanted, stop):
-                yield item
-                found += 1
+    stop = stop or Event()
+    with _naming(path):
+        found = 0
+        with open_indexed(path) as video:
+            if video.index is not None:
+                for item in _sparsely(video, video.index, wanted, stop):
+                    yield item
+                    found += 1
         if found < len(wanted):
-            with open_video(path) as (container, stream):
-                index = _index(path, container, stream)
-            with open_video(path) as (container, stream):
-                yield from _in_turn(path, container, stream, index, wanted[found:], stop)
-    except (av.FFmpegError, IndexError) as error:
-        raise VideoError(path, plain_words(error)) from error
+            yield from _behind_damage(path, wanted, found, stop)
 
 
-def decode_in_turn(path: Path, numbers: IntArray) -> Iterator[Wanted]:
+def decode_in_turn(path: Path, numbers: IntArray, *, stop: Event | None = None) -> Iterator[Wanted]:
     """The same by decoding and counting every frame: slow, and nothing to get wrong."""
+    wanted: list[int] = numbers.tolist()
+    stop = stop or Event()
+    with _naming(path):
+        found = 0
+        try:
+            with open_video(path) as (container, stream):
+                frames = frames_by_counting(container, stream, stop, until_damaged=True)
+                for item in _fill(path, frames, wanted):
+                    yield item
+                    found += 1
+        except Damaged:
+            yield from _behind_damage(path, wanted, found, stop)
+
+
+def _behind_damage(path: Path, wanted: list[int], found: int, stop: Event) -> Iterator[Wanted]:
+    """The rest of `wanted`, of which the first `found` are there.
+
+    Where pictures are lost, counting frames no longer gives their numbers, but the index does.
+    Where none are and the numbers differ all the same, the index is wrong.
+    """
+    with open_indexed(path) as video:
+        if video.index is not None:
+            try:
+                for item in _fill(path, frames_by_index(video, stop), wanted[found:]):
+                    yield item
+                    found += 1
+                return
+            except OtherOrder as error:
+                if found and wanted[found - 1] >= error.right_until:
+                    raise VideoError(
+                        path, "its frames come in another order than its packets say"
+                    ) from error
+    with open_video(path) as (container, stream):
+        yield from _fill(path, frames_by_counting(container, stream, stop), wanted[found:])
+
+
+@contextmanager
+def _naming(path: Path) -> Iterator[None]:
     try:
-        with open_video(path) as (container, stream):
-            yield from _in_turn(path, container, stream, None, numbers.tolist(), None)
+        yield
     except (av.FFmpegError, IndexError) as error:
         raise VideoError(path, plain_words(error)) from error
 
 
-def packet_times(path: Path) -> NDArray[np.float64] | None:
-    """Seconds at which each frame is shown; None where the file doesn't tell."""
-    with open_video(path) as (container, stream):
-        index = _index(path, container, stream)
-        if index is None or stream.time_base is None:
-            return None
-        return index.shown_pts.astype(np.float64) * float(stream.time_base)
-
-
-def _sparingly(
-    path: Path,
-    container: InputContainer,
-    stream: VideoStream,
-    wanted: list[int],
-    stop: Event | None,
+def _sparsely(
+    video: IndexedVideo, index: PacketIndex, wanted: list[int], stop: Event
 ) -> Iterator[Wanted]:
     """Yields the first of `wanted` and ends early where the file defeats it."""
-    packets: list[av.Packet] | None = None
-    if path.stat().st_size <= KEEP_BELOW:
-        packets = _packets(container, stream)
-        index = PacketIndex.of(packets, reorders=stream.codec_context.has_b_frames)
-    else:
-        index = _index(path, container, stream)
-    if index is None or wanted[-1] >= len(index):
+    if wanted[-1] >= len(index):
         return
     missing = iter(wanted)
     number = next(missing)
     needed = {int(index.positions[each]) for each in wanted}
     for run in index.runs(wanted):
-        if packets is not None:
-            of_run: Iterable[av.Packet] = packets[run.start : run.stop]
-        else:
-            of_run = _seek(container, stream, index, run)
-        for frame in _decode_run(stream, of_run, run.start, needed, stop):
+        for frame in _decode_run(video, index, run, needed, stop):
             shown = index.number_of(frame.pts)
-            if shown is None or shown < number:
-                continue
-            if shown > number or frame.is_corrupt:
+            if frame.is_corrupt or shown > number:
                 return
+            if shown < number:
+                continue
             yield Wanted(number, frame, False)
             number = next(missing, -1)
             if number < 0:
                 return
-        stream.codec_context.flush_buffers()
+        video.stream.codec_context.flush_buffers()
 
 
 def _decode_run(
-    stream: VideoStream,
-    packets: Iterable[av.Packet],
-    first: int,
-    needed: set[int],
-    stop: Event | None,
+    video: IndexedVideo, index: PacketIndex, run: Run, needed: set[int], stop: Event
 ) -> Iterator[av.VideoFrame]:
-    context = stream.codec_context
+    """Frames carry their positions as time stamps."""
+    context = video.stream.codec_context
+    can_skip = not index.kinds and context.name not in SKIPS_LATE
     try:
-        for position, packet in enumerate(packets, first):
-            if stop is not None and stop.is_set():
+        for position, picture in enumerate(video.run(run), run.start):
+            if stop.is_set():
                 raise Stopped
-            context.skip_frame = "DEFAULT" if position in needed else "NONREF"
-            yield from context.decode(packet)
+            if position not in needed and index.may_be_left_out(position):
+                continue
+            if can_skip:
+                context.skip_frame = "DEFAULT" if position in needed else "NONREF"
+            yield from context.decode(picture.packet)
         yield from context.decode(None)
     except av.FFmpegError:
         return  # what is missing is asked for again, frame by frame
 
 
-def _seek(
-    container: InputContainer, stream: VideoStream, index: PacketIndex, run: Run
-) -> Iterator[av.Packet]:
-    """Packets of a run of a long file; none where seeking misses its keyframe."""
-    start_pts = int(index.keyframe_pts[index.keyframes.searchsorted(run.start)])
-    container.seek(start_pts, stream=stream)
-    packets = (packet for packet in demux(container, stream) if packet.size)
-    for packet in packets:
-        if packet.pts == start_pts:
-            yield packet
-            break
-        if packet.is_keyframe and packet.pts is not None and packet.pts > start_pts:
-            return
-    yield from islice(packets, run.stop - run.start - 1)
+class Shown(NamedTuple):
+    number: int
+    frame: av.VideoFrame
+    is_damaged: bool
 
 
-def _in_turn(
-    path: Path,
+def frames_by_index(video: IndexedVideo, stop: Event) -> Iterator[Shown]:
+    """All frames that decode, with the numbers that the index gives them.
+
+    What is damaged spoils what is decoded from there to the next keyframe.
+    """
+    index, context = video.index, video.stream.codec_context
+    assert index is not None
+    context.skip_frame = "DEFAULT"
+    spoiled: list[int] = []
+    """Positions of damaged pictures that others refer to, ascending."""
+    count = 0
+    for position, picture in enumerate(chain(video.all(), [None])):
+        if stop.is_set():
+            raise Stopped
+        try:
+            frames = context.decode(picture and picture.packet)
+        except av.FFmpegError:
+            insort(spoiled, position)
+            continue
+        for frame in frames:
+            number, at = index.number_of(frame.pts), frame.pts or 0
+            if frame.is_corrupt and not is_b_frame(frame):
+                insort(spoiled, at)
+            if number < 0:
+                continue
+            if not spoiled and number != count:
+                raise OtherOrder(count)
+            count += 1
+            first = bisect_left(spoiled, index.keyframe_for(at))
+            is_spoiled = first < len(spoiled) and spoiled[first] <= at
+            yield Shown(number, frame, is_spoiled or bool(frame.is_corrupt))
+
+
+def frames_by_counting(
     container: InputContainer,
     stream: VideoStream,
-    index: PacketIndex | None,
-    wanted: list[int],
-    stop: Event | None,
-) -> Iterator[Wanted]:
-    """Decode every frame; the neighbour of a frame that doesn't decode stands in for it."""
+    stop: Event,
+    *,
+    until_damaged: bool = False,
+    failed: list[int] | None = None,
+) -> Iterator[Shown]:
+    """All frames that decode, numbered as they come; `failed` takes the packets that don't."""
+    context = stream.codec_context
+    context.skip_frame = "DEFAULT"
+    is_spoiled: bool | None = None
+    count = 0
+    for place, packet in enumerate(demux(container, stream)):
+        if stop.is_set():
+            raise Stopped
+        if is_spoiled is None:
+            is_spoiled = not packet.is_keyframe  # it builds on pictures that are not there
+        try:
+            frames = cast(list[av.VideoFrame], packet.decode())
+        except av.FFmpegError:
+            frames, is_spoiled = [], True
+            if failed is not None:
+                failed.append(place)
+        for frame in frames:
+            is_damaged = bool(frame.is_corrupt)
+            if not is_b_frame(frame):
+                is_spoiled = is_damaged or (is_spoiled and not frame.key_frame)
+            yield Shown(count, frame, is_damaged or is_spoiled)
+            count += 1
+        if until_damaged and is_spoiled:
+            raise Damaged
+
+
+def is_b_frame(frame: av.VideoFrame) -> bool:
+    return frame.pict_type == PictureType.B
+
+
+def _fill(path: Path, frames: Iterator[Shown], wanted: list[int]) -> Iterator[Wanted]:
+    """The wanted of all frames; a neighbor stands in for one that doesn't decode."""
     missing = iter(wanted)
     number = next(missing)
     before: av.VideoFrame | None = None
     shown = -1
-    for count, frame in enumerate(_all_frames(container, stream, stop)):
-        shown = count if index is None else index.number_of(frame.pts)  # type: ignore[assignment]
-        if shown is None:
-            continue
+    for shown, frame, is_damaged in frames:
         while number < shown:
             yield Wanted(number, before or frame, True)
             number = next(missing, -1)
             if number < 0:
                 return
         if number == shown:
-            yield Wanted(number, frame, False)
+            yield Wanted(number, frame, is_damaged)
             number = next(missing, -1)
             if number < 0:
                 return
@@ -182,29 +261,3 @@ def _in_turn(
     while number >= 0:
         yield Wanted(number, before, True)
         number = next(missing, -1)
-
-
-def _all_frames(
-    container: InputContainer, stream: VideoStream, stop: Event | None
-) -> Iterator[av.VideoFrame]:
-    stream.codec_context.skip_frame = "DEFAULT"
-    for packet in demux(container, stream):
-        if stop is not None and stop.is_set():
-            raise Stopped
-        try:
-            yield from cast(list[av.VideoFrame], packet.decode())
-        except av.FFmpegError:
-            continue
-
-
-def _index(path: Path, container: InputContainer, stream: VideoStream) -> PacketIndex | None:
-    known, index = _long_files.get(path)
-    if not known:
-        packets = (packet for packet in demux(container, stream) if packet.size)
-        index = PacketIndex.of(packets, reorders=stream.codec_context.has_b_frames)
-        _long_files.put(path, index)
-    return index
-
-
-def _packets(container: InputContainer, stream: VideoStream) -> list[av.Packet]:
-    return [packet for packet in demux(container, stream) if packet.size]

@@ -152,8 +152,8 @@ class WindowLoader:
         )
         for window in windows:
             self.report.read_by["PyAV"] += 1
-            if window.num_stand_ins:
-                self.report.stand_ins[window.window.path] += window.num_stand_ins
+            if window.num_damaged:
+                self.report.damaged_frames[window.window.path] += window.num_damaged
         return WindowBatch(
             clips=clips_BTCHW.transpose(1, 2) if self._spec.layout == "CTHW" else clips_BTCHW,
             windows=[window.window for window in windows],

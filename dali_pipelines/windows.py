@@ -21,8 +21,10 @@ from dali_pipelines.frame_plan import FramePlan, IntArray
 from dali_pipelines.pixels import Frame, resize_short, to_pixels
 from dali_pipelines.sampling import plan_frames
 from dali_pipelines.spec import ClipSpec
-from dali_pipelines.wanted_frames import decode_wanted, packet_times
+from dali_pipelines.video_file import frame_times
+from dali_pipelines.wanted_frames import decode_wanted
 
+MIN_FRAME_S = 1e-3
 MOST_WINDOWS = 1_000_000
 """Of one file: eleven days, one a second."""
 
@@ -46,7 +48,7 @@ class ReadWindow(NamedTuple):
     look: Look
     frames: list[Frame]
     """T frames, their short side resized."""
-    num_stand_ins: int
+    num_damaged: int
 
 
 def plan_windows(
@@ -62,9 +64,8 @@ def plan_windows(
     stride_s = stride_s or window_s
     if stride_s is not None and not 0 < stride_s < float("inf"):
         raise SpecError(f"the stride must be above 0 seconds, not {stride_s}")
-    times = _times(path, folder_fps)
-    gap = float(np.median(np.diff(times))) if len(times) > 1 else 1 / folder_fps
-    end_s = float(times[-1]) + gap
+    times, end_s = _times(path, folder_fps)
+    gap = float(np.median(np.diff(times))) if len(times) > 1 else end_s
     starts = np.zeros(1)
     length_s = end_s
     if window_s is not None and stride_s is not None and window_s < end_s - gap / 2:
@@ -77,14 +78,15 @@ def plan_windows(
     windows = []
     for number, start_s in enumerate(starts):
         first, stop = np.searchsorted(times, [start_s - gap / 2, start_s + length_s - gap / 2])
-        first = min(int(first), len(times) - 1)
+        if first and (first == len(times) or times[first] > start_s + gap / 2):
+            first -= 1  # the frame before is still shown when the window begins
         windows.append(
             Window(
                 path=path,
                 start_s=round(float(start_s), 3),
                 end_s=round(min(float(start_s) + length_s, end_s), 3),
-                first=first,
-                frames=max(1, int(stop) - first),
+                first=int(first),
+                frames=max(1, int(stop - first)),
                 fps=round(1 / gap, 3),
                 number=number,
                 is_last=number == len(starts) - 1,
@@ -107,15 +109,15 @@ def read_windows(
     wanted = np.array(sorted(last_use), np.int64)
     held: dict[int, tuple[Frame, bool]] = {}
     place = 0
-    for number, frame, stands_in in _decode(windows[0].path, wanted, spec.resize, stop):
-        held[number] = frame, stands_in
+    for number, frame, is_damaged in _decode(windows[0].path, wanted, spec.resize, stop):
+        held[number] = frame, is_damaged
         while place < len(windows) and sources[place][-1] <= number:
             found = [held[each] for each in sources[place].tolist()]
             if len({frame.shape for frame, _ in found}) > 1:
                 raise VideoError(windows[place].path, "its picture changes size midway")
             pixels = looks[place].plan.compose(np.stack([frame for frame, _ in found]))
             yield ReadWindow(
-                windows[place], looks[place], list(pixels), sum(odd for _, odd in found)
+                windows[place], looks[place], list(pixels), sum(damaged for _, damaged in found)
             )
             held = {each: kept for each, kept in held.items() if last_use[each] > place}
             place += 1
@@ -130,16 +132,19 @@ def _decode(
             yield int(number), resize_short(frame, short), False
         return
     for item in decode_wanted(path, wanted, stop=stop):
-        yield item.number, resize_short(to_pixels(item.frame), short), item.stands_in
+        yield item.number, resize_short(to_pixels(item.frame), short), item.is_damaged
 
 
-def _times(path: Path, folder_fps: float) -> NDArray[np.float64]:
-    """Seconds from the first frame at which each frame is shown."""
-    times = None if path.is_dir() else packet_times(path)
-    if times is None:
+def _times(path: Path, folder_fps: float) -> tuple[NDArray[np.float64], float]:
+    """Seconds from the first frame at which each frame is shown, and at which the last one ends."""
+    found = None if path.is_dir() else frame_times(path)
+    if found is None:
         facts = clip_file.probe(path)
-        times = np.arange(facts.frames) / (facts.fps or folder_fps)
-    return times - times[0]
+        rate = facts.fps or folder_fps
+        return np.arange(facts.frames) / rate, facts.frames / rate
+    times, end_s = found
+    start_s = times[0]
+    return times - start_s, max(end_s, times[-1] + MIN_FRAME_S) - start_s
 
 
 def _shift(plan: FramePlan, first: int) -> FramePlan:

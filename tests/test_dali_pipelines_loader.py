@@ -196,7 +196,7 @@ def test_dalis_decoder_invents_no_frames_beyond_the_end(tmp_path: Path) -> None:
         wrong = dataclasses.replace(row, frames=frames)
         loader = DaliLoader([wrong], Feed(spec=SMALL), decoder="dali")
         list(loader)
-        assert loader.report.stand_ins.total() == replaced
+        assert loader.report.damaged_frames.total() == replaced
         assert len(loader.report.failures) == failed
 
 
@@ -363,7 +363,7 @@ def test_a_damaged_frame_is_replaced_and_counted(tmp_path: Path) -> None:
     path.write_bytes(data)
     loader = DaliLoader(rows, Feed(spec=SMALL))
     assert len(list(loader)) == 1
-    assert loader.report.stand_ins == {path: 1}
+    assert loader.report.damaged_frames == {path: 1}
     assert "1 damaged frames of 1 files" in loader.report.describe()
 
 

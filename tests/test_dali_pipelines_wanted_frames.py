@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 import videos
 
-from dali_pipelines import wanted_frames
+from dali_pipelines import indexed_video, wanted_frames
 from dali_pipelines.errors import VideoError
+from dali_pipelines.indexed_video import open_indexed
 from dali_pipelines.packet_index import PacketIndex, Run
 from dali_pipelines.pixels import to_pixels
-from dali_pipelines.video_stream import open_video
 from dali_pipelines.wanted_frames import Stopped, decode_in_turn, decode_wanted
 
 UNEVEN = np.cumsum(np.random.default_rng(0).integers(5, 90, 60)).tolist()
@@ -54,7 +54,7 @@ def test_wanted_frames_are_those_of_decoding_everything(
 ) -> None:
     path = FILES[name](tmp_path)
     if not in_memory:
-        monkeypatch.setattr(wanted_frames, "KEEP_BELOW", 0)
+        monkeypatch.setattr(indexed_video, "KEEP_BELOW", 0)
     every = [to_pixels(item.frame) for item in decode_in_turn(path, np.arange(_count(path)))]
     rng = np.random.default_rng(0)
     choices = [[0], [len(every) - 1], [3, 4, 5], [1, 40], list(range(len(every)))]
@@ -62,7 +62,7 @@ def test_wanted_frames_are_those_of_decoding_everything(
     for wanted in choices:
         found = list(decode_wanted(path, np.array(wanted)))
         assert [item.number for item in found] == wanted
-        assert not any(item.stands_in for item in found)
+        assert not any(item.is_damaged for item in found)
         for item in found:
             np.testing.assert_array_equal(to_pixels(item.frame), every[item.number])
 
@@ -100,12 +100,12 @@ def test_only_the_packets_from_the_nearest_keyframe_are_needed(
 def test_frames_that_nobody_needs_are_skipped(tmp_path: Path) -> None:
     """Two of three frames are B here: decoding the last frame takes a third of the frames."""
     path = videos.write_video(tmp_path / "clip", codec="mpeg4", frames=60, gop=60)
-    with open_video(path) as (container, stream):
-        packets = [packet for packet in container.demux(stream) if packet.size]
-        index = PacketIndex.of(packets, reorders=True)
+    with open_indexed(path) as video:
+        index = video.index
         assert index is not None
         last = int(index.positions[59])
-        frames = list(wanted_frames._decode_run(stream, packets, 0, {last}, None))
+        run = Run(start=0, stop=60)
+        frames = list(wanted_frames._decode_run(video, index, run, {last}, threading.Event()))
     assert len(frames) < 25
     assert videos.number_of(to_pixels(frames[-1])) == 59
 
@@ -114,10 +114,12 @@ def test_frames_behind_a_keyframe_but_shown_before_it_begin_earlier() -> None:
     """Decoding order I0 P3 B1 B2 I6 B4 B5: 4 and 5 need frame 3, so not only from I6."""
     order = [0, 3, 1, 2, 6, 4, 5]
     index = PacketIndex(
-        shown_pts=np.arange(7),
         positions=np.array([order.index(number) for number in range(7)]),
+        numbers=np.array(order),
+        ranks=np.array(order),
         keyframes=np.array([0, 4]),
-        keyframe_pts=np.array([0, 6]),
+        marks=[],
+        sizes=np.zeros(7, np.int64),
     )
     assert index.runs([5]) == [Run(start=0, stop=7)]
     assert index.runs([6]) == [Run(start=4, stop=5)]
@@ -127,12 +129,12 @@ def test_a_long_file_is_walked_through_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = videos.write_video(tmp_path / "clip", codec="h264", frames=60)
-    monkeypatch.setattr(wanted_frames, "KEEP_BELOW", 0)
+    monkeypatch.setattr(indexed_video, "KEEP_BELOW", 0)
     list(decode_wanted(path, _array([30])))
-    known, index = wanted_frames._long_files.get(path)
-    assert known
-    assert index is not None
-    assert len(index) == 60
+    known = indexed_video._long_files.get(path)
+    assert known is not None
+    assert known.index is not None
+    assert len(known.index) == 60
 
 
 def test_neighbours_stand_in_for_damaged_frames_and_say_so(tmp_path: Path) -> None:
@@ -143,7 +145,7 @@ def test_neighbours_stand_in_for_damaged_frames_and_say_so(tmp_path: Path) -> No
     data[starts[20] : starts[21] - 8] = bytes(starts[21] - 8 - starts[20])
     path.write_bytes(data)
     found = list(decode_wanted(path, _array([19, 20, 21])))
-    assert [(item.number, item.stands_in) for item in found] == [
+    assert [(item.number, item.is_damaged) for item in found] == [
         (19, False),
         (20, True),
         (21, False),
@@ -221,8 +223,6 @@ def _count(path: Path) -> int:
 
 
 def _index(path: Path) -> PacketIndex:
-    with open_video(path) as (container, stream):
-        packets = (packet for packet in container.demux(stream) if packet.size)
-        index = PacketIndex.of(packets, reorders=stream.codec_context.has_b_frames)
-    assert index is not None
-    return index
+    with open_indexed(path) as video:
+        assert video.index is not None
+        return video.index

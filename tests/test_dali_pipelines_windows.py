@@ -14,7 +14,7 @@ import videos
 from test_dali_pipelines_loader import SMALL, write_frames
 from test_dali_pipelines_wanted_frames import UNEVEN
 
-from dali_pipelines import wanted_frames, windows
+from dali_pipelines import indexed_video, windows
 from dali_pipelines.errors import LoaderError, SpecError
 from dali_pipelines.spec import ClipSpec
 from dali_pipelines.window_loader import WindowLoader
@@ -73,7 +73,7 @@ def test_windows_hold_the_frames_that_each_alone_would(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     if not in_memory:
-        monkeypatch.setattr(wanted_frames, "KEEP_BELOW", 0)
+        monkeypatch.setattr(indexed_video, "KEEP_BELOW", 0)
     spec = ClipSpec(num_frames=6, sampling="uniform", stride=4, resize=72, crop=64)
     planned = plan_windows(video, window_s=window_s, stride_s=stride_s)
     together = numbers_of(video, spec, planned)

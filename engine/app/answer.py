@@ -56,7 +56,7 @@ class Answer:
     strips: list[Strip]
     seconds: dict[str, float]
     """What each stage took."""
-    num_stand_ins: int
+    num_damaged: int
     """Damaged frames for which a neighbour stood in."""
 
     def strip_at(self, middle_s: float) -> Strip:
@@ -122,7 +122,7 @@ def answer(
             "model": model_s,
             "pictures": strips_s,
         },
-        num_stand_ins=sum(loader.report.stand_ins.values()),
+        num_damaged=sum(loader.report.damaged_frames.values()),
     )
 
 

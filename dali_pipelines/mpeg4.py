@@ -1,0 +1,162 @@
+"""MPEG-4 Part 2 (DivX, Xvid): one packet for each coded picture, the pictures' kinds, their order.
+
+DivX and Xvid put a B-frame into the packet of the frame before it ("packed bitstream") and leave a
+packet without a picture in its place. HMDB51 and UT-Interaction are coded so: the packets are more
+than the frames, and time stamps give a wrong order. The order of display follows from the kinds of
+the pictures alone. Which picture a packet holds is decided here as FFmpeg's decoder decides it.
+"""
+
+import re
+from collections.abc import Iterable
+from typing import NamedTuple
+
+import av
+
+from dali_pipelines.bits import Bits
+
+START = b"\0\0\1"
+PICTURE = b"\0\0\1\xb6"
+LARGEST_NOT_CODED = 19
+"""Bytes of a picture that only says that nothing is coded; FFmpeg draws the same line."""
+SHORTEST_SECOND = 7
+"""Bytes up to which a picture behind another one is ignored."""
+PACKED = re.compile(rb"\x00\x00\x01\xb2DivX\d+(?:Build|b)\d+p")
+"""How an encoder says that it packs; without it, decoders ignore a second picture in a packet."""
+
+
+class Header(NamedTuple):
+    """What a video object layer says, ISO/IEC 14496-2, 6.2.3."""
+
+    time_bits: int
+    is_interlaced: bool
+
+
+class Unpacker:
+    """Turns packets as they are stored into packets with one picture each."""
+
+    def __init__(self, extradata: bytes) -> None:
+        self.header: Header | None = None
+        self.is_packed = False
+        self.has_packed_pictures = False
+        self._waiting: bytes | None = None
+        """What lies behind the first picture of the packet before, to be decoded next."""
+        self._read_headers(extradata)
+
+    def unpack(self, packet: av.Packet) -> tuple[av.Packet, str] | None:
+        """The next picture and its kind: I, P, S (global motion), B, or N (not coded, not shown).
+
+        None where there is none: a packet without a picture only fills a place.
+        """
+        data = bytes(packet)
+        if self._waiting is not None:
+            taken, self._waiting = self._waiting, None
+            at = data.find(PICTURE)
+            if _may_wait(data, at):
+                self._waiting = data
+            return _copy(packet, taken), self._kind(taken, taken.find(PICTURE))
+        at = data.find(PICTURE)
+        if at < 0:
+            return None
+        if at:
+            self._read_headers(data[:at])
+        second = data.find(PICTURE, at + 4) if self.is_packed else -1
+        if second >= 0 and _may_wait(data, second):
+            self.has_packed_pictures = True
+            self._waiting = data[second:]
+            data = data[:second]
+            packet = _copy(packet, data)
+        return packet, self._kind(data, at)
+
+    def _kind(self, data: bytes, at: int) -> str:
+        payload = data[at + 4 : at + 5 + LARGEST_NOT_CODED]
+        if not payload:
+            return "N"
+        if (
+            len(payload) <= LARGEST_NOT_CODED
+            and self.header
+            and not _is_coded(payload, self.header.time_bits)
+        ):
+            return "N"
+        return "IPBS"[payload[0] >> 6]
+
+    def _read_headers(self, data: bytes) -> None:
+        at = data.find(START)
+        while 0 <= at < len(data) - 4:
+            if 0x20 <= data[at + 3] <= 0x2F:
+                self.header = _parse_header(Bits(data[at + 4 : at + 44]))
+            at = data.find(START, at + 3)
+        if b"\0\0\1\xb2DivX" in data:
+            self.is_packed = PACKED.search(data) is not None
+
+
+def order_of_display(kinds: Iterable[str]) -> list[int]:
+    """Positions of the pictures in the order in which they are shown.
+
+    A B-frame is shown at once, and any other frame when the next one comes. B-frames for which a
+    decoder lacks one of two references are dropped by it.
+    """
+    order: list[int] = []
+    held = -1
+    num_references = 0
+    for position, kind in enumerate(kinds):
+        if kind == "N":
+            continue
+        if kind == "B":
+            if num_references > 1:
+                order.append(position)
+            continue
+        if held >= 0:
+            order.append(held)
+        held = position
+        num_references += 1
+    return [*order, held] if held >= 0 else order
+
+
+def without_packing(extradata: bytes) -> bytes:
+    """A stream's headers for pictures that have been unpacked."""
+    return PACKED.sub(lambda found: found[0][:-1] + b"\0", extradata)
+
+
+def _may_wait(data: bytes, at: int) -> bool:
+    """Whether a second picture is one to be decoded: an I or B, and long enough to be coded."""
+    return at >= 0 and len(data) - at > SHORTEST_SECOND and not data[at + 4] & 0x40
+
+
+def _copy(packet: av.Packet, data: bytes) -> av.Packet:
+    copy = av.Packet(len(data))  # FFmpeg's own memory: decoders read a little behind its end
+    copy.update(data)
+    copy.stream, copy.time_base = packet.stream, packet.time_base
+    copy.pts, copy.dts, copy.duration = packet.pts, packet.dts, packet.duration
+    return copy
+
+
+def _is_coded(payload: bytes, time_bits: int) -> bool:
+    bits = Bits(payload)
+    bits.take(2)
+    while bits.take(1):  # one for each second since the last picture
+        pass
+    bits.take(1 + time_bits + 1)
+    return bool(bits.take(1))
+
+
+def _parse_header(bits: Bits) -> Header:
+    bits.take(1 + 8)  # random access, type of object
+    version = 1
+    if bits.take(1):
+        version = bits.take(4)
+        bits.take(3)
+    if bits.take(4) == 15:  # aspect ratio in numbers
+        bits.take(8 + 8)
+    if bits.take(1):  # control parameters
+        bits.take(2 + 1)
+        if bits.take(1):  # buffer sizes
+            bits.take(79)
+    if bits.take(2) == 3 and version != 1:
+        bits.take(4)
+    bits.take(1)
+    time_bits = max(1, (bits.take(16) - 1).bit_length())
+    bits.take(1)
+    if bits.take(1):  # fixed rate
+        bits.take(time_bits)
+    bits.take(1 + 13 + 1 + 13 + 1)  # width and height between markers
+    return Header(time_bits=time_bits, is_interlaced=bool(bits.take(1)))

@@ -1,0 +1,91 @@
+"""A stream's coded pictures, one a packet, in decoding order.
+
+What a container calls a packet is not always one picture: DivX packs two into one (mpeg4.py), and
+VP8 and VP9 have pictures that are decoded and never shown.
+"""
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import av
+from av.container import InputContainer
+from av.video.stream import VideoStream
+
+from dali_pipelines import h264
+from dali_pipelines.mpeg4 import Unpacker
+from dali_pipelines.video_stream import demux
+
+
+class Picture(NamedTuple):
+    packet: av.Packet
+    kind: str
+    """MPEG-4's I, P, S, B, or N for one that is not coded; empty for other codecs."""
+    is_shown: bool
+
+
+class PictureReader:
+    """Iterate once. What was found of the stream on the way is known at the end."""
+
+    def __init__(self, container: InputContainer, stream: VideoStream) -> None:
+        self._container, self._stream = container, stream
+        context = stream.codec_context
+        self.unpacker = Unpacker(context.extradata or b"") if context.name == "mpeg4" else None
+        self.h264 = h264.Stream.of(context.extradata or b"") if context.name == "h264" else None
+        self.has_fields = False
+        """Whether two pictures make a frame somewhere."""
+        self.is_whole = False
+        """Whether the stream was read to its end."""
+
+    @property
+    def is_packed(self) -> bool:
+        return self.unpacker is not None and self.unpacker.has_packed_pictures
+
+    @property
+    def reorders(self) -> bool:
+        """Whether the decoder shows frames in another order than it gets them."""
+        return bool(self._stream.codec_context.has_b_frames)
+
+    @property
+    def stores_order(self) -> bool:
+        """AVI doesn't say when frames are shown: there, FFmpeg's time stamps count packets."""
+        return self._container.format.name != "avi"
+
+    def __iter__(self) -> Iterator[Picture]:
+        packets = self._packets()
+        if self.unpacker is not None:
+            for packet in packets:
+                if (found := self.unpacker.unpack(packet)) is not None:
+                    single, kind = found
+                    yield Picture(single, kind, kind != "N" and not packet.is_discard)
+            return
+        is_hidden = HIDDEN.get(self._stream.codec_context.codec.canonical_name)
+        for packet in packets:
+            if self.h264 is not None and self.h264.may_have_fields and not self.has_fields:
+                self.has_fields = self.h264.is_field(bytes(packet))
+            shown = not packet.is_discard and not (is_hidden and is_hidden(packet))
+            yield Picture(packet, "", shown)
+
+    def _packets(self) -> Iterator[av.Packet]:
+        for packet in demux(self._container, self._stream):
+            if packet.size:
+                yield packet
+            else:
+                self.is_whole = True
+
+
+def _vp8_is_hidden(packet: av.Packet) -> bool:
+    return not memoryview(packet)[0] & 0x10
+
+
+def _vp9_is_hidden(packet: av.Packet) -> bool:
+    """Of a packet with several frames, the last one is shown."""
+    data = memoryview(packet)
+    first = data[0]
+    if first >> 6 != 2 or data[-1] & 0xE0 == 0xC0:  # an index of several frames stands at the end
+        return False
+    shift = 0 if first & 0x30 == 0x30 else 1  # profile 3 has a bit more in front
+    shows_an_earlier_one = first >> (shift + 2) & 1
+    return not shows_an_earlier_one and not first >> shift & 1
+
+
+HIDDEN = {"vp8": _vp8_is_hidden, "vp9": _vp9_is_hidden}
