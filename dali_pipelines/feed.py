@@ -138,8 +138,8 @@ class Report:
             parts.append(f"{len(self.refused):,} files not for DALI's decoder ({path}: {reason})")
         if self.damaged_frames:
             parts.append(
-                f"{self.damaged_frames.total():,} damaged frames of {len(self.damaged_frames):,} files "
-                "replaced by their neighbours"
+                f"{self.damaged_frames.total():,} damaged frames in "
+                f"{len(self.damaged_frames):,} files"
             )
         if self.failures:
             path, reason = next(iter(self.failures.items()))

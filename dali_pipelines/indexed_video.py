@@ -7,12 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from threading import Lock
 
+import av
 from av.container import InputContainer
+from av.video.codeccontext import VideoCodecContext
 from av.video.stream import VideoStream
 
 from dali_pipelines.packet_index import PacketIndex, Run
 from dali_pipelines.pictures import Picture, PictureReader
-from dali_pipelines.video_stream import open_video
+from dali_pipelines.video_stream import demux, open_video
 
 KEEP_BELOW = 16 * 2**20
 """Bytes up to which a file's packets are held in memory, so that it is read once."""
@@ -47,6 +49,8 @@ class IndexedVideo:
         self.container, self.stream = container, stream
         self.index = known.index
         self.is_packed, self.is_whole = known.is_packed, known.is_whole
+        self._are_stored = stream.codec_context.name != "mpeg4"
+        """Whether what is kept are the packets as they are stored."""
         self._kept = kept
 
     def run(self, run: Run) -> Iterator[Picture]:
@@ -60,6 +64,15 @@ class IndexedVideo:
             return _stamped(self._kept, 0)
         self.container.seek(0)
         return _stamped(PictureReader(self.container, self.stream), 0)
+
+    @contextmanager
+    def packets(self) -> Iterator[tuple[VideoCodecContext, Iterable[av.Packet | None]]]:
+        """A fresh decoder, and the file's own packets from the first one on."""
+        if self._kept is not None and self.index is None and self._are_stored:
+            yield self.stream.codec_context, [*(each.packet for each in self._kept), None]
+            return
+        with open_video(self.path) as (container, stream):
+            yield stream.codec_context, demux(container, stream)
 
     def _seek(self, run: Run) -> Iterator[Picture]:
         """Ends early where what is read isn't what the index knows."""

@@ -18,8 +18,8 @@ START = b"\0\0\1"
 PICTURE = b"\0\0\1\xb6"
 LARGEST_NOT_CODED = 19
 """Bytes of a picture that only says that nothing is coded; FFmpeg draws the same line."""
-SHORTEST_SECOND = 7
-"""Bytes up to which a picture behind another one is ignored."""
+SHORTEST = 7
+"""Bytes up to which what lies behind a picture is ignored."""
 PACKED = re.compile(rb"\x00\x00\x01\xb2DivX\d+(?:Build|b)\d+p")
 """How an encoder says that it packs; without it, decoders ignore a second picture in a packet."""
 
@@ -48,36 +48,29 @@ class Unpacker:
         None where there is none: a packet without a picture only fills a place.
         """
         data = bytes(packet)
+        at = data.find(PICTURE)
         if self._waiting is not None:
             taken, self._waiting = self._waiting, None
-            at = data.find(PICTURE)
-            if _may_wait(data, at):
+            if _may_wait(data, at, begin=0):
                 self._waiting = data
             return _copy(packet, taken), self._kind(taken, taken.find(PICTURE))
-        at = data.find(PICTURE)
         if at < 0:
             return None
         if at:
             self._read_headers(data[:at])
-        second = data.find(PICTURE, at + 4) if self.is_packed else -1
-        if second >= 0 and _may_wait(data, second):
-            self.has_packed_pictures = True
-            self._waiting = data[second:]
-            data = data[:second]
-            packet = _copy(packet, data)
+        if self.is_packed:
+            second = data.find(PICTURE, at + 4)
+            if _may_wait(data, second, begin=second):
+                self.has_packed_pictures = True
+                self._waiting, data = data[second:], data[:second]
+                packet = _copy(packet, data)
         return packet, self._kind(data, at)
 
     def _kind(self, data: bytes, at: int) -> str:
-        payload = data[at + 4 : at + 5 + LARGEST_NOT_CODED]
-        if not payload:
+        at += len(PICTURE)
+        if len(data) - at <= LARGEST_NOT_CODED and not _is_coded(data[at:], self.header):
             return "N"
-        if (
-            len(payload) <= LARGEST_NOT_CODED
-            and self.header
-            and not _is_coded(payload, self.header.time_bits)
-        ):
-            return "N"
-        return "IPBS"[payload[0] >> 6]
+        return "IPBS"[data[at] >> 6]
 
     def _read_headers(self, data: bytes) -> None:
         at = data.find(START)
@@ -117,25 +110,26 @@ def without_packing(extradata: bytes) -> bytes:
     return PACKED.sub(lambda found: found[0][:-1] + b"\0", extradata)
 
 
-def _may_wait(data: bytes, at: int) -> bool:
-    """Whether a second picture is one to be decoded: an I or B, and long enough to be coded."""
-    return at >= 0 and len(data) - at > SHORTEST_SECOND and not data[at + 4] & 0x40
+def _may_wait(data: bytes, at: int, *, begin: int) -> bool:
+    """Whether a picture is kept to be decoded later: an I or B, and what is kept long enough."""
+    return 0 <= at < len(data) - 4 and len(data) - begin > SHORTEST and not data[at + 4] & 0x40
 
 
 def _copy(packet: av.Packet, data: bytes) -> av.Packet:
     copy = av.Packet(len(data))  # FFmpeg's own memory: decoders read a little behind its end
     copy.update(data)
-    copy.stream, copy.time_base = packet.stream, packet.time_base
     copy.pts, copy.dts, copy.duration = packet.pts, packet.dts, packet.duration
     return copy
 
 
-def _is_coded(payload: bytes, time_bits: int) -> bool:
+def _is_coded(payload: bytes, header: Header | None) -> bool:
+    if header is None or not payload:
+        return bool(payload)
     bits = Bits(payload)
     bits.take(2)
     while bits.take(1):  # one for each second since the last picture
         pass
-    bits.take(1 + time_bits + 1)
+    bits.take(1 + header.time_bits + 1)
     return bool(bits.take(1))
 
 

@@ -61,10 +61,12 @@ class PacketIndex:
     """Bytes of the pictures, by position."""
     kinds: str = ""
     """Of MPEG-4's pictures, by position; empty for other codecs."""
-    times: IntArray | None = None
-    """When each frame is shown, in the stream's clock, by number; None where it isn't known."""
-    end: int = 0
-    """When the last frame is no longer shown."""
+    stamps: IntArray | None = None
+    """When each frame is shown or, where `is_late`, decoded, ascending in the stream's clock; None
+    where it isn't known."""
+    is_late: bool = False
+    """Whether each frame is shown as the next one is decoded."""
+    last_duration: int = 0
 
     @classmethod
     def of(cls, reader: PictureReader, *, keep: list[Picture] | None = None) -> Self | None:
@@ -72,16 +74,12 @@ class PacketIndex:
 
         All of the stream is read in any case; its pictures are put into `keep`.
         """
-        walk = _Walk()
-        for picture in reader:
-            walk.take(picture)
-            if keep is not None:
-                keep.append(picture)
+        walk = _Walk(reader, keep)
         order = walk.order(reader)
         if order is None:
             return None
         numbers = _inverse(order, len(walk.sizes))
-        times, end = walk.times(reader, order)
+        stamps, is_late = walk.stamps(reader, order)
         return cls(
             positions=np.array(order, np.int64),
             numbers=numbers,
@@ -90,12 +88,23 @@ class PacketIndex:
             marks=walk.marks,
             sizes=np.array(walk.sizes, np.int64),
             kinds="".join(walk.kinds),
-            times=times,
-            end=end,
+            stamps=stamps,
+            is_late=is_late,
+            last_duration=walk.durations[order[-1]],
         )
 
     def __len__(self) -> int:
         return len(self.positions)
+
+    def times(self) -> tuple[IntArray, int] | None:
+        """When each frame is shown, and when the last one ends, in the stream's clock."""
+        times = self.stamps
+        if times is None:
+            return None
+        usual = int(np.median(np.diff(times))) if len(times) > 1 else 0
+        if self.is_late and len(times) > 1:
+            times = np.append(times[1:], times[-1] + usual)
+        return times, int(times[-1]) + (self.last_duration or usual)
 
     def number_of(self, position: int | None) -> int:
         """The number of the frame whose picture is at `position`; -1 where there is none."""
@@ -133,7 +142,7 @@ class PacketIndex:
 class _Walk:
     """What a walk over a stream's pictures finds, by position."""
 
-    def __init__(self) -> None:
+    def __init__(self, reader: PictureReader, keep: list[Picture] | None) -> None:
         self.pts: list[int | None] = []
         self.dts: list[int | None] = []
         self.sizes: list[int] = []
@@ -142,20 +151,20 @@ class _Walk:
         self.shown: list[int] = []
         self.keyframes: list[int] = []
         self.marks: list[Mark] = []
-
-    def take(self, picture: Picture) -> None:
-        packet, kind, is_shown = picture
-        position = len(self.sizes)
-        self.pts.append(packet.pts)
-        self.dts.append(packet.dts)
-        self.sizes.append(packet.size)
-        self.durations.append(packet.duration or 0)
-        self.kinds.append(kind)
-        if kind == "I" or (not kind and packet.is_keyframe):
-            self.keyframes.append(position)
-            self.marks.append(Mark(packet.pts, packet.dts, packet.pos))
-        if is_shown:
-            self.shown.append(position)
+        for position, picture in enumerate(reader):
+            packet, kind, is_shown = picture
+            self.pts.append(packet.pts)
+            self.dts.append(packet.dts)
+            self.sizes.append(packet.size)
+            self.durations.append(packet.duration or 0)
+            self.kinds.append(kind)
+            if is_shown:
+                self.shown.append(position)
+            if kind == "I" or (not kind and packet.is_keyframe):
+                self.keyframes.append(position)
+                self.marks.append(Mark(packet.pts, packet.dts, packet.pos))
+            if keep is not None:
+                keep.append(picture)
 
     def order(self, reader: PictureReader) -> list[int] | None:
         """Positions in the order of display, where it can be known."""
@@ -187,25 +196,21 @@ class _Walk:
         return order if len(visible) >= len(order) else [each for each in order if each in visible]
 
     def ranks(self, numbers: IntArray) -> IntArray:
+        if len(self.shown) == len(numbers) - self.kinds.count("N") or None in self.pts:
+            return numbers
         if self.kinds[0]:
             return _inverse(mpeg4.order_of_display(self.kinds), len(numbers))
-        if len(self.shown) == len(numbers) or None in self.pts:
-            return numbers
         return np.argsort(np.argsort(np.array(self.pts, np.int64), kind="stable"))
 
-    def times(self, reader: PictureReader, order: list[int]) -> tuple[IntArray | None, int]:
-        """When each frame is shown, and when the last one ends."""
+    def stamps(self, reader: PictureReader, order: list[int]) -> tuple[IntArray | None, bool]:
+        """Of the frames, ascending; and whether they say when each is decoded, not shown."""
         from_decoding = bool(self.kinds[0]) and not reader.stores_order
         stamps = self.dts if from_decoding or None in self.pts else self.pts
         known = [stamp for position in order if (stamp := stamps[position]) is not None]
         if len(known) < len(order):
-            return None, 0
-        times = np.sort(np.array(known, np.int64))
-        usual = int(np.median(np.diff(times))) if len(times) > 1 else 0
-        is_late = from_decoding and "B" in self.kinds and not reader.is_packed
-        if is_late and len(times) > 1:
-            times = np.append(times[1:], times[-1] + usual)  # each is shown as the next is decoded
-        return times, int(times[-1]) + (self.durations[order[-1]] or usual)
+            return None, False
+        is_late = from_decoding and not reader.is_packed and "B" in self.kinds
+        return np.sort(np.array(known, np.int64)), is_late
 
 
 def _inverse(order: list[int], count: int) -> IntArray:

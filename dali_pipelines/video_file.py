@@ -17,7 +17,7 @@ from dali_pipelines.errors import VideoError
 from dali_pipelines.frame_plan import IntArray
 from dali_pipelines.indexed_video import IndexedVideo, open_indexed
 from dali_pipelines.pixels import quarter_turns
-from dali_pipelines.video_stream import open_video, picture_streams
+from dali_pipelines.video_stream import picture_streams
 from dali_pipelines.wanted_frames import OtherOrder, Shown, frames_by_counting, frames_by_index
 
 BT601 = frozenset({2, 5, 6})
@@ -50,10 +50,12 @@ def check(path: Path) -> ClipHealth:
 def frame_times(path: Path) -> tuple[NDArray[np.float64], float] | None:
     """Seconds at which each frame is shown, and at which the last one ends; None where unknown."""
     with open_indexed(path) as video:
-        index, clock = video.index, video.stream.time_base
-        if index is None or index.times is None or clock is None:
+        clock = video.stream.time_base
+        found = video.index.times() if video.index else None
+        if found is None or clock is None:
             return None
-        return index.times.astype(np.float64) * float(clock), index.end * float(clock)
+        times, end = found
+        return times.astype(np.float64) * float(clock), end * float(clock)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,9 +72,10 @@ class _Frames:
     def of(cls, video: IndexedVideo) -> "_Frames":
         index = video.index
         assert index is not None
+        found = index.times()
         return cls(
             count=len(index),
-            times=np.zeros(0, np.int64) if index.times is None else index.times,
+            times=np.zeros(0, np.int64) if found is None else found[0],
             gop=int(np.diff([*index.keyframes, len(index.sizes)]).max()),
         )
 
@@ -94,9 +97,9 @@ def _decode_all(path: Path) -> _Decoded:
                 return _examine(video, _Frames.of(video), frames_by_index(video, Event()), [])
             except OtherOrder:
                 pass
-        with open_video(path) as (container, stream):
+        with video.packets() as (context, packets):
             failed: list[int] = []
-            frames = frames_by_counting(container, stream, Event(), failed=failed)
+            frames = frames_by_counting(context, packets, Event(), failed=failed)
             return _examine(video, None, frames, failed)
 
 

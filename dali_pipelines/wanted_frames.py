@@ -9,17 +9,16 @@ Frame n is the n-th one that decoding all of the file shows.
 """
 
 from bisect import bisect_left, insort
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from itertools import chain
 from pathlib import Path
 from threading import Event
-from typing import NamedTuple, cast
+from typing import NamedTuple
 
 import av
-from av.container import InputContainer
+from av.video.codeccontext import VideoCodecContext
 from av.video.frame import PictureType
-from av.video.stream import VideoStream
 
 from dali_pipelines.clip_facts import TOLERATED_LOSS
 from dali_pipelines.errors import VideoError
@@ -63,10 +62,13 @@ def decode_wanted(path: Path, numbers: IntArray, *, stop: Event | None = None) -
     with _naming(path):
         found = 0
         with open_indexed(path) as video:
-            if video.index is not None:
-                for item in _sparsely(video, video.index, wanted, stop):
-                    yield item
-                    found += 1
+            if video.index is None:
+                with video.packets() as (context, packets):
+                    yield from _fill(path, frames_by_counting(context, packets, stop), wanted)
+                return
+            for item in _sparsely(video, video.index, wanted, stop):
+                yield item
+                found += 1
         if found < len(wanted):
             yield from _behind_damage(path, wanted, found, stop)
 
@@ -79,7 +81,8 @@ def decode_in_turn(path: Path, numbers: IntArray, *, stop: Event | None = None) 
         found = 0
         try:
             with open_video(path) as (container, stream):
-                frames = frames_by_counting(container, stream, stop, until_damaged=True)
+                packets = demux(container, stream)
+                frames = frames_by_counting(stream.codec_context, packets, stop, until_damaged=True)
                 for item in _fill(path, frames, wanted):
                     yield item
                     found += 1
@@ -105,8 +108,8 @@ def _behind_damage(path: Path, wanted: list[int], found: int, stop: Event) -> It
                     raise VideoError(
                         path, "its frames come in another order than its packets say"
                     ) from error
-    with open_video(path) as (container, stream):
-        yield from _fill(path, frames_by_counting(container, stream, stop), wanted[found:])
+        with video.packets() as (context, packets):
+            yield from _fill(path, frames_by_counting(context, packets, stop), wanted[found:])
 
 
 @contextmanager
@@ -146,14 +149,16 @@ def _decode_run(
     """Frames carry their positions as time stamps."""
     context = video.stream.codec_context
     can_skip = not index.kinds and context.name not in SKIPS_LATE
+    context.skip_frame, skips = "DEFAULT", False
     try:
         for position, picture in enumerate(video.run(run), run.start):
             if stop.is_set():
                 raise Stopped
             if position not in needed and index.may_be_left_out(position):
                 continue
-            if can_skip:
-                context.skip_frame = "DEFAULT" if position in needed else "NONREF"
+            if can_skip and skips == (position in needed):
+                skips = not skips
+                context.skip_frame = "NONREF" if skips else "DEFAULT"
             yield from context.decode(picture.packet)
         yield from context.decode(None)
     except av.FFmpegError:
@@ -200,25 +205,24 @@ def frames_by_index(video: IndexedVideo, stop: Event) -> Iterator[Shown]:
 
 
 def frames_by_counting(
-    container: InputContainer,
-    stream: VideoStream,
+    context: VideoCodecContext,
+    packets: Iterable[av.Packet | None],
     stop: Event,
     *,
     until_damaged: bool = False,
     failed: list[int] | None = None,
 ) -> Iterator[Shown]:
     """All frames that decode, numbered as they come; `failed` takes the packets that don't."""
-    context = stream.codec_context
     context.skip_frame = "DEFAULT"
     is_spoiled: bool | None = None
     count = 0
-    for place, packet in enumerate(demux(container, stream)):
+    for place, packet in enumerate(packets):
         if stop.is_set():
             raise Stopped
-        if is_spoiled is None:
+        if is_spoiled is None and packet is not None:
             is_spoiled = not packet.is_keyframe  # it builds on pictures that are not there
         try:
-            frames = cast(list[av.VideoFrame], packet.decode())
+            frames = context.decode(packet)
         except av.FFmpegError:
             frames, is_spoiled = [], True
             if failed is not None:
@@ -227,7 +231,7 @@ def frames_by_counting(
             is_damaged = bool(frame.is_corrupt)
             if not is_b_frame(frame):
                 is_spoiled = is_damaged or (is_spoiled and not frame.key_frame)
-            yield Shown(count, frame, is_damaged or is_spoiled)
+            yield Shown(count, frame, is_damaged or bool(is_spoiled))
             count += 1
         if until_damaged and is_spoiled:
             raise Damaged
