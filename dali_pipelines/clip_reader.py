@@ -14,6 +14,7 @@ import numpy as np
 
 from dali_pipelines import frame_folder
 from dali_pipelines.augment import Look
+from dali_pipelines.clip_part import cut_part
 from dali_pipelines.errors import VideoError
 from dali_pipelines.feed import ClipRow, Feed
 from dali_pipelines.frame_cache import FrameCache
@@ -54,8 +55,8 @@ class ClipReader:
             if row.path.is_dir():
                 if plain:
                     return self._images(row, looks)
-            elif plain and self.takes_video(row):
-                return self._video(row, looks)
+            elif plain and self.takes_video(row) and (clip := self._video(row, looks)):
+                return clip
             return self._pixels(row, looks)
         except VideoError as error:
             if error.path == row.path:
@@ -80,13 +81,17 @@ class ClipReader:
             way="DALI's image decoder",
         )
 
-    def _video(self, row: ClipRow, looks: list[Look]) -> ReadClip:
-        encoded = np.fromfile(row.path, np.uint8)
+    def _video(self, row: ClipRow, looks: list[Look]) -> ReadClip | None:
+        """The part of the file that is needed; None where DALI would be led astray."""
+        part = cut_part(row.path, np.concatenate([look.plan.left for look in looks]))
+        if part is None:
+            return None
+        numbers = [[part.numbers[each] for each in look.plan.left.tolist()] for look in looks]
         return ReadClip(
             row=row,
             front="video",
             looks=looks,
-            sources=[(encoded, look.plan.left.astype(np.int32)) for look in looks],
+            sources=[(part.encoded, np.array(each, np.int32)) for each in numbers],
             way="DALI's video decoder",
         )
 

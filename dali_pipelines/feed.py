@@ -138,7 +138,7 @@ class Report:
             parts.append(f"{len(self.refused):,} files not for DALI's decoder ({path}: {reason})")
         if self.damaged_frames:
             parts.append(
-                f"{self.damaged_frames.total():,} damaged frames in "
+                f"{self.damaged_frames.total():,} damaged frames of "
                 f"{len(self.damaged_frames):,} files"
             )
         if self.failures:

@@ -5,7 +5,7 @@ A graph has one of four fronts, and the rest is the same whatever the front and 
     pixels   frames that PyAV decoded, their short side already resized     (H, W, C) each
     clips    the same, all frames of a look in one array                    (T, H, W, C)
     images   JPEG or PNG files, a frame each                                bytes
-    video    whole video files, and the numbers of the frames wanted        bytes
+    video    parts of video files, and the numbers of the frames wanted     bytes
 
 Shape letters: B looks, T frames of each, C colours, H, W.
 """
@@ -61,9 +61,12 @@ class ClipGraph:
         import torch
 
         pipeline, frames = self._pipeline, self._spec.num_frames
-        if self._front == "video":
+        places: list[Any] = []
+        if self._front == "video":  # each number once: DALI decodes from the start again for others
             pipeline.feed_input("source", [encoded for encoded, _ in sources])
-            pipeline.feed_input("numbers", [numbers for _, numbers in sources])
+            pairs = [np.unique(numbers, return_inverse=True) for _, numbers in sources]
+            pipeline.feed_input("numbers", [unique.astype(np.int32) for unique, _ in pairs])
+            places = [inverse for _, inverse in pairs]
         else:
             pipeline.feed_input("source", sources)
         repeat = 1 if self._front in BY_LOOK else frames
@@ -77,7 +80,11 @@ class ClipGraph:
         (output,) = pipeline.share_outputs()
         tensor = torch.from_dlpack(output.as_tensor())
         pipeline.release_outputs()
-        return tensor.reshape(len(looks), frames, 3, self._spec.crop, self._spec.crop)
+        clips_BTCHW = tensor.reshape(len(looks), frames, 3, self._spec.crop, self._spec.crop)
+        if all(np.array_equal(each, np.arange(frames)) for each in places):
+            return clips_BTCHW
+        order = torch.from_numpy(np.stack(places)).to(clips_BTCHW.device)
+        return clips_BTCHW[torch.arange(len(looks), device=order.device)[:, None], order]
 
 
 def define(
@@ -139,6 +146,10 @@ def define(
         frames = decode()
         if front in ("images", "video"):
             frames = resize_short(frames)
+        if (
+            front == "video" and not centred
+        ):  # where a number came twice, `run` puts its frame again
+            frames = fn.pad(frames, axis_names="F", shape=[spec.num_frames])
         crop = {
             "crop": (spec.crop, spec.crop),
             "crop_pos_x": look("crop_x", 0.5),

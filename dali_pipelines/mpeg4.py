@@ -105,9 +105,13 @@ def order_of_display(kinds: Iterable[str]) -> list[int]:
     return [*order, held] if held >= 0 else order
 
 
-def without_packing(extradata: bytes) -> bytes:
-    """A stream's headers for pictures that have been unpacked."""
-    return PACKED.sub(lambda found: found[0][:-1] + b"\0", extradata)
+def without_packing(packet: av.Packet) -> av.Packet:
+    """The packet of an unpacked picture, whose headers no longer say that pictures are packed."""
+    data = bytes(packet)
+    found = PACKED.search(data)
+    if found is None:
+        return packet
+    return _copy(packet, data[: found.end() - 1] + b"\0" + data[found.end() :])
 
 
 def _may_wait(data: bytes, at: int, *, begin: int) -> bool:
@@ -119,6 +123,7 @@ def _copy(packet: av.Packet, data: bytes) -> av.Packet:
     copy = av.Packet(len(data))  # FFmpeg's own memory: decoders read a little behind its end
     copy.update(data)
     copy.pts, copy.dts, copy.duration = packet.pts, packet.dts, packet.duration
+    copy.is_keyframe = packet.is_keyframe
     return copy
 
 

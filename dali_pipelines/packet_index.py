@@ -152,13 +152,13 @@ class _Walk:
         self.keyframes: list[int] = []
         self.marks: list[Mark] = []
         for position, picture in enumerate(reader):
-            packet, kind, is_shown = picture
+            packet, kind, is_frame, is_hidden = picture
             self.pts.append(packet.pts)
             self.dts.append(packet.dts)
             self.sizes.append(packet.size)
             self.durations.append(packet.duration or 0)
             self.kinds.append(kind)
-            if is_shown:
+            if is_frame and not is_hidden:
                 self.shown.append(position)
             if kind == "I" or (not kind and packet.is_keyframe):
                 self.keyframes.append(position)

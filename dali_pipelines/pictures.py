@@ -20,7 +20,10 @@ class Picture(NamedTuple):
     packet: av.Packet
     kind: str
     """MPEG-4's I, P, S, B, or N for one that is not coded; empty for other codecs."""
-    is_shown: bool
+    is_frame: bool
+    """False for what is decoded for the sake of others alone."""
+    is_hidden: bool
+    """Whether an edit list keeps its frame from being shown."""
 
 
 class PictureReader:
@@ -56,14 +59,13 @@ class PictureReader:
             for packet in packets:
                 if (found := self.unpacker.unpack(packet)) is not None:
                     single, kind = found
-                    yield Picture(single, kind, kind != "N" and not packet.is_discard)
+                    yield Picture(single, kind, kind != "N", packet.is_discard)
             return
-        is_hidden = HIDDEN.get(self._stream.codec_context.codec.canonical_name)
+        is_frame = IS_FRAME.get(self._stream.codec_context.codec.canonical_name)
         for packet in packets:
             if self.h264 is not None and self.h264.may_have_fields and not self.has_fields:
                 self.has_fields = self.h264.is_field(bytes(packet))
-            shown = not packet.is_discard and not (is_hidden and is_hidden(packet))
-            yield Picture(packet, "", shown)
+            yield Picture(packet, "", is_frame is None or is_frame(packet), packet.is_discard)
 
     def _packets(self) -> Iterator[av.Packet]:
         for packet in demux(self._container, self._stream):
@@ -73,19 +75,19 @@ class PictureReader:
                 self.is_whole = True
 
 
-def _vp8_is_hidden(packet: av.Packet) -> bool:
-    return not memoryview(packet)[0] & 0x10
+def _vp8_is_frame(packet: av.Packet) -> bool:
+    return bool(memoryview(packet)[0] & 0x10)
 
 
-def _vp9_is_hidden(packet: av.Packet) -> bool:
+def _vp9_is_frame(packet: av.Packet) -> bool:
     """Of a packet with several frames, the last one is shown."""
     data = memoryview(packet)
     first = data[0]
     if first >> 6 != 2 or data[-1] & 0xE0 == 0xC0:  # an index of several frames stands at the end
-        return False
+        return True
     shift = 0 if first & 0x30 == 0x30 else 1  # profile 3 has a bit more in front
     shows_an_earlier_one = first >> (shift + 2) & 1
-    return not shows_an_earlier_one and not first >> shift & 1
+    return bool(shows_an_earlier_one or first >> shift & 1)
 
 
-HIDDEN = {"vp8": _vp8_is_hidden, "vp9": _vp9_is_hidden}
+IS_FRAME = {"vp8": _vp8_is_frame, "vp9": _vp9_is_frame}
