@@ -30,3 +30,10 @@ def read_frames(
     """
     reader: Any = frame_folder if path.is_dir() else pixels
     return reader.read_frames(path, indices, size=size, grey=grey)
+
+
+def read_exactly(path: Path, indices: IntArray) -> NDArray[np.uint8]:
+    """The same, or a VideoError where one of them is damaged."""
+    if path.is_dir():
+        return frame_folder.read_frames(path, indices)
+    return pixels.read_frames(path, indices, accept_damage=False)

@@ -70,10 +70,19 @@ def resize_short(frame: Frame, short: int) -> Frame:
 
 
 def read_frames(
-    path: Path, indices: IntArray, *, size: tuple[int, int] | None = None, grey: bool = False
+    path: Path,
+    indices: IntArray,
+    *,
+    size: tuple[int, int] | None = None,
+    grey: bool = False,
+    accept_damage: bool = True,
 ) -> NDArray[np.uint8]:
-    """See clip_file.read_frames."""
-    frames = [to_pixels(item.frame, size=size, grey=grey) for item in decode_wanted(path, indices)]
+    """See clip_file.read_frames and read_exactly."""
+    frames = []
+    for item in decode_wanted(path, indices):
+        if item.is_damaged and not accept_damage:
+            raise VideoError(path, f"frame {item.number} is damaged")
+        frames.append(to_pixels(item.frame, size=size, grey=grey))
     if len({frame.shape for frame in frames}) > 1:
         raise VideoError(path, "its picture changes size midway")
     return np.stack(frames)
