@@ -5,15 +5,17 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
-from typing import Any, cast
+from threading import Event
+from typing import Any
 
 import av
-from av.container import InputContainer
 from av.video.stream import VideoStream
 
 from dali_pipelines.errors import VideoError
+from dali_pipelines.indexed_video import IndexedVideo, open_indexed
 from dali_pipelines.pixels import resized_size, to_pixels
-from dali_pipelines.video_stream import demux, open_video
+from dali_pipelines.video_stream import open_video
+from dali_pipelines.wanted_frames import OtherOrder, frames_by_counting, frames_by_index
 
 MOST_S = 300.0
 """Of a converted video; the rest is left out, and the result says so."""
@@ -49,8 +51,8 @@ def mime_of(path: Path) -> str | None:
 
 def convert(path: Path, *, most_s: float = MOST_S, tell: Callable[[float], None]) -> Converted:
     """`tell` hears now and then which second is reached, and may raise to stop."""
-    with open_video(path) as (source, stream):
-        frames = _frames(source, stream)
+    with open_indexed(path) as video:
+        stream, frames = video.stream, _frames(video)
         first = next(frames, None)
         if first is None:
             raise VideoError(path, "none of its frames decodes")
@@ -91,20 +93,21 @@ def _encoder(target: Any, width: int, height: int, fps: Fraction) -> Any:
     return encoder
 
 
-def _frames(
-    container: InputContainer, stream: VideoStream
-) -> Iterator[tuple[float, av.VideoFrame]]:
+def _frames(video: IndexedVideo) -> Iterator[tuple[float, av.VideoFrame]]:
     """With the second at which each is shown; frames that don't decode are left out."""
-    fps = _fps(stream)
-    count = 0
-    for packet in demux(container, stream):
-        try:
-            decoded = cast(list[av.VideoFrame], packet.decode())
-        except av.FFmpegError:
-            continue
-        for frame in decoded:
-            yield (float(count / fps) if frame.time is None else frame.time), frame
-            count += 1
+    clock, found = video.stream.time_base, video.index.times() if video.index else None
+    if found is None or clock is None:
+        rate = _fps(video.stream)
+        with video.packets() as (context, packets):
+            for number, frame, _ in frames_by_counting(context, packets, Event()):
+                yield float(number / rate), frame
+        return
+    times, _ = found
+    try:
+        for number, frame, _ in frames_by_index(video, Event()):
+            yield float(times[number] * clock), frame
+    except OtherOrder as error:
+        raise VideoError(video.path, "its frames come in another order than it says") from error
 
 
 def _and_then(

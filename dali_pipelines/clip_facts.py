@@ -36,6 +36,15 @@ class ClipFacts:
     num_streams: int = 1
     """Of video, of which the first is read."""
 
+    def notes(self) -> list[str]:
+        """What is unusual and no fault."""
+        notes = []
+        if self.is_packed:
+            notes.append("packed bitstream")
+        if self.num_streams > 1:
+            notes.append(f"the first of {self.num_streams} videos is read")
+        return notes
+
 
 @dataclass(frozen=True, kw_only=True)
 class ClipHealth:
@@ -54,17 +63,21 @@ NVDEC_CODECS = frozenset({"h264", "hevc", "av1", "vp8", "vp9", "mpeg4", "mjpeg"}
 def judge(facts: ClipFacts, *, expected: int, damaged: int) -> ClipHealth:
     """`expected` frames should have decoded, `facts.frames` did, `damaged` of those with errors."""
     missing = max(0, expected - facts.frames)
-    tolerated = max(1, int(expected * TOLERATED_LOSS))
     reasons = []
     if facts.frames == 0:
         reasons.append("no frame of it decodes")
-    elif missing > tolerated:
+    elif is_too_many(missing, expected):
         reasons.append(f"cut short: {facts.frames} of {expected} frames are there")
-    if damaged and damaged + missing > tolerated:
+    if damaged and is_too_many(damaged + missing, expected):
         reasons.append(f"damaged: {damaged} frames of {expected} don't decode cleanly")
     if reasons:
         return ClipHealth(status="bad", reason="; ".join(reasons), facts=facts)
     return ClipHealth(status="ok", reason="", facts=facts, loaders=loaders_of(facts))
+
+
+def is_too_many(lost: int, frames: int) -> bool:
+    """Whether so many lost of so many frames make a clip bad."""
+    return lost > max(1, int(frames * TOLERATED_LOSS))
 
 
 def loaders_of(facts: ClipFacts) -> tuple[str, ...]:

@@ -126,7 +126,9 @@ class Report:
     failures: dict[Path, str] = field(default_factory=dict)
     """Files that can't be read, with the reason; their clips are missing from the batches."""
     damaged_frames: Counter[Path] = field(default_factory=Counter)
-    """Frames that don't decode, for which a neighbour stands in."""
+    """Wanted frames that don't decode as they were encoded; see wanted_frames.Wanted."""
+    flaws: dict[Path, str] = field(default_factory=dict)
+    """Files of which something is missing, though what is there was read."""
     refused: dict[Path, str] = field(default_factory=dict)
     """Files that DALI's video decoder didn't take, so that PyAV read them."""
 
@@ -136,15 +138,33 @@ class Report:
         if self.refused:
             path, reason = next(iter(self.refused.items()))
             parts.append(f"{len(self.refused):,} files not for DALI's decoder ({path}: {reason})")
-        if self.damaged_frames:
-            parts.append(
-                f"{self.damaged_frames.total():,} damaged frames of "
-                f"{len(self.damaged_frames):,} files"
-            )
+        if damage := self.describe_damage():
+            parts.append(damage)
         if self.failures:
             path, reason = next(iter(self.failures.items()))
             parts.append(f"{len(self.failures):,} files failed ({path}: {reason})")
         return "; ".join(parts) or "no clips read"
+
+    def describe_damage(self) -> str:
+        """What was used though it isn't sound; empty where everything is."""
+        parts = []
+        if self.damaged_frames:
+            parts.append(
+                f"{self.damaged_frames.total():,} damaged frames of "
+                f"{len(self.damaged_frames):,} files were used ({next(iter(self.damaged_frames))})"
+            )
+        if self.flaws:
+            path, reason = next(iter(self.flaws.items()))
+            parts.append(f"{len(self.flaws):,} files aren't whole ({path}: {reason})")
+        return "; ".join(parts)
+
+    def take_in(self, other: "Report") -> None:
+        """What another loader, or another process, met."""
+        self.read_by += other.read_by
+        self.failures |= other.failures
+        self.damaged_frames += other.damaged_frames
+        self.flaws |= other.flaws
+        self.refused |= other.refused
 
 
 class ClipLoader(ABC):

@@ -9,7 +9,7 @@ import gc
 import os
 import re
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -43,7 +43,7 @@ class TorchLoader(ClipLoader):
         are worker processes waited for, before the run is ended."""
         super().__init__(rows, feed)
         self._num_workers = len(os.sched_getaffinity(0)) if num_workers is None else num_workers
-        self._decode = decode or _decode
+        self._decode = decode
         self._timeout_s = timeout_s
 
     def _load(self, batches: list[list[ClipRow]]) -> Iterator[Batch | None]:
@@ -65,22 +65,30 @@ class TorchLoader(ClipLoader):
         except RuntimeError as error:
             raise _named(error, rows, at_work) from error
 
-    def _batch(self, items: "list[tuple[ClipRow, torch.Tensor] | VideoError]") -> Batch | None:
+    def _batch(self, items: "list[Item | VideoError]") -> Batch | None:
         for item in items:
             if isinstance(item, VideoError):
                 self.report.failures[item.path] = item.reason
+            elif item.num_damaged:
+                self.report.damaged_frames[item.row.path] += item.num_damaged
         whole = [item for item in items if not isinstance(item, VideoError)]
         self.report.read_by["PyAV, every frame"] += len(whole)
         if not whole:
             return None
         return make_batch(
-            torch.cat([clips for _, clips in whole]), [row for row, _ in whole], self.feed
+            torch.cat([item.clips for item in whole]), [item.row for item in whole], self.feed
         )
 
 
 def _keep_what_is_inherited(worker: int) -> None:
     """A DALI graph of the parent, deleted in a forked worker, waits for threads it has not."""
     gc.freeze()
+
+
+class Item(NamedTuple):
+    row: ClipRow
+    clips: torch.Tensor
+    num_damaged: int
 
 
 class ClipDataset(Dataset[Any]):
@@ -90,7 +98,7 @@ class ClipDataset(Dataset[Any]):
         feed: Feed,
         epoch: int,
         at_work: torch.Tensor,
-        decode: Decode,
+        decode: Decode | None,
     ) -> None:
         self._decode = decode
         self._rows = rows
@@ -102,7 +110,7 @@ class ClipDataset(Dataset[Any]):
     def __len__(self) -> int:
         return len(self._rows)
 
-    def __getitem__(self, position: int) -> "tuple[ClipRow, torch.Tensor] | VideoError":
+    def __getitem__(self, position: int) -> "Item | VideoError":
         worker = torch.utils.data.get_worker_info()
         if worker is not None:
             self._at_work[worker.id] = torch.tensor([os.getpid(), position])
@@ -111,15 +119,20 @@ class ClipDataset(Dataset[Any]):
             if row.frames < 1:
                 raise VideoError(row.path, "the index counts no frames in it; index it anew")
             looks = self._feed.looks(row, self._epoch)
-            return row, torch.stack([self._clip_TCHW(row, look) for look in looks])
+            seen = [self._clip_TCHW(row, look) for look in looks]
+            return Item(row, torch.stack([clip for clip, _ in seen]), sum(odd for _, odd in seen))
         except VideoError as error:
             return error
         except OSError as error:
             return VideoError(row.path, error.strerror or str(error))
 
-    def _clip_TCHW(self, row: ClipRow, look: Look) -> torch.Tensor:
-        spec = self._feed.spec
-        decoded = self._decode(row, look.plan.source_indices)
+    def _clip_TCHW(self, row: ClipRow, look: Look) -> tuple[torch.Tensor, int]:
+        """And how many of its frames are damaged."""
+        spec, num_damaged = self._feed.spec, 0
+        if self._decode is not None:
+            decoded = self._decode(row, look.plan.source_indices)
+        else:
+            decoded, num_damaged = _decode(row, look.plan.source_indices)
         frames_THWC = look.plan.compose(np.stack(decoded))
         clip = torch.from_numpy(frames_THWC).permute(0, 3, 1, 2)
         width, height = resized_size(clip.shape[3], clip.shape[2], spec.resize)
@@ -132,19 +145,22 @@ class ClipDataset(Dataset[Any]):
         if self._feed.augment is not None and self._feed.augment.changes_colour:
             clip = _change_colour(clip, look)
         if self._feed.values == "uint8":
-            return clip
+            return clip, num_damaged
         clip = transforms.to_dtype(clip, torch.float32, scale=True)
         clip = transforms.normalize(clip, list(spec.mean), list(spec.std))
-        return clip.to(getattr(torch, self._feed.values))
+        return clip.to(getattr(torch, self._feed.values)), num_damaged
 
 
-def _decode(row: ClipRow, numbers: IntArray) -> list[Frame]:
+def _decode(row: ClipRow, numbers: IntArray) -> tuple[list[Frame], int]:
     if row.path.is_dir():
-        return list(frame_folder.read_frames(row.path, numbers))
-    frames = [to_pixels(item.frame) for item in decode_in_turn(row.path, numbers)]
+        return list(frame_folder.read_frames(row.path, numbers)), 0
+    frames, num_damaged = [], 0
+    for item in decode_in_turn(row.path, numbers):
+        frames.append(to_pixels(item.frame))
+        num_damaged += item.is_damaged
     if len({frame.shape for frame in frames}) > 1:
         raise VideoError(row.path, "its picture changes size midway")
-    return frames
+    return frames, num_damaged
 
 
 def _change_colour(clip_TCHW: torch.Tensor, look: Look) -> torch.Tensor:

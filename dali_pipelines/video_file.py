@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 from threading import Event
+from typing import NamedTuple
 
 import av
 import numpy as np
@@ -20,6 +21,7 @@ from dali_pipelines.pixels import quarter_turns
 from dali_pipelines.video_stream import picture_streams
 from dali_pipelines.wanted_frames import OtherOrder, Shown, frames_by_counting, frames_by_index
 
+SHORTEST_FRAME_S = 1e-3
 BT601 = frozenset({2, 5, 6})
 """FFmpeg's numbers for: not stated, BT.470 BG (the same matrix), SMPTE 170M."""
 
@@ -47,15 +49,29 @@ def check(path: Path) -> ClipHealth:
     return judge(found.facts, expected=found.expected, damaged=found.damaged)
 
 
-def frame_times(path: Path) -> tuple[NDArray[np.float64], float] | None:
-    """Seconds at which each frame is shown, and at which the last one ends; None where unknown."""
+class Timeline(NamedTuple):
+    times_s: NDArray[np.float64]
+    """When each frame is shown, from the first one on."""
+    end_s: float
+    """When the last one is no longer shown."""
+    expected: int
+    """How many frames there should be by what the file says of its length."""
+
+
+def timeline(path: Path, *, default_fps: float) -> Timeline:
+    """Where frames are in time; where the file doesn't say, they are at its rate."""
     with open_indexed(path) as video:
         clock = video.stream.time_base
         found = video.index.times() if video.index else None
-        if found is None or clock is None:
-            return None
-        times, end = found
-        return times.astype(np.float64) * float(clock), end * float(clock)
+        if found is not None and clock is not None:
+            times, end = found
+            times_s = (times - times[0]).astype(np.float64) * float(clock)
+            end_s = max(float((end - times[0]) * clock), times_s[-1] + SHORTEST_FRAME_S)
+            return Timeline(times_s, end_s, _expected_frames(video.stream, _Frames.of(video)))
+    decoded = _decode_all(path)
+    rate = decoded.facts.fps or default_fps
+    count = decoded.facts.frames
+    return Timeline(np.arange(count) / rate, count / rate, decoded.expected)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -20,7 +20,7 @@ import av
 from av.video.codeccontext import VideoCodecContext
 from av.video.frame import PictureType
 
-from dali_pipelines.clip_facts import TOLERATED_LOSS
+from dali_pipelines.clip_facts import is_too_many
 from dali_pipelines.errors import VideoError
 from dali_pipelines.frame_plan import IntArray
 from dali_pipelines.indexed_video import IndexedVideo, open_indexed
@@ -259,8 +259,7 @@ def _fill(path: Path, frames: Iterator[Shown], wanted: list[int]) -> Iterator[Wa
             if number < 0:
                 return
         before = frame
-    tolerated = max(1, int((shown + 1) * TOLERATED_LOSS))
-    if before is None or wanted[-1] > shown + tolerated:
+    if before is None or is_too_many(wanted[-1] - shown, shown + 1):
         raise VideoError(path, f"frame {wanted[-1]} is wanted but only {shown + 1} frames decode")
     while number >= 0:
         yield Wanted(number, before, True)

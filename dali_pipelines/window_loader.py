@@ -152,6 +152,8 @@ class WindowLoader:
         )
         for window in windows:
             self.report.read_by["PyAV"] += 1
+            if window.window.flaw:
+                self.report.flaws[window.window.path] = window.window.flaw
             if window.num_damaged:
                 self.report.damaged_frames[window.window.path] += window.num_damaged
         return WindowBatch(

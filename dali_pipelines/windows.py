@@ -12,19 +12,18 @@ from threading import Event
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
-from dali_pipelines import clip_file, frame_folder
+from dali_pipelines import frame_folder
 from dali_pipelines.augment import Look
+from dali_pipelines.clip_facts import is_too_many
 from dali_pipelines.errors import SpecError, VideoError
 from dali_pipelines.frame_plan import FramePlan, IntArray
 from dali_pipelines.pixels import Frame, resize_short, to_pixels
 from dali_pipelines.sampling import plan_frames
 from dali_pipelines.spec import ClipSpec
-from dali_pipelines.video_file import frame_times
+from dali_pipelines.video_file import Timeline, timeline
 from dali_pipelines.wanted_frames import decode_wanted
 
-MIN_FRAME_S = 1e-3
 MOST_WINDOWS = 1_000_000
 """Of one file: eleven days, one a second."""
 
@@ -41,6 +40,8 @@ class Window:
     number: int = 0
     """Its place among the file's windows."""
     is_last: bool = True
+    flaw: str = ""
+    """What is wrong with the file, as far as it shows without decoding."""
 
 
 class ReadWindow(NamedTuple):
@@ -64,7 +65,10 @@ def plan_windows(
     stride_s = stride_s or window_s
     if stride_s is not None and not 0 < stride_s < float("inf"):
         raise SpecError(f"the stride must be above 0 seconds, not {stride_s}")
-    times, end_s = _times(path, folder_fps)
+    times, end_s, expected = _timeline(path, folder_fps)
+    flaw = ""
+    if is_too_many(expected - len(times), expected):
+        flaw = f"cut short: {len(times):,} of {expected:,} frames are there"
     gap = float(np.median(np.diff(times))) if len(times) > 1 else end_s
     starts = np.zeros(1)
     length_s = end_s
@@ -90,6 +94,7 @@ def plan_windows(
                 fps=round(1 / gap, 3),
                 number=number,
                 is_last=number == len(starts) - 1,
+                flaw=flaw,
             )
         )
     return windows
@@ -98,9 +103,16 @@ def plan_windows(
 def read_windows(
     windows: list[Window], spec: ClipSpec, *, stop: Event | None = None
 ) -> Iterator[ReadWindow]:
-    """Yield the windows of one file, in order of time, each as soon as its frames are there."""
+    """Yield the windows of one file, in order of time, each as soon as its frames are there.
+
+    A file that is seen as a whole is refused where `check` would call it bad; of one in several
+    windows, those are given that are there.
+    """
     if not windows:
         return
+    is_whole = windows[0].is_last and not windows[0].number
+    if is_whole and windows[0].flaw:
+        raise VideoError(windows[0].path, windows[0].flaw)
     looks = [Look(plan=_shift(plan_frames(w.frames, w.fps, spec), w.first)) for w in windows]
     sources = [look.plan.source_indices for look in looks]
     last_use: dict[int, int] = {}
@@ -116,9 +128,14 @@ def read_windows(
             if len({frame.shape for frame, _ in found}) > 1:
                 raise VideoError(windows[place].path, "its picture changes size midway")
             pixels = looks[place].plan.compose(np.stack([frame for frame, _ in found]))
-            yield ReadWindow(
-                windows[place], looks[place], list(pixels), sum(damaged for _, damaged in found)
-            )
+            num_damaged = sum(damaged for _, damaged in found)
+            if is_whole and is_too_many(num_damaged, len(found)):
+                raise VideoError(
+                    windows[place].path,
+                    f"damaged: {num_damaged} of the {len(found)} frames that are wanted don't "
+                    "decode cleanly",
+                )
+            yield ReadWindow(windows[place], looks[place], list(pixels), num_damaged)
             held = {each: kept for each, kept in held.items() if last_use[each] > place}
             place += 1
 
@@ -135,16 +152,11 @@ def _decode(
         yield item.number, resize_short(to_pixels(item.frame), short), item.is_damaged
 
 
-def _times(path: Path, folder_fps: float) -> tuple[NDArray[np.float64], float]:
-    """Seconds from the first frame at which each frame is shown, and at which the last one ends."""
-    found = None if path.is_dir() else frame_times(path)
-    if found is None:
-        facts = clip_file.probe(path)
-        rate = facts.fps or folder_fps
-        return np.arange(facts.frames) / rate, facts.frames / rate
-    times, end_s = found
-    start_s = times[0]
-    return times - start_s, max(end_s, times[-1] + MIN_FRAME_S) - start_s
+def _timeline(path: Path, folder_fps: float) -> Timeline:
+    if not path.is_dir():
+        return timeline(path, default_fps=folder_fps)
+    count = frame_folder.probe(path).frames
+    return Timeline(np.arange(count) / folder_fps, count / folder_fps, count)
 
 
 def _shift(plan: FramePlan, first: int) -> FramePlan:

@@ -52,6 +52,7 @@ def test_the_whole_ward(ward: Path) -> None:
         "pixel_format": "yuv420p", "width": "160", "height": "120", "rotation": "0",
         "fps": "30.0", "frame_rate": "constant", "frames_claimed": "30", "frames": "30",
         "gop": rows["run/good_mpeg4.avi"]["gop"], "loaders": "dali-gpu dali-cpu torch",
+        "notes": "",
     }  # fmt: skip
     assert rows["walk/vfr.mp4"]["frame_rate"] == "variable"
     assert rows["walk/frames"]["frames"] == "5"

@@ -26,14 +26,12 @@ def check(
     started = time.monotonic()
     checked = doctor.check_dataset(manifest.load(root), timeout_s=timeout)
     took_s = time.monotonic() - started
-    codecs = Counter(entry.health.facts.codec for entry in checked if entry.health.facts)
-    variable = sum(
-        entry.health.facts.variable_rate for entry in checked if entry.health.facts is not None
-    )
+    known = [entry for entry in checked if entry.health.facts is not None]
+    facts = [entry.health.facts for entry in known if entry.health.facts is not None]
+    codecs = Counter(each.codec for each in facts)
     recounted = sum(
-        entry.health.facts.frames != entry.clip.frames
-        for entry in checked
-        if entry.health.facts is not None and entry.health.status == "ok"
+        entry.health.status == "ok" and entry.clip.frames != each.frames
+        for entry, each in zip(known, facts, strict=True)
     )
     bad = [entry for entry in checked if entry.health.status == "bad"]
     print(
@@ -41,10 +39,17 @@ def check(
         f"({len(checked) / took_s:,.0f} clips/s): "
         f"{', '.join(f'{count:,} {codec}' for codec, count in codecs.most_common())}"
     )
-    if variable:
-        print(f"{variable:,} clips have a variable frame rate")
-    if recounted:
-        print(f"{recounted:,} clips decode to another number of frames than their packets say")
+    for count, words in (
+        (sum(each.variable_rate for each in facts), "have a variable frame rate"),
+        (
+            sum(each.is_packed for each in facts),
+            "are packed bitstreams (DivX, Xvid), which is fine",
+        ),
+        (sum(each.num_streams > 1 for each in facts), "hold several videos; the first is read"),
+        (recounted, f"show another number of frames than {manifest.FILE_NAME} says: index it anew"),
+    ):
+        if count:
+            print(f"{count:,} clips {words}")
     for entry in bad[:20]:
         print(f"bad: {entry.clip.path}: {entry.health.reason}")
     if len(bad) > 20:

@@ -53,6 +53,9 @@ def evaluate(
     if splits is not None:
         _check_folds(splits, evaluated)
     _print(evaluated)
+    for each in evaluated:
+        if each.predictions.damage:
+            print(f"{each.name}: {each.predictions.damage}")
     folder = out or runs[0] / "evaluation"
     print(f"written to {report.write(folder, evaluated)}")
     failed = sum(len(each.predictions.failures) for each in evaluated)

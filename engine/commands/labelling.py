@@ -233,6 +233,8 @@ def _end(
         parts.append(f"batches halved {tally.halved} times for want of memory")
     parts.append(f"{tally.failed:,} failed" + (f": see {outputs.failures}" if tally.failed else ""))
     print("; ".join(parts))
+    if tally.damage:
+        print(tally.damage)
 
 
 def _settled(items: Iterator[Item]) -> Iterator[Item]:

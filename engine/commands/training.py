@@ -8,6 +8,7 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from dali_pipelines.feed import Report
     from engine.training.loop import Trainer
     from engine.training.recipe import Recipe
 
@@ -143,10 +144,10 @@ def run(
                 )
         _stop_kindly(trainer)
         finished = trainer.run()
-    failures = trainer.failures()
+    report = trainer.report()
     if not fabric.is_global_zero:
         return 0
-    return _conclude(trainer, out, failures, finished)
+    return _conclude(trainer, out, report, finished)
 
 
 def _make_model(recipe: "Recipe", spec: Any, *, fresh: bool) -> tuple[Any, str]:
@@ -202,15 +203,17 @@ def explained_out_of_memory(recipe: "Recipe") -> Iterator[None]:
         ) from error
 
 
-def _conclude(trainer: "Trainer", out: Path, failures: dict[Path, str], finished: bool) -> int:
+def _conclude(trainer: "Trainer", out: Path, report: "Report", finished: bool) -> int:
     import sys
 
     from engine.training import checkpoint, history
 
     rows = trainer.standing.history
     curves = history.draw_curves(out, rows, f"{trainer.recipe.model} {trainer.recipe.preset}")
-    for path, reason in failures.items():
+    for path, reason in report.failures.items():
         print(f"bad: {path}: {reason}", file=sys.stderr)
+    if damage := report.describe_damage():
+        print(f"{damage}: `engine data check` says which are bad", file=sys.stderr)
     if not finished:
         print(f"stopped; `engine train --out {out} --resume` goes on from here", file=sys.stderr)
         return INTERRUPTED
@@ -221,4 +224,4 @@ def _conclude(trainer: "Trainer", out: Path, failures: dict[Path, str], finished
             f"best: {best} after epoch {row['epoch']:.0f}, validation top-1 {row['val_top1']:.1%}, "
             f"top-5 {row['val_top5']:.1%}, F1 {row['val_f1']:.3f}; curves in {curves}"
         )
-    return 1 if failures else 0
+    return 1 if report.failures else 0

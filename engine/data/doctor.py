@@ -19,7 +19,7 @@ from engine.parallel import run_each
 FILE_NAME = "health.csv"
 COLUMNS = tuple(
     "path status reason codec pixel_format width height rotation fps frame_rate frames_claimed "
-    "frames gop loaders".split()
+    "frames gop loaders notes".split()
 )
 TIMEOUT_S = 600.0
 
@@ -84,7 +84,9 @@ def _row(checked: Checked) -> list[str | int | float]:
             facts.frames,
             facts.gop,
         ]
-    return [checked.clip.path, health.status, health.reason, *found, " ".join(health.loaders)]
+    notes = "; ".join(facts.notes()) if facts else ""
+    loaders = " ".join(health.loaders)
+    return [checked.clip.path, health.status, health.reason, *found, loaders, notes]
 
 
 def _bad_paths(path: Path) -> set[str]:
@@ -92,6 +94,6 @@ def _bad_paths(path: Path) -> set[str]:
         return set()
     with path.open(encoding="utf-8", errors="surrogateescape", newline="") as file:
         reader = csv.DictReader(file)
-        if tuple(reader.fieldnames or ()) != COLUMNS:
+        if not {"path", "status"} <= set(reader.fieldnames or ()):
             raise UserError(f"{path} is damaged; run `engine data check {path.parent}` again.")
         return {row["path"] for row in reader if row["status"] == "bad"}

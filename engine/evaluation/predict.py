@@ -22,6 +22,8 @@ class Predictions:
     labels_N: NDArray[np.int64]
     probabilities_NVC: NDArray[np.float64]
     failures: dict[Path, str]
+    damage: str = ""
+    """What was used though it isn't sound."""
 
     @property
     def of_videos_NC(self) -> NDArray[np.float64]:
@@ -50,6 +52,7 @@ def predict(
         labels_N=np.array([row.label for row in rows]),
         probabilities_NVC=np.concatenate(found),
         failures=dict(loader.report.failures),
+        damage=loader.report.describe_damage(),
     )
 
 

@@ -49,6 +49,8 @@ class Tally:
     windows: int = 0
     halved: int = 0
     """How often a batch was too much for the memory."""
+    damage: str = ""
+    """What was labelled though it isn't sound."""
 
 
 def label(
@@ -132,6 +134,7 @@ def label(
         if writing is not None:
             writing.result()
         write([], [])
+    tally.damage = loader.report.describe_damage()
     return tally
 
 

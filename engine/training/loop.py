@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from dali_pipelines.feed import Batch, ClipLoader
+from dali_pipelines.feed import Batch, ClipLoader, Report
 from engine.errors import RefusedError, UserError
 from engine.models.freezing import set_frozen
 from engine.models.registry import ModelSpec
@@ -348,14 +348,19 @@ class Trainer:
                 for buffer in model.buffers():
                     torch.distributed.broadcast(buffer, 0)
 
-    def failures(self) -> dict[Path, str]:
-        """Files that can't be read, of all ranks."""
-        own = self.train.report.failures | self.val.report.failures
+    def report(self) -> Report:
+        """What all ranks' loaders met on the way."""
+        own = Report()
+        own.take_in(self.train.report)
+        own.take_in(self.val.report)
         found: list[Any] = [own]
         if self.fabric.world_size > 1:
             found = [None] * self.fabric.world_size
             torch.distributed.all_gather_object(found, own)
-        return {path: reason for each in found for path, reason in each.items()}
+        whole = Report()
+        for each in found:
+            whole.take_in(each)
+        return whole
 
     def _mark_best(self, path: Path) -> None:
         metric, value = self.recipe.loop.metric, self.standing.best_value
