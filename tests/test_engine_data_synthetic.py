@@ -12,12 +12,14 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
+from av.video.frame import PictureType
 
 from dali_pipelines import clip_file
 from dali_pipelines.sampling import plan_frames
 from dali_pipelines.spec import ClipSpec
 from engine.data import hmdb51_splits, manifest, sources, splits, synthetic
-from engine.data.synthetic_video import MOTIONS, State
+from engine.data.packed_avi import VOP_START
+from engine.data.synthetic_video import FILM_PART_S, FPS, MOTIONS, SIZES, State
 from engine.errors import UserError
 
 
@@ -29,7 +31,8 @@ def test_layout_and_names_are_hmdb51s(synth_master: Path) -> None:
         path = Path(clip.path)
         assert path.parts[:2] == ("videos", clip.label)
         assert sources.hmdb51_source(path.stem, clip.label) == clip.source
-        assert (clip.codec, clip.width, clip.height, clip.fps) == ("mpeg4", 320, 240, 30)
+        assert (clip.codec, clip.fps) == ("mpeg4", 30)
+        assert (clip.width, clip.height) in SIZES
         assert 45 <= clip.frames <= 120
     for fold in hmdb51_splits.FOLDS:
         assert len(list((synth_master / hmdb51_splits.FOLDER).glob(f"*_split{fold}.txt"))) == 3
@@ -37,12 +40,73 @@ def test_layout_and_names_are_hmdb51s(synth_master: Path) -> None:
         assert set(parts) == {"train", "test"}
 
 
-def test_videos_are_mpeg4_with_b_frames(synth_master: Path) -> None:
-    clip = manifest.load(synth_master).clips[0]
-    with av.open(str(synth_master / clip.path)) as container:
-        assert container.format.name == "avi"
-        kinds = Counter(int(frame.pict_type) for frame in container.decode(video=0))
-    assert kinds[3] > kinds[2] > 0  # B, P
+def test_videos_are_encoded_as_hmdb51(synth_master: Path) -> None:
+    """One keyframe, single B-frames, each in the packet of a reference, and a filler."""
+    dataset = manifest.load(synth_master)
+    titles = set()
+    for clip in dataset.clips:
+        with av.open(str(synth_master / clip.path), metadata_errors="replace") as container:
+            stream = container.streams.video[0]
+            assert container.format.name == "avi"
+            assert stream.codec_context.codec_tag == "DX50"
+            titles.add(stream.metadata.get("title"))
+            packets = [packet for packet in container.demux(stream) if packet.size]
+        keyframes = [packet.size for packet in packets if packet.is_keyframe]
+        assert len(keyframes) == 2
+        assert keyframes[1] == packets[1].size == 1
+        kinds = show(synth_master / clip.path)
+        assert len(packets) == len(kinds) + 1
+        assert kinds.count("I") == 1
+        assert "BB" not in kinds
+        assert "PP" in kinds.rstrip("P")
+        assert 0.3 < kinds.count("B") / len(kinds) < 0.5
+        assert sum(bytes(packet).count(VOP_START) == 2 for packet in packets) == kinds.count("B")
+    assert titles == {None, "Pel\ufffdcula"}
+
+
+def test_frames_are_those_that_are_shown(synth_master: Path) -> None:
+    for clip in manifest.load(synth_master).clips:
+        assert clip.frames == len(show(synth_master / clip.path))
+
+
+def test_the_size_belongs_to_the_source(synth_master: Path) -> None:
+    sizes = defaultdict(set)
+    clips = manifest.load(synth_master).clips
+    for clip in clips:
+        sizes[clip.source].add((clip.width, clip.height))
+    assert all(len(each) == 1 for each in sizes.values())
+    assert set.union(*sizes.values()) == set(SIZES)
+    assert sum((clip.width, clip.height) == (320, 240) for clip in clips) > len(clips) / 2
+
+
+@pytest.mark.parametrize("clips_per_class", [3, 50])
+def test_every_set_has_several_sizes(clips_per_class: int) -> None:
+    plans = synthetic.plan_clips(list(MOTIONS)[:2], clips_per_class, 0)
+    counts = Counter(plan.size for plan in plans)
+    assert set(counts) == set(SIZES)
+    assert counts[320, 240] >= len(plans) / 2
+
+
+def test_a_film_has_keyframes_on_its_way(tmp_path: Path) -> None:
+    film = synthetic.make_folder(tmp_path / "new", num_classes=3)
+    kinds = show(tmp_path / "new" / film.name)
+    assert len(kinds) == 3 * FILM_PART_S * FPS
+    assert 2 <= kinds.count("I") <= len(kinds) / FPS / 5
+    with av.open(str(tmp_path / "new" / film.name)) as container:
+        assert sum(packet.size > 0 for packet in container.demux(video=0)) == len(kinds) + 1
+
+
+def show(path: Path) -> str:
+    """What kinds of frames a full decode gives; whatever is wrong with one is an error."""
+    kinds = ""
+    with av.open(str(path), metadata_errors="replace") as container:
+        stream = container.streams.video[0]
+        stream.codec_context.options = {"err_detect": "explode"}
+        for packet in container.demux(stream):
+            for frame in packet.decode():
+                assert not frame.is_corrupt
+                kinds += PictureType(frame.pict_type).name
+    return kinds
 
 
 def test_the_seed_decides_every_byte(tmp_path: Path, synth_master: Path) -> None:

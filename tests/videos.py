@@ -1,16 +1,18 @@
 """Real encoded videos for the tests, made with PyAV."""
 
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterator
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import av
 import numpy as np
+from av.video.frame import PictureType
 from numpy.typing import NDArray
 
 from dali_pipelines.decoders import leave_real_time
+from engine.data import packed_avi
 
 # name: encoder, suffix, pixel format, options
 CODECS: dict[str, tuple[str, str, str, dict[str, str]]] = {
@@ -28,8 +30,8 @@ CODECS: dict[str, tuple[str, str, str, dict[str, str]]] = {
 
 def numbered(index: int, width: int, height: int) -> NDArray[np.uint8]:
     """A frame that says which it is: eight black or white stripes, the bits of its number."""
-    bits = [(index >> bit) & 1 for bit in range(8)]
-    stripes = np.repeat(np.array(bits, np.uint8) * 200 + 25, width // 8 + 1)[:width]
+    bits = np.array([(index >> bit) & 1 for bit in range(8)], np.uint8)
+    stripes = (bits * 200 + 25)[np.arange(width) * 8 // width]
     return np.broadcast_to(stripes[None, :, None], (height, width, 3)).copy()
 
 
@@ -80,6 +82,65 @@ def write_video(
         container.mux(stream.encode(None))
     leave_real_time()
     return path
+
+
+def write_packed(
+    path: Path,
+    *,
+    frames: int = 30,
+    size: tuple[int, int] = (160, 120),
+    fps: int = 30,
+    gop: int = 300,
+    max_b_frames: Literal[1, 2] = 1,
+    references: Collection[int] = (),
+    closed_gop: bool = True,
+    num_fillers: int | None = None,
+    title: bytes | None = None,
+    draw: Callable[[int, int, int], NDArray[np.uint8]] = numbered,
+) -> Path:
+    """Packed B-frames: with one in a row as in HMDB51, with two as in UT-Interaction.
+
+    `references` are frames that do not become B-frames. After the first frame come fillers of one
+    byte, as many as B-frames in a row unless `num_fillers` is given.
+    """
+    path = path if path.suffix else path.with_suffix(".avi")
+
+    def pictures() -> Iterator[av.VideoFrame]:
+        for index in range(frames):
+            frame = av.VideoFrame.from_ndarray(draw(index, *size), format="rgb24")
+            frame = frame.reformat(format="yuv420p")
+            if index in references:
+                frame.pict_type = PictureType.P
+            yield frame
+
+    packed_avi.write_packed_avi(
+        path,
+        pictures(),
+        size=size,
+        fps=fps,
+        style={1: packed_avi.DIVX, 2: packed_avi.XVID}[max_b_frames],
+        gop=gop,
+        closed_gop=closed_gop,
+        max_quantizer=4,
+        num_fillers=num_fillers,
+        title=title,
+    )
+    return path
+
+
+def remux(source: Path, target: Path, *, without: Collection[int] = ()) -> Path:
+    """Copy the packets into the container that the name of `target` says, `without` some."""
+    with (
+        av.open(str(source), metadata_errors="replace") as container,
+        av.open(str(target), "w") as output,
+    ):
+        stream: Any = container.streams.video[0]
+        copy: Any = output.add_stream_from_template(stream)
+        for number, packet in enumerate(container.demux(stream)):
+            if packet.dts is not None and number not in without:
+                packet.stream = copy
+                output.mux(packet)
+    return target
 
 
 def cut_without_recoding(source: Path, target: Path, shift: int) -> Path:

@@ -107,7 +107,7 @@ def decode_all(paths: list[Path]) -> float:
 
 
 def _decode(path: Path) -> int:
-    with av.open(str(path)) as container:
+    with av.open(str(path), metadata_errors="replace") as container:
         container.streams.video[0].thread_count = 1
         return sum(1 for _ in container.decode(video=0))
 

@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import av
+from av.container import InputContainer
 
 from benchmarks.machine import file_name, fingerprint
 from benchmarks.suites.training import RESULTS, engine
@@ -83,14 +84,17 @@ def linked(clips: list[Path], folder: Path, count: int) -> Path:
 
 
 def film(clips: list[Path], path: Path) -> None:
-    """Clips one after the other, as they are encoded, until two hours are full."""
+    """Clips of one size after the other, as they are encoded, until two hours are full."""
     path.parent.mkdir()
-    with av.open(str(path), "w") as out, av.open(str(clips[0])) as first:
-        stream = out.add_stream_from_template(first.streams.video[0])
+    with av.open(str(path), "w") as out, _open(clips[0]) as first:
+        template = first.streams.video[0]
+        stream = out.add_stream_from_template(template)
         frames = 0
         for clip in itertools.cycle(clips):
-            with av.open(str(clip)) as container:
+            with _open(clip) as container:
                 video = container.streams.video[0]
+                if (video.width, video.height) != (template.width, template.height):
+                    continue
                 assert video.average_rate is not None
                 for packet in container.demux(video):
                     if packet.dts is None:
@@ -102,6 +106,10 @@ def film(clips: list[Path], path: Path) -> None:
                     frames += 1
             if frames / video.average_rate > FILM_S:
                 return
+
+
+def _open(path: Path) -> InputContainer:
+    return av.open(str(path), metadata_errors="replace")
 
 
 def rate(run: Path, artifact: Path, folder: Path) -> dict[str, Any]:

@@ -176,7 +176,7 @@ def _decode_plainly(path: Path, wanted: IntArray) -> list[Any]:
         return list(clip_file.read_frames(path, wanted))
     numbers = set(wanted.tolist())
     pixels: list[Any] = []
-    with av.open(str(path)) as container:
+    with av.open(str(path), metadata_errors="replace") as container:
         container.streams.video[0].thread_count = 1
         for number, frame in enumerate(container.decode(video=0)):
             if number in numbers:

@@ -1,10 +1,11 @@
 """A dataset worth training on, made here: HMDB51's own layout, names and split files.
 
-Clips of one source share figure and background, and most sources belong to one class, as in real
-data sets: a model that remembers backgrounds shines under a split that ignores sources, and fails
-under one that respects them.
+Clips of one source share figure, background and size, and most sources belong to one class, as in
+real data sets: a model that remembers backgrounds shines under a split that ignores sources, and
+fails under one that respects them.
 """
 
+import itertools
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -17,6 +18,7 @@ from engine.data.index import Index
 from engine.data.synthetic_video import (
     MOTIONS,
     NOISE_BY_QUALITY,
+    SIZES,
     Quality,
     draw_scene,
     write_clip,
@@ -32,12 +34,16 @@ SHARED_SOURCES = 0.2
 TEST_FRACTION = 0.3
 DECORATIONS = ("", "_(part_2)", "_[uncut]", "_&_friends", "#1", "+extra", ";b", "!", "~", "@home")
 """What real source names hold, and naive matching trips over."""
+TITLES = (None, None, "Película".encode("latin-1"), None)
+"""In the files' metadata, one source after the other. Real ones aren't always UTF-8 either."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ClipPlan:
     label: str
     source: str
+    size: tuple[int, int]
+    title: bytes | None
     scene_seed: tuple[int, ...]
     clip_seed: tuple[int, ...]
     quality: Quality
@@ -87,10 +93,10 @@ def make_folder(out: Path, *, num_classes: int, seed: int = 0) -> Film:
         atomic.new_folder(out) as stage,
         progress_bar("Drawing new videos", total=num_classes + 1, unit="videos") as advance,
     ):
-        for label in labels:
-            write_clip(stage / f"{label}.avi", label, draw_scene(rng), "med", rng)
+        for label, size in zip(labels, itertools.cycle(SIZES), strict=False):
+            write_clip(stage / f"{label}.avi", label, draw_scene(rng, size), "med", rng)
             advance()
-        write_film(stage / film.name, film.motions, draw_scene(rng), "med", rng)
+        write_film(stage / film.name, film.motions, draw_scene(rng, SIZES[0]), "med", rng)
         advance()
         whole = (stage / f"{labels[0]}.avi").read_bytes()
         (stage / "broken.avi").write_bytes(whole[: len(whole) // 100])
@@ -112,6 +118,8 @@ def plan_clips(labels: list[str], clips_per_class: int, seed: int) -> list[ClipP
                 ClipPlan(
                     label=label,
                     source=f"Reel_{source_id:03d}{DECORATIONS[source_id % len(DECORATIONS)]}",
+                    size=SIZES[source_id % len(SIZES)],
+                    title=TITLES[source_id % len(TITLES)],
                     scene_seed=(seed, 0, source_id),
                     clip_seed=(seed, 1, class_index, clip_index),
                     quality=qualities[source_id % len(qualities)],
@@ -125,9 +133,10 @@ def _write(stage: Path, plan: ClipPlan) -> None:
     write_clip(
         stage / "videos" / plan.label / plan.file_name,
         plan.label,
-        draw_scene(np.random.default_rng(plan.scene_seed)),
+        draw_scene(np.random.default_rng(plan.scene_seed), plan.size),
         plan.quality,
         np.random.default_rng(plan.clip_seed),
+        title=plan.title,
     )
 
 

@@ -1,4 +1,4 @@
-"""One synthetic clip, or film: a figure that moves over a still background, as MPEG-4 in AVI.
+"""One synthetic clip, or film: a figure that moves over a still background, encoded as HMDB51 is.
 
 The state of the figure is a place in a box around the middle, and a size. Every motion runs through
 states that all the others draw at random too, and starts anywhere in its course (what has reached
@@ -11,24 +11,32 @@ import itertools
 import math
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from fractions import Fraction
 from pathlib import Path
 from typing import Literal
 
 import av
 import numpy as np
+from av.video.frame import PictureType
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
-WIDTH, HEIGHT, FPS = 320, 240, 30
+from engine.data.packed_avi import write_packed_avi
+
+FPS = 30
+SIZES = (
+    (320, 240), (560, 240), (320, 240), (320, 240), (432, 240), (340, 256), (320, 240), (320, 240)
+)  # fmt: skip
+"""Width and height of one source after the other."""
 SMALLEST_RADIUS, SIZE_RATIO = 24.0, 2.8
 BOX = (80, 55)
-"""How far from the middle the figure's centre goes, across and down."""
+"""How many pixels from the middle the figure's centre goes, across and down."""
 SECONDS = (1.5, 4.0)
 COURSES = (0.8, 1.5)
 """How often a motion runs its course in one clip: its speed."""
 FILM_PART_S = 8.0
 SUPERSAMPLING = 2
+LONE_REFERENCES = 0.2
+"""Share of frames that are never B-frames: encoders leave some out where much moves."""
 
 Quality = Literal["goo", "med", "bad"]
 NOISE_BY_QUALITY: dict[Quality, float] = {"goo": 1.5, "med": 3.0, "bad": 6.0}
@@ -106,14 +114,25 @@ class Scene:
     colour: tuple[int, int, int]
     figure: str
 
+    @property
+    def size(self) -> tuple[int, int]:
+        height, width = self.background[0].shape
+        return width, height
 
-def draw_scene(rng: np.random.Generator) -> Scene:
+
+def draw_scene(rng: np.random.Generator, size: tuple[int, int]) -> Scene:
     """A bright figure on a dark ground, so that a small network sees it at once."""
-    ys, xs = np.mgrid[0:HEIGHT, 0:WIDTH] / HEIGHT
+    width, height = size
+    ys, xs = np.mgrid[0:height, 0:width] / height
     slope = rng.normal(0, 8, 2)
     waves = np.sin(xs * rng.uniform(2, 9) + rng.uniform(0, 6)) * np.cos(ys * rng.uniform(2, 9))
-    luma = rng.uniform(45, 95) + slope[0] * (xs - 0.66) + slope[1] * (ys - 0.5) + 4 * waves
-    half = (HEIGHT // 2, WIDTH // 2)
+    luma = (
+        rng.uniform(45, 95)
+        + slope[0] * (xs - width / height / 2)
+        + slope[1] * (ys - 0.5)
+        + 4 * waves
+    )
+    half = (height // 2, width // 2)
     return Scene(
         background=(
             luma.astype(np.int16),
@@ -130,10 +149,17 @@ def draw_scene(rng: np.random.Generator) -> Scene:
 
 
 def write_clip(
-    path: Path, motion: str, scene: Scene, quality: Quality, rng: np.random.Generator
+    path: Path,
+    motion: str,
+    scene: Scene,
+    quality: Quality,
+    rng: np.random.Generator,
+    *,
+    title: bytes | None = None,
 ) -> None:
     num_frames = round(rng.uniform(*SECONDS) * FPS)
-    _encode(path, _draw(motion, scene, quality, rng, num_frames, rng.uniform(*COURSES)))
+    pictures = _draw(motion, scene, quality, rng, num_frames, rng.uniform(*COURSES))
+    _encode(path, pictures, scene, rng, title)
 
 
 def write_film(
@@ -143,7 +169,7 @@ def write_film(
     num_frames = round(FILM_PART_S * FPS)
     courses = FILM_PART_S * sum(COURSES) / sum(SECONDS)
     parts = (_draw(each, scene, quality, rng, num_frames, courses) for each in motions)
-    _encode(path, itertools.chain.from_iterable(parts))
+    _encode(path, itertools.chain.from_iterable(parts), scene, rng)
 
 
 def _draw(
@@ -155,60 +181,73 @@ def _draw(
     courses: float,
 ) -> Iterator[NDArray[np.uint8]]:
     """Frame by frame, as the planes of yuv420p."""
+    width, height = scene.size
     extent, angle = rng.uniform(0, 1), rng.uniform(0, math.tau)
     start = State(x=rng.uniform(0, 1), y=rng.uniform(0, 1), size=rng.uniform(0, 1))
-    noise = rng.normal(0, NOISE_BY_QUALITY[quality], (HEIGHT + 32, WIDTH + 32)).astype(np.int16)
+    noise = rng.normal(0, NOISE_BY_QUALITY[quality], (height + 32, width + 32)).astype(np.int16)
     for index in range(num_frames):
         state = MOTIONS[motion](start, courses * index / num_frames, extent)
-        mask = _draw_figure(scene.figure, state, angle)
         top, left = rng.integers(0, 32, 2)
-        yield _blend(scene, mask, noise[top : top + HEIGHT, left : left + WIDTH])
+        yield _blend(scene, state, angle, noise[top : top + height, left : left + width])
 
 
-def _encode(path: Path, pictures: Iterable[NDArray[np.uint8]]) -> None:
-    with av.open(str(path), "w", format="avi") as container:
-        stream = container.add_stream("mpeg4", rate=FPS)
-        stream.width, stream.height, stream.pix_fmt = WIDTH, HEIGHT, "yuv420p"
-        stream.codec_context.thread_count = 1  # the same seed writes the same bytes
-        stream.codec_context.max_b_frames = 2
-        stream.codec_context.gop_size = 50
-        stream.codec_context.bit_rate = 800_000
-        for index, planes in enumerate(pictures):
+def _encode(
+    path: Path,
+    pictures: Iterable[NDArray[np.uint8]],
+    scene: Scene,
+    rng: np.random.Generator,
+    title: bytes | None = None,
+) -> None:
+    def frames() -> Iterator[av.VideoFrame]:
+        for planes in pictures:
             frame = av.VideoFrame.from_ndarray(planes, format="yuv420p")
-            frame.pts, frame.time_base = index, Fraction(1, FPS)
-            container.mux(stream.encode(frame))
-        container.mux(stream.encode(None))
+            if rng.uniform() < LONE_REFERENCES:
+                frame.pict_type = PictureType.P
+            yield frame
+
+    write_packed_avi(path, frames(), size=scene.size, fps=FPS, title=title)
 
 
-def _draw_figure(figure: str, state: State, angle: float) -> Image.Image:
-    """The figure as coverage, 0 to 255."""
-    radius = SMALLEST_RADIUS * SIZE_RATIO**state.size
-    x = WIDTH / 2 + (2 * state.x - 1) * BOX[0]
-    y = HEIGHT / 2 + (2 * state.y - 1) * BOX[1]
-    cos, sin = math.cos(angle) * radius, math.sin(angle) * radius
-    canvas = Image.new("L", (WIDTH * SUPERSAMPLING, HEIGHT * SUPERSAMPLING))
-    ImageDraw.Draw(canvas).polygon(
-        [
-            ((x + cos * px - sin * py) * SUPERSAMPLING, (y + sin * px + cos * py) * SUPERSAMPLING)
-            for px, py in FIGURES[figure]
-        ],
-        fill=255,
-    )
-    return canvas.reduce(SUPERSAMPLING)
-
-
-def _blend(scene: Scene, mask: Image.Image, noise: NDArray[np.int16]) -> NDArray[np.uint8]:
-    planes = np.empty((HEIGHT * 3 // 2, WIDTH), np.uint8)
-    coverages = [np.asarray(mask, np.int16), np.asarray(mask.reduce(2), np.int16)]
-    luma = _over(scene.background[0], scene.colour[0], coverages[0]) + noise
-    planes[:HEIGHT] = np.clip(luma, 16, 235)
-    chroma = planes[HEIGHT:].reshape(2, HEIGHT // 2, WIDTH // 2)
-    chroma[0] = _over(scene.background[1], scene.colour[1], coverages[1])
-    chroma[1] = _over(scene.background[2], scene.colour[2], coverages[1])
+def _blend(scene: Scene, state: State, angle: float, noise: NDArray[np.int16]) -> NDArray[np.uint8]:
+    width, height = scene.size
+    left, top, mask = _draw_figure(scene, state, angle)
+    luma, *chroma = (plane.copy() for plane in scene.background)
+    _paint(luma, left, top, scene.colour[0], mask)
+    for plane, colour in zip(chroma, scene.colour[1:], strict=True):
+        _paint(plane, left // 2, top // 2, colour, mask.reduce(2))
+    luma += noise
+    planes = np.empty((height * 3 // 2, width), np.uint8)
+    np.clip(luma, 16, 235, out=planes[:height], casting="unsafe")
+    np.stack(chroma, out=planes[height:].reshape(2, height // 2, width // 2), casting="unsafe")
     return planes
 
 
-def _over(
-    background: NDArray[np.int16], colour: int, coverage: NDArray[np.int16]
-) -> NDArray[np.int16]:
-    return background + (((colour - background) * (coverage // 2)) >> 7)
+def _draw_figure(scene: Scene, state: State, angle: float) -> tuple[int, int, Image.Image]:
+    """Where its rectangle begins, in even pixels, and the figure in it as coverage, 0 to 255."""
+    width, height = scene.size
+    radius = SMALLEST_RADIUS * SIZE_RATIO**state.size
+    x = width / 2 + (2 * state.x - 1) * BOX[0]
+    y = height / 2 + (2 * state.y - 1) * BOX[1]
+    cos, sin = math.cos(angle) * radius, math.sin(angle) * radius
+    xs = [x + cos * px - sin * py for px, py in FIGURES[scene.figure]]
+    ys = [y + sin * px + cos * py for px, py in FIGURES[scene.figure]]
+    left, right = _even_bounds(xs, width)
+    top, bottom = _even_bounds(ys, height)
+    canvas = Image.new("L", ((right - left) * SUPERSAMPLING, (bottom - top) * SUPERSAMPLING))
+    ImageDraw.Draw(canvas).polygon(
+        [
+            ((px - left) * SUPERSAMPLING, (py - top) * SUPERSAMPLING)
+            for px, py in zip(xs, ys, strict=True)
+        ],
+        fill=255,
+    )
+    return left, top, canvas.reduce(SUPERSAMPLING)
+
+
+def _even_bounds(positions: list[float], end: int) -> tuple[int, int]:
+    return max(0, int(min(positions)) // 2 * 2), min(end, int(max(positions)) // 2 * 2 + 2)
+
+
+def _paint(plane: NDArray[np.int16], left: int, top: int, colour: int, mask: Image.Image) -> None:
+    part = plane[top : top + mask.height, left : left + mask.width]
+    part += ((colour - part) * (np.asarray(mask, np.int16) // 2)) >> 7
