@@ -12,10 +12,10 @@ import av
 from av.video.stream import VideoStream
 
 from dali_pipelines.errors import VideoError
+from dali_pipelines.frames_in_turn import OtherOrder, frames_by_counting, frames_by_index
 from dali_pipelines.indexed_video import IndexedVideo, open_indexed
 from dali_pipelines.pixels import resized_size, to_pixels
 from dali_pipelines.video_stream import open_video
-from dali_pipelines.wanted_frames import OtherOrder, frames_by_counting, frames_by_index
 
 MOST_S = 300.0
 """Of a converted video; the rest is left out, and the result says so."""

@@ -21,8 +21,8 @@ from dali_pipelines.clip_reader import ClipReader, ReadClip
 from dali_pipelines.errors import LoaderError, VideoError
 from dali_pipelines.feed import Batch, ClipLoader, ClipRow, Feed, make_batch
 from dali_pipelines.frame_cache import FrameCache
+from dali_pipelines.frames_in_turn import Stopped
 from dali_pipelines.graph import FRONTS, ClipGraph, Front
-from dali_pipelines.wanted_frames import Stopped
 
 if TYPE_CHECKING:
     import torch

@@ -16,10 +16,15 @@ from numpy.typing import NDArray
 from dali_pipelines.clip_facts import ClipFacts, ClipHealth, judge
 from dali_pipelines.errors import VideoError
 from dali_pipelines.frame_plan import IntArray
+from dali_pipelines.frames_in_turn import (
+    OtherOrder,
+    Shown,
+    frames_by_counting,
+    frames_by_index,
+)
 from dali_pipelines.indexed_video import IndexedVideo, open_indexed
 from dali_pipelines.pixels import quarter_turns
 from dali_pipelines.video_stream import picture_streams
-from dali_pipelines.wanted_frames import OtherOrder, Shown, frames_by_counting, frames_by_index
 
 SHORTEST_FRAME_S = 1e-3
 BT601 = frozenset({2, 5, 6})

@@ -8,21 +8,26 @@ in turn instead.
 Frame n is the n-th one that decoding all of the file shows.
 """
 
-from bisect import bisect_left, insort
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from itertools import chain
 from pathlib import Path
 from threading import Event
 from typing import NamedTuple
 
 import av
-from av.video.codeccontext import VideoCodecContext
-from av.video.frame import PictureType
 
 from dali_pipelines.clip_facts import is_too_many
 from dali_pipelines.errors import VideoError
 from dali_pipelines.frame_plan import IntArray
+from dali_pipelines.frames_in_turn import (
+    Damaged,
+    OtherOrder,
+    Shown,
+    Stopped,
+    frames_by_counting,
+    frames_by_index,
+    is_b_frame,
+)
 from dali_pipelines.indexed_video import IndexedVideo, open_indexed
 from dali_pipelines.packet_index import PacketIndex, Run
 from dali_pipelines.video_stream import demux, open_video, plain_words
@@ -37,22 +42,6 @@ class Wanted(NamedTuple):
     is_damaged: bool
     """It is not what was encoded: the decoder guessed parts of it, or it builds on such a frame, or
     it doesn't decode at all and its neighbor stands in."""
-
-
-class Stopped(Exception):
-    """The caller no longer wants the frames."""
-
-
-class Damaged(Exception):
-    """Something doesn't decode, so that counting frames no longer gives their numbers."""
-
-
-class OtherOrder(Exception):
-    """Frames come out in another order than the index says, though nothing is damaged."""
-
-    def __init__(self, right_until: int) -> None:
-        super().__init__()
-        self.right_until = right_until
 
 
 def decode_wanted(path: Path, numbers: IntArray, *, stop: Event | None = None) -> Iterator[Wanted]:
@@ -130,16 +119,20 @@ def _sparsely(
     number = next(missing)
     needed = {int(index.positions[each]) for each in wanted}
     for run in index.runs(wanted):
+        found: list[Wanted] = []
         for frame in _decode_run(video, index, run, needed, stop):
             shown = index.number_of(frame.pts)
-            if frame.is_corrupt or shown > number:
+            if frame.is_corrupt or (shown > number >= 0):
                 return
-            if shown < number:
-                continue
-            yield Wanted(number, frame, False)
-            number = next(missing, -1)
-            if number < 0:
-                return
+            if shown == number:
+                found.append(Wanted(number, frame, False))
+                number = next(missing, -1)
+            if not is_b_frame(frame):  # on which those before it may build
+                yield from found
+                found = []
+                if number < 0:
+                    return
+        yield from found
         video.stream.codec_context.flush_buffers()
 
 
@@ -163,82 +156,6 @@ def _decode_run(
         yield from context.decode(None)
     except av.FFmpegError:
         return  # what is missing is asked for again, frame by frame
-
-
-class Shown(NamedTuple):
-    number: int
-    frame: av.VideoFrame
-    is_damaged: bool
-
-
-def frames_by_index(video: IndexedVideo, stop: Event) -> Iterator[Shown]:
-    """All frames that decode, with the numbers that the index gives them.
-
-    What is damaged spoils what is decoded from there to the next keyframe.
-    """
-    index, context = video.index, video.stream.codec_context
-    assert index is not None
-    context.skip_frame = "DEFAULT"
-    spoiled: list[int] = []
-    """Positions of damaged pictures that others refer to, ascending."""
-    count = 0
-    for position, picture in enumerate(chain(video.all(), [None])):
-        if stop.is_set():
-            raise Stopped
-        try:
-            frames = context.decode(picture and picture.packet)
-        except av.FFmpegError:
-            insort(spoiled, position)
-            continue
-        for frame in frames:
-            number, at = index.number_of(frame.pts), frame.pts or 0
-            if frame.is_corrupt and not is_b_frame(frame):
-                insort(spoiled, at)
-            if number < 0:
-                continue
-            if not spoiled and number != count:
-                raise OtherOrder(count)
-            count += 1
-            first = bisect_left(spoiled, index.keyframe_for(at))
-            is_spoiled = first < len(spoiled) and spoiled[first] <= at
-            yield Shown(number, frame, is_spoiled or bool(frame.is_corrupt))
-
-
-def frames_by_counting(
-    context: VideoCodecContext,
-    packets: Iterable[av.Packet | None],
-    stop: Event,
-    *,
-    until_damaged: bool = False,
-    failed: list[int] | None = None,
-) -> Iterator[Shown]:
-    """All frames that decode, numbered as they come; `failed` takes the packets that don't."""
-    context.skip_frame = "DEFAULT"
-    is_spoiled: bool | None = None
-    count = 0
-    for place, packet in enumerate(packets):
-        if stop.is_set():
-            raise Stopped
-        if is_spoiled is None and packet is not None:
-            is_spoiled = not packet.is_keyframe  # it builds on pictures that are not there
-        try:
-            frames = context.decode(packet)
-        except av.FFmpegError:
-            frames, is_spoiled = [], True
-            if failed is not None:
-                failed.append(place)
-        for frame in frames:
-            is_damaged = bool(frame.is_corrupt)
-            if not is_b_frame(frame):
-                is_spoiled = is_damaged or (is_spoiled and not frame.key_frame)
-            yield Shown(count, frame, is_damaged or bool(is_spoiled))
-            count += 1
-        if until_damaged and is_spoiled:
-            raise Damaged
-
-
-def is_b_frame(frame: av.VideoFrame) -> bool:
-    return frame.pict_type == PictureType.B
 
 
 def _fill(path: Path, frames: Iterator[Shown], wanted: list[int]) -> Iterator[Wanted]:

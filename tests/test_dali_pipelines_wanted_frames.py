@@ -12,10 +12,11 @@ import videos
 
 from dali_pipelines import indexed_video, wanted_frames
 from dali_pipelines.errors import VideoError
+from dali_pipelines.frames_in_turn import Stopped
 from dali_pipelines.indexed_video import open_indexed
 from dali_pipelines.packet_index import PacketIndex, Run
 from dali_pipelines.pixels import to_pixels
-from dali_pipelines.wanted_frames import Stopped, decode_in_turn, decode_wanted
+from dali_pipelines.wanted_frames import decode_in_turn, decode_wanted
 
 UNEVEN = np.cumsum(np.random.default_rng(0).integers(5, 90, 60)).tolist()
 
@@ -30,6 +31,56 @@ def _cut(folder: Path) -> Path:
     return videos.cut_without_recoding(whole, folder / "cut.mp4", 17)
 
 
+def _unpacked_with_gaps(folder: Path) -> Path:
+    """N-VOPs between the frames, as Xvid writes where a frame is dropped."""
+    packed = videos.write_packed(folder / "packed", frames=60)
+    path = folder / "gaps.avi"
+    with av.open(str(packed)) as source, av.open(str(path), "w") as output:
+        stream: Any = source.streams.video[0]
+        copy: Any = output.add_stream_from_template(stream)
+        time = 0
+        for packet in source.demux(stream):
+            for number in range(2 if 0 < packet.size < 19 else bool(packet.size)):
+                single = av.Packet(bytes(packet))
+                single.stream, single.time_base = copy, packet.time_base
+                single.pts = single.dts = time
+                single.is_keyframe = packet.is_keyframe and not number
+                output.mux(single)
+                time += 1
+    return path
+
+
+def _interlaced(folder: Path) -> Path:
+    path = folder / "interlaced.mp4"
+    with av.open(str(path), "w") as container:
+        options = {"x264-params": "interlaced=1:log-level=none", "bf": "2"}
+        stream: Any = container.add_stream("libx264", rate=25, options=options)
+        stream.width, stream.height, stream.pix_fmt = 160, 128, "yuv420p"
+        for index in range(60):
+            frame = av.VideoFrame.from_ndarray(videos.numbered(index, 160, 128), format="rgb24")
+            container.mux(stream.encode(frame.reformat(format="yuv420p")))
+        container.mux(stream.encode(None))
+    return path
+
+
+def _with_hidden_frames(folder: Path) -> Path:
+    """libvpx codes frames that are only referred to; here a bit says so of two in sixty-two."""
+    whole = videos.write_video(folder / "whole", codec="vp8", frames=62)
+    path = folder / "hidden.webm"
+    with av.open(str(whole)) as source, av.open(str(path), "w") as output:
+        copy: Any = output.add_stream_from_template(source.streams.video[0])
+        for number, packet in enumerate(source.demux(video=0)):
+            if packet.size:
+                data = bytearray(bytes(packet))
+                data[0] &= 0xEF if number in (20, 41) else 0xFF
+                hidden = av.Packet(bytes(data))
+                hidden.stream, hidden.time_base = copy, packet.time_base
+                hidden.pts, hidden.dts = packet.pts, packet.dts
+                hidden.is_keyframe = packet.is_keyframe
+                output.mux(hidden)
+    return path
+
+
 FILES: dict[str, Any] = {
     codec: lambda folder, codec=codec: videos.write_video(folder / "clip", codec=codec, frames=60)
     for codec in videos.CODECS
@@ -42,6 +93,31 @@ FILES["no time stamps"] = lambda folder: videos.write_video(
 )
 FILES["dropped frames"] = _gaps
 FILES["edit list"] = _cut
+FILES["packed, one B-frame in a row"] = lambda folder: videos.write_packed(
+    folder / "packed", frames=60, references={20, 21, 33}
+)
+FILES["packed, two B-frames in a row"] = lambda folder: videos.write_packed(
+    folder / "packed", frames=60, max_b_frames=2, gop=20, references={9}
+)
+FILES["packed, open GOPs"] = lambda folder: videos.write_packed(
+    folder / "packed", frames=60, gop=12, closed_gop=False, size=(161, 97)
+)
+for suffix in (".mkv", ".mp4"):
+    FILES[f"packed in {suffix}"] = lambda folder, suffix=suffix: videos.remux(
+        videos.write_packed(folder / "packed", frames=60, gop=15), folder / f"copy{suffix}"
+    )
+FILES["packed, its last packet lost"] = lambda folder: videos.remux(
+    videos.write_packed(folder / "packed", frames=61), folder / "copy.avi", without={61}
+)
+FILES["packed, title not in UTF-8"] = lambda folder: videos.write_packed(
+    folder / "packed", frames=60, title="Película".encode("latin-1")
+)
+FILES["frames that are not coded"] = lambda folder: _unpacked_with_gaps(folder)
+FILES["340 × 256"] = lambda folder: videos.write_video(
+    folder / "kinetics.mp4", codec="h264", frames=60, size=(340, 256)
+)
+FILES["interlaced"] = lambda folder: _interlaced(folder)
+FILES["hidden VP8 frames"] = lambda folder: _with_hidden_frames(folder)
 FILES["turned"] = lambda folder: videos.turn_clockwise(
     videos.write_video(folder / "turned.mp4", codec="h264", frames=60)
 )
@@ -55,7 +131,9 @@ def test_wanted_frames_are_those_of_decoding_everything(
     path = FILES[name](tmp_path)
     if not in_memory:
         monkeypatch.setattr(indexed_video, "KEEP_BELOW", 0)
-    every = [to_pixels(item.frame) for item in decode_in_turn(path, np.arange(_count(path)))]
+    every = videos.every_frame(path)
+    with open_indexed(path) as video:
+        assert video.index is None or len(video.index) == len(every)
     rng = np.random.default_rng(0)
     choices = [[0], [len(every) - 1], [3, 4, 5], [1, 40], list(range(len(every)))]
     choices += [sorted(rng.choice(len(every), size, replace=False)) for size in (2, 3, 5, 8, 20)]
@@ -65,6 +143,17 @@ def test_wanted_frames_are_those_of_decoding_everything(
         assert not any(item.is_damaged for item in found)
         for item in found:
             np.testing.assert_array_equal(to_pixels(item.frame), every[item.number])
+    in_turn = list(decode_in_turn(path, np.arange(len(every))))
+    assert not any(item.is_damaged for item in in_turn)
+    for item, frame in zip(in_turn, every, strict=True):
+        np.testing.assert_array_equal(to_pixels(item.frame), frame)
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_the_order_is_known_without_decoding_but_for_h264_in_avi(name: str, tmp_path: Path) -> None:
+    with open_indexed(FILES[name](tmp_path)) as video:
+        assert (video.index is None) == (name == "no time stamps")
+        assert video.is_packed == (name.startswith("packed") or name == "frames that are not coded")
 
 
 @pytest.mark.parametrize("codec", ["mpeg4", "h264", "vp9"])
@@ -153,6 +242,39 @@ def test_neighbours_stand_in_for_damaged_frames_and_say_so(tmp_path: Path) -> No
     assert [videos.number_of(to_pixels(item.frame)) for item in found] == [19, 19, 21]
 
 
+@pytest.mark.parametrize("decode", [decode_wanted, decode_in_turn])
+@pytest.mark.parametrize("kind", ["packed", "h264", "mpeg2video", "in AVI"])
+def test_what_builds_on_a_damaged_frame_is_damaged_up_to_the_next_keyframe(
+    kind: str, decode: Any, tmp_path: Path
+) -> None:
+    """FFmpeg guesses what is missing, and marks no frame but the first as corrupt."""
+    if kind == "packed":
+        path = videos.write_packed(tmp_path / "clip", frames=60, gop=15, draw=videos.noisy)
+    else:
+        codec = "h264" if kind == "in AVI" else kind
+        path = tmp_path / ("clip.avi" if kind == "in AVI" else "clip.mkv")
+        path = videos.write_video(path, codec=codec, frames=60, gop=15, draw=videos.noisy)
+    every = videos.every_frame(path)
+    videos.damage(path, 18, 24)
+    right: list[bool] = []
+    for item in decode(path, np.arange(60)):
+        right.append(bool(np.array_equal(to_pixels(item.frame), every[item.number])))
+        assert item.is_damaged or right[-1]
+    assert 0 < right.count(False) < 20
+    assert all(right[:13] + right[-13:])
+    sound = [number for number in range(60) if number < 13 or number > 46]
+    assert not any(item.is_damaged for item in decode(path, np.array(sound)))
+
+
+def test_what_comes_before_the_first_keyframe_is_damaged(tmp_path: Path) -> None:
+    """FFmpeg shows it upon grey."""
+    whole = videos.write_packed(tmp_path / "whole", frames=40, gop=20, draw=videos.noisy)
+    path = videos.remux(whole, tmp_path / "cut.avi", without=range(6))
+    found = list(decode_wanted(path, np.arange(len(videos.every_frame(path)))))
+    assert [item.is_damaged for item in found[:8]] == [True] * 8
+    assert not any(item.is_damaged for item in found[-15:])
+
+
 def test_a_file_that_ends_too_early_is_an_error(tmp_path: Path) -> None:
     path = videos.write_video(tmp_path / "clip", frames=60)
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
@@ -215,11 +337,6 @@ def _planes(rgb: tuple[int, int, int], red: float, blue: float, full: bool) -> l
 
 def _array(numbers: list[int]) -> np.ndarray:
     return np.array(numbers, np.int64)
-
-
-def _count(path: Path) -> int:
-    with av.open(str(path)) as container:
-        return sum(1 for _ in container.decode(video=0))
 
 
 def _index(path: Path) -> PacketIndex:

@@ -35,12 +35,31 @@ def numbered(index: int, width: int, height: int) -> NDArray[np.uint8]:
     return np.broadcast_to(stripes[None, :, None], (height, width, 3)).copy()
 
 
+def noisy(index: int, width: int, height: int) -> NDArray[np.uint8]:
+    """The same under noise, so that each frame takes some kilobytes."""
+    noise = np.random.default_rng(index).integers(-25, 26, (height, width, 3))
+    return np.clip(numbered(index, width, height) + noise, 0, 255).astype(np.uint8)
+
+
 def number_of(frame: NDArray[np.uint8]) -> int:
     """Reads the number back, whatever the frame's size."""
     grey = frame if frame.ndim == 2 else frame.mean(axis=2)
     step = grey.shape[1] / 8
     bits = [grey[:, int(step * bit + step * 0.4)].mean() > 128 for bit in range(8)]
     return sum(1 << bit for bit, on in enumerate(bits) if on)
+
+
+def every_frame(path: Path) -> list[NDArray[np.uint8]]:
+    """All that decoding the whole file shows, in that order: the truth about what frame n is."""
+    found = []
+    with av.open(str(path), metadata_errors="replace") as container:
+        stream = container.streams.video[0]
+        stream.codec_context.thread_count = 1
+        for packet in container.demux(stream):
+            for frame in packet.decode():
+                pixels = frame.to_ndarray(format="rgb24")
+                found.append(np.rot90(pixels, frame.rotation // 90))
+    return found
 
 
 def corner(index: int, width: int, height: int) -> NDArray[np.uint8]:
@@ -170,9 +189,27 @@ def write_audio(path: Path) -> Path:
 
 def turn_clockwise(path: Path) -> Path:
     """Write the matrix of a quarter turn clockwise into an MP4's track header."""
-    data = bytearray(path.read_bytes())
-    matrix = data.index(b"tkhd") + 4 + 40  # version 0: the matrix is 40 bytes in
     fixed, unit = 0x10000, 0x40000000
-    data[matrix : matrix + 36] = struct.pack(">9i", 0, fixed, 0, -fixed, 0, 0, 0, 0, unit)
+    return write_matrix(path, (0, fixed, 0, -fixed, 0, 0, 0, 0, unit))
+
+
+def write_matrix(path: Path, matrix: tuple[int, ...]) -> Path:
+    """Nine numbers into an MP4's track header, in place of its matrix."""
+    data = bytearray(path.read_bytes())
+    at = data.index(b"tkhd") + 4 + 40  # version 0: the matrix is 40 bytes in
+    data[at : at + 36] = struct.pack(">9i", *matrix)
+    path.write_bytes(data)
+    return path
+
+
+def damage(path: Path, begin: int, end: int) -> Path:
+    """Overwrite a part of the largest packet but keyframes among these, in decoding order."""
+    with av.open(str(path), metadata_errors="replace") as container:
+        found = [packet for packet in container.demux(video=0) if packet.size][begin:end]
+    largest = max((each for each in found if not each.is_keyframe), key=lambda each: each.size)
+    assert largest.pos is not None
+    data = bytearray(path.read_bytes())
+    start, stop = (largest.pos + 8 + largest.size * part // 16 for part in (1, 3))
+    data[start:stop] = np.random.default_rng(0).bytes(stop - start)
     path.write_bytes(data)
     return path
