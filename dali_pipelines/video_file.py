@@ -72,7 +72,7 @@ def timeline(path: Path, *, default_fps: float) -> Timeline:
             times, end = found
             times_s = (times - times[0]).astype(np.float64) * float(clock)
             end_s = max(float((end - times[0]) * clock), times_s[-1] + SHORTEST_FRAME_S)
-            return Timeline(times_s, end_s, _expected_frames(video.stream, _Frames.of(video)))
+            return Timeline(times_s, end_s, _expected_frames(video, _Frames.of(video)))
     decoded = _decode_all(path)
     rate = decoded.facts.fps or default_fps
     count = decoded.facts.frames
@@ -153,7 +153,7 @@ def _examine(
     lost = frames.count - count + len(failed)
     return _Decoded(
         facts=dataclasses.replace(facts, frames=count),
-        expected=_expected_frames(video.stream, frames) - lost,
+        expected=_expected_frames(video, frames) - lost,
         damaged=damaged + lost + (not video.is_whole),
     )
 
@@ -181,17 +181,20 @@ def _facts(video: IndexedVideo, frames: _Frames, first: av.VideoFrame) -> ClipFa
     )
 
 
-def _expected_frames(stream: VideoStream, frames: _Frames) -> int:
+def _expected_frames(video: IndexedVideo, frames: _Frames) -> int:
     """The frames there would be if the stream went on to its stated end as it goes so far.
 
     The header's own count won't do: it also counts what an edit list hides and, in AVI, ticks of
-    the clock that show nothing.
+    the clock that show nothing. But these tell an AVI's length, where FFmpeg shortens it to what
+    is there.
     """
-    times = frames.times
-    if not stream.duration or len(times) < 2:
+    times, duration = frames.times, video.stream.duration or 0
+    if video.container.format.name == "avi":
+        duration = max(duration, video.stream.frames)
+    if not duration or len(times) < 2:
         return frames.count
     covered = float(times[-1] - times[0]) + float(np.median(np.diff(times)))
-    return round(frames.count * max(1.0, stream.duration / max(covered, 1.0)))
+    return round(frames.count * max(1.0, duration / max(covered, 1.0)))
 
 
 def _rate(stream: VideoStream, frames: _Frames) -> float:

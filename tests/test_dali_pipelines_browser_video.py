@@ -55,6 +55,17 @@ def test_a_conversion_shows_the_same_frames_at_the_same_times(codec: str, tmp_pa
     assert not heard  # there was not enough to tell of
 
 
+@pytest.mark.parametrize("kind", ["packed", "H.264 in AVI"])
+def test_files_whose_time_stamps_do_not_ascend(kind: str, tmp_path: Path) -> None:
+    if kind == "packed":
+        path = videos.write_packed(tmp_path / "clip", frames=45, num_fillers=0)
+    else:
+        path = videos.write_video(tmp_path / "clip.avi", codec="h264", frames=45)
+    _, frames = decoded(convert(path, tell=silent).data)
+    assert [videos.number_of(frame) for _, frame in frames] == list(range(45))
+    assert np.allclose([time for time, _ in frames], np.arange(45) / 30, atol=0.002)
+
+
 def test_times_that_vary_stay_and_large_turned_pictures_become_small(tmp_path: Path) -> None:
     path = videos.write_video(
         tmp_path / "clip.mp4", codec="h264", frames=4, size=(800, 600), pts=[500, 600, 1500, 1600]

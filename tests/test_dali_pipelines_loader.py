@@ -30,6 +30,7 @@ from dali_pipelines.feed import Batch, ClipLoader, ClipRow, Feed
 from dali_pipelines.loader import DaliLoader
 from dali_pipelines.spec import ClipSpec
 from dali_pipelines.torch_loader import TorchLoader
+from dali_pipelines.window_loader import WindowLoader
 
 SMALL = ClipSpec(num_frames=4, resize=72, crop=64)
 JITTER = Augment(brightness=0.3, contrast=0.3, saturation=0.3, hue=20)
@@ -182,10 +183,50 @@ def test_colours_are_right_whoever_decodes(
     assert ("DALI's video decoder" in loader.report.read_by) == by_dali
 
 
+@pytest.mark.parametrize("size", [(340, 256), (256, 340), (162, 256)])
+@pytest.mark.parametrize("turned", [True, False])
+def test_pictures_that_need_no_resizing(
+    size: tuple[int, int], turned: bool, tmp_path: Path
+) -> None:
+    """FFmpeg pads their rows, and turning only exchanges strides: DALI takes neither."""
+    path = videos.write_video(tmp_path / "clip.mp4", codec="h264", size=size)
+    if turned:
+        videos.turn_clockwise(path)
+    spec = ClipSpec(num_frames=4, resize=min(size), crop=112)
+    assert_loaders_agree(rows_of([path]), Feed(spec=spec))
+    assert_loaders_agree(rows_of([path]), Feed(spec=spec, augment=JITTER))
+    (batch,) = WindowLoader([path], spec)
+    (expected,) = DaliLoader(rows_of([path]), Feed(spec=spec))
+    assert torch.equal(batch.clips, expected.clips)
+
+
 def test_dalis_decoder_counts_frames_of_variable_rate_as_we_do(tmp_path: Path) -> None:
     path = videos.write_video(tmp_path / "vfr.webm", codec="vp9", frames=60, pts=UNEVEN)
     loader = assert_loaders_agree(rows_of([path]), Feed(spec=SMALL), decoder="dali")
     assert loader.report.read_by == {"DALI's video decoder": 1}
+
+
+def test_a_frame_that_is_wanted_twice_is_asked_for_once(tmp_path: Path) -> None:
+    path = videos.write_video(tmp_path / "short.webm", codec="vp9", frames=5)
+    for short in ("loop", "hold"):
+        spec = ClipSpec(
+            num_frames=12, sampling="uniform", stride=1, short=short, resize=72, crop=64
+        )
+        loader = assert_loaders_agree(rows_of([path]), Feed(spec=spec), decoder="dali")
+        assert loader.report.read_by == {"DALI's video decoder": 1}
+
+
+def test_both_loaders_tell_damage(tmp_path: Path) -> None:
+    path = videos.write_packed(tmp_path / "clip", frames=60, draw=videos.noisy)
+    rows = rows_of([path])
+    videos.damage(path, 10, 20)
+    feed = Feed(spec=ClipSpec(num_frames=6, resize=72, crop=64))
+    counts = []
+    for loader in (DaliLoader(rows, feed), TorchLoader(rows, feed, num_workers=1)):
+        list(loader)
+        counts.append(loader.report.damaged_frames[path])
+        assert "damaged frames of 1 files were used" in loader.report.describe()
+    assert counts[0] == counts[1] > 3
 
 
 def test_dalis_decoder_invents_no_frames_beyond_the_end(tmp_path: Path) -> None:

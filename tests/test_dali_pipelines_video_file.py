@@ -3,7 +3,9 @@
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
+import av
 import numpy as np
 import pytest
 import videos
@@ -35,8 +37,6 @@ def test_nvdec_is_offered_only_what_it_documents(codec: str, tmp_path: Path) -> 
 
 
 def test_b_frames_are_there_and_counted_as_shown(tmp_path: Path) -> None:
-    import av
-
     path = videos.write_video(tmp_path / "clip", codec="mpeg4", frames=50)
     with av.open(str(path)) as container:
         kinds = [int(frame.pict_type) for frame in container.decode(video=0)]
@@ -135,6 +135,60 @@ def test_a_wanted_frame_beyond_the_end_is_an_error(tmp_path: Path) -> None:
         VideoError, match=r"clip\.avi: frame 12 is wanted but only 10 frames decode"
     ):
         clip_file.read_frames(path, np.array([1, 12]))
+
+
+def test_packed_files_count_what_they_show_and_are_not_damaged(tmp_path: Path) -> None:
+    path = videos.write_packed(tmp_path / "clip", frames=72, size=(560, 240))
+    facts = clip_file.probe(path)
+    assert (facts.frames, facts.frames_claimed) == (72, 73)
+    assert facts.is_packed
+    assert facts.notes() == ["packed bitstream"]
+    health = clip_file.check(path)
+    assert health.status == "ok", health.reason
+    assert health.facts is not None
+    assert health.facts.frames == 72
+
+
+def test_of_several_videos_the_first_is_read_and_it_is_said(tmp_path: Path) -> None:
+    path = tmp_path / "two.mkv"
+    with av.open(str(path), "w") as container:
+        streams: list[Any] = [container.add_stream("mpeg4", rate=25) for _ in range(2)]
+        for stream, side in zip(streams, (96, 128), strict=True):
+            stream.width, stream.height, stream.pix_fmt = side, side, "yuv420p"
+        for number in range(20):
+            for stream in streams:
+                pixels = videos.numbered(number, stream.width, stream.height)
+                container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
+        for stream in streams:
+            container.mux(stream.encode(None))
+    facts = clip_file.probe(path)
+    assert (facts.width, facts.frames, facts.num_streams) == (96, 20, 2)
+    assert facts.notes() == ["the first of 2 videos is read"]
+
+
+@pytest.mark.parametrize("numbers", [(0,) * 9, (65536, 32768, 0, 12288, 65536, 0, 0, 0, 1 << 30)])
+def test_a_matrix_that_is_no_rotation_turns_nothing(
+    numbers: tuple[int, ...], tmp_path: Path
+) -> None:
+    path = videos.write_video(tmp_path / "clip.mp4", codec="h264", draw=videos.corner)
+    videos.write_matrix(path, numbers)
+    facts = clip_file.probe(path)
+    assert (facts.width, facts.height, facts.rotation) == (160, 120, 0)
+    (frame,) = clip_file.read_frames(path, np.array([3]), grey=True)
+    assert frame[20, 20] > 200
+
+
+def test_an_encrypted_file_is_called_so(tmp_path: Path) -> None:
+    options = {
+        "encryption_scheme": "cenc-aes-ctr",
+        "encryption_key": "76a6c65c5ea762046bd749a2e632ccbb",
+        "encryption_kid": "a7e61c373e219033c21091fa607bf3b8",
+    }
+    path = videos.write_video(tmp_path / "clip.mp4", codec="h264", options=options)
+    for read in (clip_file.probe, lambda path: clip_file.read_frames(path, np.array([0]))):
+        with pytest.raises(VideoError, match=r"clip\.mp4: it is encrypted"):
+            read(path)
+    assert "encrypted" in clip_file.check(path).reason
 
 
 def _truncated(folder: Path) -> Path:

@@ -11,10 +11,11 @@ import numpy as np
 import pytest
 import torch
 import videos
+from PIL import Image
 from test_dali_pipelines_loader import SMALL, write_frames
 from test_dali_pipelines_wanted_frames import UNEVEN
 
-from dali_pipelines import indexed_video, windows
+from dali_pipelines import clip_file, indexed_video, windows
 from dali_pipelines.errors import LoaderError, SpecError
 from dali_pipelines.spec import ClipSpec
 from dali_pipelines.window_loader import WindowLoader
@@ -61,6 +62,59 @@ def test_windows_of_variable_rate_go_by_the_clock(tmp_path: Path) -> None:
         inside = times[window.first : window.first + window.frames]
         assert inside[0] >= window.start_s - 0.1
         assert inside[-1] <= window.end_s
+
+
+def test_a_window_without_frames_of_its_own_has_the_one_that_is_shown(tmp_path: Path) -> None:
+    """Two seconds of motion, 28 without a frame, two seconds of motion."""
+    motion = [40 * number for number in range(50)]
+    pts = motion + [30_000 + time for time in motion]
+    path = videos.write_video(tmp_path / "gap.mp4", codec="h264", frames=100, pts=pts)
+    planned = plan_windows(path, window_s=2)
+    assert spans(planned)[:2] == [(0, 2, 0, 50), (2, 4, 49, 1)]
+    assert spans(planned)[-2] == (28, 30, 49, 1)
+    assert spans(planned)[-1] == (30, pytest.approx(32, abs=0.01), 50, 50)
+    spec = ClipSpec(num_frames=4, resize=72, crop=64)
+    assert set(map(tuple, numbers_of(path, spec, planned[1:-1]))) == {(49,) * 4}
+
+
+def test_the_last_frame_lasts_as_long_as_the_file_says(tmp_path: Path) -> None:
+    """One picture, and an animation whose pictures last differently."""
+    (one,) = plan_windows(videos.write_video(tmp_path / "one.avi", frames=1, fps=10), window_s=None)
+    assert (one.end_s, one.frames) == (0.1, 1)
+    images = [Image.new("RGB", (64, 48), (60 * number, 0, 0)) for number in range(3)]
+    path = tmp_path / "three.gif"
+    images[0].save(path, save_all=True, append_images=images[1:], duration=[200, 200, 2000])
+    (whole,) = plan_windows(path, window_s=None)
+    assert (whole.end_s, whole.frames) == (2.4, 3)
+
+
+def test_a_file_that_check_calls_bad_gets_no_window_as_a_whole(tmp_path: Path) -> None:
+    cut = videos.write_packed(tmp_path / "cut", frames=100, draw=videos.noisy)
+    cut.write_bytes(cut.read_bytes()[: cut.stat().st_size // 2])
+    damaged = videos.write_packed(tmp_path / "damaged", frames=60, draw=videos.noisy)
+    videos.damage(damaged, 10, 20)
+    sound = videos.write_packed(tmp_path / "sound", frames=60)
+    assert [clip_file.check(path).status for path in (cut, damaged, sound)] == ["bad", "bad", "ok"]
+    loader = WindowLoader([cut, damaged, sound], SMALL)
+    assert [window.path for batch in loader for window in batch.windows] == [sound]
+    assert loader.report.failures[cut].startswith("cut short: ")
+    assert "of the 4 frames that are wanted don't decode" in loader.report.failures[damaged]
+    assert not loader.report.describe_damage()
+
+
+def test_of_a_film_with_faults_the_rest_is_read_and_the_faults_are_told(tmp_path: Path) -> None:
+    path = videos.write_packed(tmp_path / "film", frames=200, gop=50, draw=videos.noisy)
+    videos.damage(path, 60, 70)
+    path.write_bytes(path.read_bytes()[: path.stat().st_size * 3 // 4])
+    loader = WindowLoader([path], SMALL, window_s=1)
+    windows = [window for batch in loader for window in batch.windows]
+    assert len(windows) >= 4
+    assert not loader.report.failures
+    assert loader.report.damaged_frames[path] > 2
+    told = loader.report.describe_damage()
+    assert "damaged frames of 1 files were used" in told
+    assert "1 files aren't whole" in told
+    assert "cut short: " in told
 
 
 @pytest.mark.parametrize("in_memory", [True, False])

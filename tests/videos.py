@@ -80,12 +80,13 @@ def write_video(
     slots: list[int] | None = None,
     draw: Callable[[int, int, int], NDArray[np.uint8]] = numbered,
     gop: int = 12,
+    options: dict[str, str] | None = None,
 ) -> Path:
-    """`pts` are in milliseconds where given, `slots` in frames."""
-    encoder, suffix, pixel_format, options = CODECS[codec]
+    """`pts` are in milliseconds where given, `slots` in frames; `options` are the container's."""
+    encoder, suffix, pixel_format, of_encoder = CODECS[codec]
     path = path if path.suffix else path.with_suffix(suffix)
-    with av.open(str(path), "w") as container:
-        stream: Any = container.add_stream(encoder, rate=fps, options=options)
+    with av.open(str(path), "w", options=options or {}) as container:
+        stream: Any = container.add_stream(encoder, rate=fps, options=of_encoder)
         stream.width, stream.height, stream.pix_fmt = *size, pixel_format
         stream.codec_context.gop_size = gop
         if codec in ("mpeg4", "wmv2", "mpeg2video", "mjpeg"):

@@ -94,6 +94,6 @@ def _bad_paths(path: Path) -> set[str]:
         return set()
     with path.open(encoding="utf-8", errors="surrogateescape", newline="") as file:
         reader = csv.DictReader(file)
-        if not {"path", "status"} <= set(reader.fieldnames or ()):
+        if tuple(reader.fieldnames or ()) not in (COLUMNS, COLUMNS[:-1]):  # once it had no notes
             raise UserError(f"{path} is damaged; run `engine data check {path.parent}` again.")
         return {row["path"] for row in reader if row["status"] == "bad"}
