@@ -15,6 +15,7 @@ import av
 from dali_pipelines.bits import Bits
 
 START = b"\0\0\1"
+SEQUENCE = b"\0\0\1\xb0"
 PICTURE = b"\0\0\1\xb6"
 LARGEST_NOT_CODED = 19
 """Bytes of a picture that only says that nothing is coded; FFmpeg draws the same line."""
@@ -49,6 +50,8 @@ class Unpacker:
         """
         data = bytes(packet)
         at = data.find(PICTURE)
+        if data.find(START) == data.find(SEQUENCE) >= 0:
+            self._waiting = None  # a new sequence has begun
         if self._waiting is not None:
             taken, self._waiting = self._waiting, None
             if _may_wait(data, at, begin=0):

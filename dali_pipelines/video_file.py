@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -38,10 +39,11 @@ def probe(path: Path) -> ClipFacts:
     """
     with open_indexed(path) as video:
         if video.index is not None:
-            first = next(frames_by_index(video, Event()), None)
-            if first is not None:
-                return _facts(video, _Frames.of(video), first.frame)
-            raise VideoError(path, "none of its frames decodes")
+            with suppress(OtherOrder):
+                first = next(frames_by_index(video, Event()), None)
+                if first is not None:
+                    return _facts(video, _Frames.of(video), first.frame)
+                raise VideoError(path, "none of its frames decodes")
     return _decode_all(path).facts
 
 

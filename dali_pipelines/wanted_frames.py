@@ -124,7 +124,7 @@ def _sparsely(
             shown = index.number_of(frame.pts)
             if frame.is_corrupt or (shown > number >= 0):
                 return
-            if shown == number:
+            if shown == number >= 0:
                 found.append(Wanted(number, frame, False))
                 number = next(missing, -1)
             if not is_b_frame(frame):  # on which those before it may build

@@ -388,6 +388,43 @@ def video(path: Path) -> None:
         assert [min(frame.shape[:2]) for frame in read_clip.sources] == [32] * 4
 
 
+def frames(path: Path) -> None:
+    """Wanted frames against decoding all of the file, which is what they are to be equal to."""
+    import numpy as np
+    import videos
+
+    from dali_pipelines import clip_file
+    from dali_pipelines.clip_part import cut_part
+    from dali_pipelines.errors import VideoError
+    from dali_pipelines.wanted_frames import decode_in_turn, decode_wanted
+
+    shown, is_sound = videos.every_frame_as_far_as_it_decodes(path)
+    is_sound &= (shown, True) == videos.every_frame_as_far_as_it_decodes(path)
+    with refusing(VideoError):
+        facts = clip_file.probe(path)
+        if facts.codec not in videos.CODECS:
+            return  # others may refer to what comes before a keyframe
+        checked = clip_file.check(path).facts
+        assert not is_sound or (checked and checked.frames == len(shown))
+        last = max(0, min(facts.frames, len(shown)) - 1)
+        wanted = np.unique(np.linspace(0, last, 5).astype(np.int64))
+        sound: list[dict[int, Any]] = []
+        for decode in (decode_wanted, decode_in_turn):
+            found = list(decode(path, wanted))
+            assert [item.number for item in found] == wanted.tolist()
+            assert not (is_sound and any(item.is_damaged for item in found))
+            sound.append(
+                {each.number: videos.planes_of(each.frame) for each in found if not each.is_damaged}
+            )
+        if checked is None or checked.frames != facts.frames:
+            return  # some are dropped without a word, and `check` calls the file bad
+        for number in sound[0].keys() & sound[1].keys():
+            assert sound[0][number] == sound[1][number]
+            assert not is_sound or sound[0][number] == shown[number]
+        part = cut_part(path, wanted)
+        assert part is None or part.numbers.keys() == set(wanted.tolist())
+
+
 def image(path: Path) -> None:
     """An extracted frame."""
     import numpy as np
@@ -477,8 +514,8 @@ Target = Callable[[Path], None]
 TARGETS: dict[str, Target] = {
     each.__name__: each
     for each in (
-        manifest, lists, splits, names, artifact, checkpoint, state, video, image, journal, rar,
-        frame_cache,
+        manifest, lists, splits, names, artifact, checkpoint, state, video, frames, image, journal,
+        rar, frame_cache,
     )
 }  # fmt: skip
 
@@ -579,6 +616,30 @@ def _video_seeds(folder: Path) -> Iterator[Path]:
         yield videos.write_video(path, codec=codec, frames=16, size=(64, 48), fps=20)
 
 
+def _frames_seeds(folder: Path) -> Iterator[Path]:
+    """Mostly what has an order of its own: packed and reordered pictures."""
+    import videos
+
+    for number, (max_b_frames, closed_gop, size) in enumerate(
+        [(1, True, (64, 48)), (2, True, (49, 33)), (1, False, (64, 48)), (2, False, (64, 48))]
+    ):
+        path = folder / f"packed{number}.avi"
+        yield videos.write_packed(
+            path, frames=20, gop=8, max_b_frames=max_b_frames, closed_gop=closed_gop, size=size,
+            draw=videos.noisy,
+        )  # fmt: skip
+    for suffix in ("mkv", "mp4"):
+        yield videos.remux(folder / "packed1.avi", folder / f"packed.{suffix}")
+    for codec, suffix in (
+        ("mpeg4", "avi"), ("mpeg4", "mp4"), ("h264", "mp4"), ("h264", "ts"), ("h264", "avi"),
+        ("hevc", "mkv"), ("mpeg2video", "ts"), ("vp8", "webm"), ("vp9", "webm"),
+    ):  # fmt: skip
+        path = folder / f"{codec}.{suffix}"
+        yield videos.write_video(
+            path, codec=codec, frames=20, size=(64, 48), gop=8, draw=videos.noisy
+        )
+
+
 def _image_seeds(folder: Path) -> Iterator[Path]:
     import videos
     from PIL import Image
@@ -629,11 +690,11 @@ def _serve(target: str) -> None:
     """Reads paths from standard input, and says of each what came."""
     sys.path.insert(0, str(Path(__file__).parent))
     run = TARGETS[target]
-    if target in ("video", "state", "checkpoint"):
+    if target in ("video", "frames", "state", "checkpoint"):
         import torch
 
         torch.set_num_threads(1)
-    if target == "video":
+    if target in ("video", "frames"):
         from dali_pipelines import clip_reader, windows  # noqa: F401
     taken = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
     resource.setrlimit(resource.RLIMIT_AS, (taken + MOST_MEMORY,) * 2)

@@ -1,5 +1,6 @@
 """Real encoded videos for the tests, made with PyAV."""
 
+import io
 import struct
 from collections.abc import Callable, Collection, Iterator
 from fractions import Fraction
@@ -60,6 +61,40 @@ def every_frame(path: Path) -> list[NDArray[np.uint8]]:
                 pixels = frame.to_ndarray(format="rgb24")
                 found.append(np.rot90(pixels, frame.rotation // 90))
     return found
+
+
+def every_frame_as_far_as_it_decodes(
+    source: Path | bytes,
+) -> tuple[list[tuple[bytes, ...]], bool]:
+    """The planes of all frames, and whether nothing went wrong on the way."""
+    pictures, is_sound = [], True
+    try:
+        opened = str(source) if isinstance(source, Path) else io.BytesIO(source)
+        with av.open(opened, metadata_errors="replace") as container:
+            stream = container.streams.video[0]
+            stream.codec_context.thread_count = 1
+            for packet in container.demux(stream):
+                try:
+                    decoded = packet.decode()
+                except av.FFmpegError:
+                    is_sound = False
+                    continue
+                is_sound &= not any(frame.is_corrupt for frame in decoded)
+                is_sound &= bool(pictures or not decoded or decoded[0].key_frame)
+                pictures += [planes_of(frame) for frame in decoded]
+    except (av.FFmpegError, ValueError, IndexError, AttributeError):
+        is_sound = False
+    return pictures, is_sound
+
+
+def planes_of(frame: av.VideoFrame) -> tuple[bytes, ...]:
+    """Without what pads the rows."""
+    rows = [
+        np.frombuffer(plane, np.uint8)[: plane.line_size * plane.height].reshape(plane.height, -1)
+        for plane in frame.planes
+    ]
+    widths = [plane.width for plane in frame.planes]
+    return tuple(row[:, :width].tobytes() for row, width in zip(rows, widths, strict=True))
 
 
 def corner(index: int, width: int, height: int) -> NDArray[np.uint8]:
