@@ -53,7 +53,7 @@ def open_video(path: Path) -> Iterator[tuple[InputContainer, VideoStream]]:
             yield container, stream
         except Encrypted as error:
             raise VideoError(
-                path, "it is encrypted; only its owner's player can open it"
+                path, "it is encrypted; it has to be decrypted first"
             ) from error
 
 
