@@ -52,9 +52,7 @@ def open_video(path: Path) -> Iterator[tuple[InputContainer, VideoStream]]:
         try:
             yield container, stream
         except Encrypted as error:
-            raise VideoError(
-                path, "it is encrypted; it has to be decrypted first"
-            ) from error
+            raise VideoError(path, "it is encrypted; it has to be decrypted first") from error
 
 
 def picture_streams(container: InputContainer) -> list[VideoStream]:

@@ -12,7 +12,6 @@ from test_engine_label import run as run  # a model to label with
 from engine.data import doctor, manifest
 from engine.data.index import index_folder, save
 
-
 BAD = {"run/run0.avi", "run/run1.avi", "walk/walk0.avi", "walk/walk1.avi"}
 
 
