@@ -10,6 +10,7 @@ from typing import NamedTuple, Self
 from dali_pipelines.bits import Bits
 
 SLICE, IDR_SLICE, SEQUENCE = 1, 5, 7
+B_SLICE = 1
 WITH_CHROMA_FORMAT = frozenset({44, 83, 86, 100, 110, 118, 122, 128, 134, 135, 138, 139, 244})
 HEADER_SIZE = 64
 """Bytes in which the parts of a slice's header lie that are read here."""
@@ -49,6 +50,14 @@ class Stream(NamedTuple):
                     bits.take_exp_golomb()
                 bits.take(self.frame_number_bits)
                 return bool(bits.take(1))
+        return False
+
+    def is_b_frame(self, data: bytes) -> bool:
+        for unit in self.units(data):
+            if unit and unit[0] & 31 in (SLICE, IDR_SLICE):
+                bits = Bits(_payload(unit[1:HEADER_SIZE]))
+                bits.take_exp_golomb()
+                return bits.take_exp_golomb() % 5 == B_SLICE
         return False
 
     def is_idr(self, data: bytes) -> bool:

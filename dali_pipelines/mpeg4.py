@@ -56,7 +56,10 @@ class Unpacker:
             taken, self._waiting = self._waiting, None
             if _may_wait(data, at, begin=0):
                 self._waiting = data
-            return _copy(packet, taken), self._kind(taken, taken.find(PICTURE))
+            at = taken.find(PICTURE)
+            second = taken.find(PICTURE, at + 4)
+            taken = taken[:second] if second >= 0 else taken  # what follows is lost
+            return _copy(packet, taken), self._kind(taken, at)
         if at < 0:
             return None
         if at:

@@ -117,15 +117,13 @@ class PacketIndex:
         return self.kinds[position : position + 1] == "B"
 
     def runs(self, wanted: list[int]) -> list[Run]:
-        """The pictures to decode for the frames `wanted` (ascending)."""
+        """The pictures to decode for the frames `wanted`, from front to back."""
         runs: list[Run] = []
-        for number in wanted:
-            position = int(self.positions[number])
+        for position in sorted(self.positions[wanted].tolist()):
             start = self.keyframe_for(position)
-            if runs and start <= runs[-1].stop:
-                runs[-1] = Run(start=runs[-1].start, stop=max(runs[-1].stop, position + 1))
-            else:
-                runs.append(Run(start=start, stop=position + 1))
+            while runs and start <= runs[-1].stop:
+                start = min(start, runs.pop().start)
+            runs.append(Run(start=start, stop=position + 1))
         return runs
 
     def keyframe_for(self, position: int) -> int:
@@ -174,15 +172,15 @@ class _Walk:
             return self._order_by_kind(reader)
         known = [stamp for position in self.shown if (stamp := self.pts[position]) is not None]
         if len(set(known)) < len(self.shown):
-            return None if reader.reorders else self.shown
+            return None if reader.reorders and reader.may_have_b_frames else self.shown
         places = np.argsort(known)
         if np.abs(places - np.arange(len(places))).max() > LARGEST_DELAY:
             return None
         order = np.array(self.shown)[places].tolist()
         if not reader.reorders:  # whatever the stamps say, the decoder goes by the packets
             return self.shown if order == self.shown else None
-        if not reader.stores_order and order == self.shown:
-            return None
+        if order == self.shown and reader.may_have_b_frames:
+            return None  # where there are any, these stamps only count packets
         first = self.pts[0]
         if first is None or known[places[0]] < first:  # what is shown before it lacks references
             return None

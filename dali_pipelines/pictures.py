@@ -15,6 +15,9 @@ from dali_pipelines import h264
 from dali_pipelines.mpeg4 import Unpacker
 from dali_pipelines.video_stream import demux
 
+MPEG2_B = 3
+"""How a picture's header calls a B-frame, ISO/IEC 13818-2, 6.3.9."""
+
 
 class Picture(NamedTuple):
     packet: av.Packet
@@ -36,6 +39,8 @@ class PictureReader:
         self.h264 = h264.Stream.of(context.extradata or b"") if context.name == "h264" else None
         self.has_fields = False
         """Whether two pictures make a frame somewhere."""
+        self.may_have_b_frames = False
+        """Whether there are any among the first pictures whose time stamps ascend."""
         self.is_whole = False
         """Whether the stream was read to its end."""
 
@@ -61,11 +66,25 @@ class PictureReader:
                     single, kind = found
                     yield Picture(single, kind, kind != "N", packet.is_discard)
             return
-        is_frame = IS_FRAME.get(self._stream.codec_context.codec.canonical_name)
+        codec = self._stream.codec_context.codec.canonical_name
+        is_frame = IS_FRAME.get(codec)
+        watches_order, last = self.reorders, -1
         for packet in packets:
+            if watches_order and packet.pts is not None:
+                watches_order, last = packet.pts > last and not self.may_have_b_frames, packet.pts
+            if watches_order:
+                self.may_have_b_frames = self._may_be_b_frame(codec, packet)
             if self.h264 is not None and self.h264.may_have_fields and not self.has_fields:
                 self.has_fields = self.h264.is_field(bytes(packet))
             yield Picture(packet, "", is_frame is None or is_frame(packet), packet.is_discard)
+
+    def _may_be_b_frame(self, codec: str, packet: av.Packet) -> bool:
+        if self.h264 is not None:
+            return self.h264.is_b_frame(bytes(packet))
+        if codec in ("mpeg1video", "mpeg2video"):
+            header = bytes(packet).partition(b"\0\0\1\0")[2]
+            return len(header) < 2 or header[1] >> 3 & 7 == MPEG2_B
+        return True
 
     def _packets(self) -> Iterator[av.Packet]:
         for packet in demux(self._container, self._stream):

@@ -1,9 +1,9 @@
 """The graph as Triton's DALI backend wants it: serialised, fed by clients, and what it is fed.
 
-Sampling stays with the client (sampling.py): it sends a video file and the numbers of the frames
-wanted, or for a server without GPU the frames themselves, read as the loaders read them. One clip
-is one sample. DALI's C interface, by which Triton opens a pipeline, brings its own device and size
-of batch.
+Sampling stays with the client (sampling.py): it sends the part of a video that holds the wanted
+frames (clip_part.py) and their numbers in it, or for a server without GPU the frames themselves,
+read as the loaders read them. One clip is one sample. DALI's C interface, by which Triton opens a
+pipeline, brings its own device and size of batch.
 """
 
 from typing import Literal

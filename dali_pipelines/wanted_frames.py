@@ -120,10 +120,12 @@ def _sparsely(
     needed = {int(index.positions[each]) for each in wanted}
     for run in index.runs(wanted):
         found: list[Wanted] = []
+        has_begun = index.numbers[run.start] < 0  # an edit list hides its first frame
         for frame in _decode_run(video, index, run, needed, stop):
             shown = index.number_of(frame.pts)
-            if frame.is_corrupt or (shown > number >= 0):
-                return
+            has_begun = has_begun or bool(frame.key_frame)
+            if frame.is_corrupt or (shown > number >= 0) or not has_begun:
+                return  # FFmpeg may begin anywhere, upon grey or what it decoded before
             if shown == number >= 0:
                 found.append(Wanted(number, frame, False))
                 number = next(missing, -1)

@@ -66,8 +66,9 @@ def every_frame(path: Path) -> list[NDArray[np.uint8]]:
 def every_frame_as_far_as_it_decodes(
     source: Path | bytes,
 ) -> tuple[list[tuple[bytes, ...]], bool]:
-    """The planes of all frames, and whether nothing went wrong on the way."""
-    pictures, is_sound = [], True
+    """The planes of all frames, and whether nothing went wrong on the way: the file isn't damaged,
+    and doesn't say another order than its frames have."""
+    pictures, is_sound, last = [], True, -1
     try:
         opened = str(source) if isinstance(source, Path) else io.BytesIO(source)
         with av.open(opened, metadata_errors="replace") as container:
@@ -81,6 +82,9 @@ def every_frame_as_far_as_it_decodes(
                     continue
                 is_sound &= not any(frame.is_corrupt for frame in decoded)
                 is_sound &= bool(pictures or not decoded or decoded[0].key_frame)
+                if stream.codec_context.name != "mpeg4" and decoded:
+                    is_sound &= all(frame.pts is None or frame.pts > last for frame in decoded)
+                    last = max(frame.pts or 0 for frame in decoded)
                 pictures += [planes_of(frame) for frame in decoded]
     except (av.FFmpegError, ValueError, IndexError, AttributeError):
         is_sound = False

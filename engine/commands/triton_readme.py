@@ -43,9 +43,9 @@ score, index, label = answer.ravel()[0].decode().split(":", 2)
 print(label)
 ```
 """
-IMPORTS: dict[Device, str] = {"gpu": "clip_facts, clip_file", "cpu": "clip_file, pixels"}
+IMPORTS: dict[Device, str] = {"gpu": "clip_facts, clip_file, clip_part", "cpu": "clip_file, pixels"}
 TAKES: dict[Device, str] = {
-    "gpu": "a video file and the numbers of its frames",
+    "gpu": "the part of a video file that is needed, and its frames' numbers in it",
     "cpu": "a clip's frames, their short side resized,",
 }
 PREPROCESS: dict[Device, str] = {
@@ -55,12 +55,11 @@ PREPROCESS: dict[Device, str] = {
 READING: dict[Device, str] = {
     "gpu": """\
 for_gpu = facts.codec in clip_facts.NVDEC_CODECS and clip_facts.suits_dali(facts)
-if not (for_gpu and plan.is_plain):
+part = clip_part.cut_part(path, plan.left) if for_gpu and plan.is_plain else None
+if part is None:
     sys.exit(f"{path} needs a repository exported with --device cpu")
-arrays = [
-    ("source", "UINT8", np.fromfile(path, np.uint8)[None]),
-    ("numbers", "INT32", plan.left.astype(np.int32)[None]),
-]
+numbers = np.array([part.numbers[number] for number in plan.left.tolist()], np.int32)
+arrays = [("source", "UINT8", part.encoded[None]), ("numbers", "INT32", numbers[None])]
 """,
     "cpu": """\
 frames = clip_file.read_frames(path, plan.source_indices)
