@@ -7,11 +7,11 @@ import av
 import numpy as np
 import pytest
 import videos
-from test_dali_pipelines_wanted_frames import FILES
+from test_dali_pipelines_wanted_frames import FILES, ORDER_UNKNOWN
 
 from dali_pipelines.clip_part import cut_part
 
-NONE = {"no time stamps", "wmv2", "mpeg2video"}
+NONE = {*ORDER_UNKNOWN, "wmv2", "mpeg2video"}
 """Files of which no part is cut: their order isn't known, or DALI can't decode them."""
 SOMETIMES = {"frames that are not coded"}
 
