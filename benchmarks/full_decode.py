@@ -19,8 +19,6 @@ CELLS = 48
 """A picture is compared by its means in so many rows and columns."""
 CLEARLY = 0.5
 """So many times the distance of the wanted picture at most, for another one to be meant."""
-VISIBLY = 0.03
-"""By so many of 255 levels, over the whole picture, they must differ at least."""
 
 
 def frames_in_turn(path: Path) -> Iterator[av.VideoFrame]:
@@ -85,7 +83,7 @@ class FullDecode:
     def number_of(self, picture: Frame, wanted: int) -> int:
         """Which picture this is: `wanted`, unless another one is clearly nearer.
 
-        So pictures of a scene in which nothing moves count as the wanted one.
+        Where pictures are alike, and where they differ by less than conversions do, it is `wanted`.
         """
         nearest = None
         for turns in {0, self.quarter_turns}:  # some libraries turn pictures, and some don't
@@ -94,8 +92,7 @@ class FullDecode:
                 nearest = distances_T
         assert nearest is not None
         best = int(nearest.argmin())
-        is_other = nearest[best] < min(CLEARLY * nearest[wanted], nearest[wanted] - VISIBLY)
-        return best if is_other else wanted
+        return best if nearest[best] < CLEARLY * nearest[wanted] else wanted
 
 
 def _digest(picture: Frame) -> str:

@@ -4,11 +4,10 @@ Run `python -m benchmarks.suites.frames --clips NAME=FOLDER --clips NAME=FOLDER`
 n-th picture that a full decode by PyAV gives. Of each video below a folder, every decoder is asked
 for the same frames, twice: spread evenly from the first to the last (`equidistant`), and the middle
 of as many equal parts (`segments`). What comes is compared with all pictures of the full decode:
-*wrong* is what is clearly another one of them, *missing* what doesn't come. In a scene where
-nothing moves, another frame can't be told from the wanted one and counts as right. Our own frames
-must be those of the full decode to the last bit; any other counts as wrong. Decoders run in other
-processes, so that one that crashes or hangs costs its own answer. Files that don't decode to their
-end are named and left out.
+*wrong* is what is clearly another one of them, *missing* what doesn't come. Where pictures of a
+clip are alike, each counts as the other. Our own frames must be those of the full decode to the
+last bit; any other counts as wrong. Decoders run in other processes, so that one that crashes or
+hangs costs its own answer. Files that don't decode to their end are named and left out.
 """
 
 import argparse
