@@ -2,7 +2,8 @@
 
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 WIDE = 0.15
@@ -16,14 +17,29 @@ def in_turn(
     on_done: Callable[[], None] = lambda: None,
 ) -> dict[str, list[float]]:
     """Items per second of each way, in each repeat; a way returns how many items it handled."""
-    rates: dict[str, list[float]] = {name: [] for name in ways}
+    timed = {name: partial(_rate, way) for name, way in ways.items()}
+    return figures_in_turn(timed, repeats=repeats, on_done=on_done)
+
+
+def figures_in_turn(
+    ways: Mapping[str, Callable[[], float]],
+    *,
+    repeats: int,
+    on_done: Callable[[], None] = lambda: None,
+) -> dict[str, list[float]]:
+    """What each way returns, in each repeat: for ways that time themselves."""
+    figures: dict[str, list[float]] = {name: [] for name in ways}
     for _ in range(repeats):
         for name, way in ways.items():
-            started = time.perf_counter()
-            count = way()
-            rates[name].append(count / (time.perf_counter() - started))
+            figures[name].append(way())
             on_done()
-    return rates
+    return figures
+
+
+def _rate(way: Callable[[], int]) -> float:
+    started = time.perf_counter()
+    count = way()
+    return count / (time.perf_counter() - started)
 
 
 def summary(name: str, rates: list[float]) -> dict[str, Any]:

@@ -20,7 +20,7 @@ COPY_BYTES = 256 << 20
 def fingerprint() -> dict[str, Any]:
     return {
         "date": date.today().isoformat(),
-        "commit": _commit(),
+        "commit": commit_of(Path(__file__).parents[1]),
         "machine": dataclasses.asdict(describe_machine()),
     }
 
@@ -37,8 +37,8 @@ def _short_name(machine: dict[str, Any]) -> str:
     return "".join(letter for letter in name.lower() if letter.isalnum())
 
 
-def _commit() -> str:
-    root = Path(__file__).parents[1]
+def commit_of(root: Path) -> str:
+    """Of a checkout."""
     command = ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=12"]
     result = subprocess.run(command, capture_output=True, text=True)
     return result.stdout.strip() or "unknown"

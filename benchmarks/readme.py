@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from benchmarks.frame_figures import decoding_table, frames_table
 from benchmarks.peers import PEERS
 
 ROOT = Path(__file__).parents[1]
@@ -293,11 +294,23 @@ def _labelling() -> str:
     return "\n".join(lines)
 
 
+def _frames() -> str:
+    path, result = _newest("frames")
+    return frames_table(result, path.relative_to(ROOT).as_posix())
+
+
+def _decoding() -> str:
+    path, result = _newest("decoding")
+    return decoding_table(result, path.relative_to(ROOT).as_posix())
+
+
 SECTIONS: dict[str, Callable[[], str]] = {
     "chart": _chart,
     "demo": _demo,
     "labelling": _labelling,
     "loader": _loader,
+    "frames": _frames,
+    "decoding": _decoding,
     "training": _training,
     "studies": _studies,
     "compiled": _compiled,

@@ -21,9 +21,11 @@ from benchmarks.budget import on_front, pick
 from benchmarks.comparison import compare
 from benchmarks.harness import in_turn, summary
 from benchmarks.peers import PEERS
+from benchmarks.peers.frame_readers import READERS, lacks
 from benchmarks.suites.end_to_end import drop_from_cache
 from benchmarks.way import Setting, WaySpec
 from benchmarks.worker import WayError, Worker, memory_mib
+from dali_pipelines.errors import VideoError
 from dali_pipelines.spec import ClipSpec
 from engine.models import registry
 from engine.training import checkpoint
@@ -172,16 +174,38 @@ def test_the_hugging_face_pipeline_answers_as_we_do(
         assert np.abs(found - next(ours.label([each], Setting(batch=1))).probabilities).max() < 0.2
 
 
+@pytest.mark.parametrize("with_torchcodec", [True, False])
+def test_a_clip_that_hugging_face_cannot_read_costs_that_clip(
+    with_torchcodec: bool, run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from transformers.utils import import_utils
+
+    from benchmarks.peers.hugging_face import HuggingFace
+
+    if not with_torchcodec:
+        monkeypatch.setattr(import_utils, "is_torchcodec_usable", lambda decode: False)
+    elif reason := lacks(READERS["torchcodec"]):
+        pytest.skip(reason)
+    (good,) = rows(tmp_path, 1)
+    odd = dataclasses.replace(good, id=1, path=videos.with_latin1_title(good.path))
+    broken = dataclasses.replace(good, id=2, path=tmp_path / "broken.avi")
+    broken.path.write_bytes(good.path.read_bytes()[:500])
+    theirs = HuggingFace(run)
+    with pytest.raises(VideoError, match="broken"):
+        theirs.one(broken)
+    # by PyAV, transformers opens no file whose metadata isn't UTF-8
+    expected = {0, 1} if with_torchcodec else {0}
+    found = {each.id for each in theirs.label([broken, odd, good], Setting(batch=1))}
+    assert found == expected
+
+
 @pytest.mark.parametrize("kind", ["torch", "torch-compile", "onnxruntime", "torchcodec", "decord"])
 @pytest.mark.slow
 def test_plain_peers_answer_as_we_do(kind: str, run: Path, tmp_path: Path) -> None:
     for package in PEERS[kind].packages:
         pytest.importorskip(package)
-    if kind == "torchcodec":
-        try:
-            import torchcodec.decoders  # noqa: F401
-        except (ImportError, RuntimeError):
-            pytest.skip("torchcodec finds no FFmpeg: apt-get install ffmpeg")
+    if kind in READERS and (reason := lacks(READERS[kind])):
+        pytest.skip(reason)
     from benchmarks.way import open_way
 
     clips = rows(tmp_path)
@@ -232,6 +256,14 @@ def test_a_peer_that_cannot_read_one_clip_reads_the_others(run: Path, tmp_path: 
         answer = worker.ask("label", clips, Setting(batch=2))
         assert answer["probabilities"].keys() == {each.id for each in good}
         assert len(worker.ask("latency", clips, 10.0)["ms"]) == len(good)
+
+
+def test_the_plain_peer_reads_clips_whose_metadata_is_not_utf8(run: Path, tmp_path: Path) -> None:
+    (good,) = rows(tmp_path, 1)
+    odd = dataclasses.replace(good, path=videos.with_latin1_title(good.path))
+    with Worker(WaySpec(name="torch", kind="torch", path=run)) as worker:
+        worker.ask("open", odd)
+        assert set(worker.ask("label", [odd], Setting(batch=1))["probabilities"]) == {odd.id}
 
 
 @pytest.fixture(scope="module")

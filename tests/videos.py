@@ -253,3 +253,20 @@ def damage(path: Path, begin: int, end: int) -> Path:
     data[start:stop] = np.random.default_rng(0).bytes(stop - start)
     path.write_bytes(data)
     return path
+
+
+def with_latin1_title(path: Path) -> Path:
+    """The same packets under metadata that isn't UTF-8, as some clips of HMDB51 have it."""
+    target = path.with_stem(f"{path.stem}-latin1")
+    with (
+        av.open(str(path)) as container,
+        av.open(str(target), "w", metadata_encoding="latin-1") as output,
+    ):
+        output.metadata["title"] = "caf\xe9"
+        stream: Any = container.streams.video[0]
+        copy: Any = output.add_stream_from_template(stream)
+        for packet in container.demux(stream):
+            if packet.dts is not None:
+                packet.stream = copy
+                output.mux(packet)
+    return target

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 
 from benchmarks.way import Labelled, Setting
+from dali_pipelines.errors import VideoError
 from dali_pipelines.feed import ClipRow
 from dali_pipelines.spec import ClipSpec
 from engine.commands.opened import find_checkpoint
@@ -48,15 +49,19 @@ class HuggingFace:
         for row in rows:
             try:
                 found = self.one(row)
-            except (ValueError, RuntimeError, OSError):
-                continue  # damaged, or shorter than what it wants
+            except VideoError:
+                continue
             yield Labelled(row.id, found)
 
     def one(self, row: ClipRow) -> Any:
         sampling = {"num_frames": self._clip.num_frames}
         if not self._with_torchcodec:
             sampling["frame_sampling_rate"] = max(1, row.frames // self._clip.num_frames)
-        found = self._pipeline(str(row.path), top_k=self._num_classes, **sampling)
+        try:
+            found = self._pipeline(str(row.path), top_k=self._num_classes, **sampling)
+        except (ValueError, RuntimeError, OSError) as error:
+            # damaged, shorter than what it wants, or, by PyAV, metadata that isn't UTF-8
+            raise VideoError(row.path, f"it can't be read this way ({error})") from error
         probabilities = np.zeros(self._num_classes)
         for each in found:
             probabilities[int(each["label"].removeprefix("LABEL_"))] = each["score"]

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from benchmarks.peers.frame_readers import READERS, lacks
 from benchmarks.suites.model import channels_first
 from benchmarks.way import Labelled, Setting, labelled
 from dali_pipelines.errors import VideoError
@@ -19,6 +20,7 @@ from dali_pipelines.frame_plan import IntArray
 from dali_pipelines.pixels import Frame
 from dali_pipelines.torch_loader import Decode, TorchLoader
 from engine.commands.opened import find_checkpoint
+from engine.errors import UserError
 from engine.training import checkpoint
 
 if TYPE_CHECKING:
@@ -28,6 +30,8 @@ if TYPE_CHECKING:
 
 class PlainTorch:
     def __init__(self, run: Path, kind: str) -> None:
+        if kind in DECODERS and (reason := lacks(READERS[kind])):
+            raise UserError(reason)
         model, config = checkpoint.load_model(find_checkpoint(run)[0])
         self._clip = config.clip
         self._decode = DECODERS.get(kind)

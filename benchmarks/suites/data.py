@@ -18,8 +18,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-import av
-
+from benchmarks.full_decode import count_frames
 from benchmarks.machine import file_name, fingerprint
 
 RESULTS = Path(__file__).parents[1] / "results"
@@ -102,14 +101,8 @@ def timed(*arguments: object) -> float:
 def decode_all(paths: list[Path]) -> float:
     started = time.perf_counter()
     with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as executor:
-        assert all(executor.map(_decode, paths))
+        assert all(executor.map(count_frames, paths))
     return time.perf_counter() - started
-
-
-def _decode(path: Path) -> int:
-    with av.open(str(path), metadata_errors="replace") as container:
-        container.streams.video[0].thread_count = 1
-        return sum(1 for _ in container.decode(video=0))
 
 
 if __name__ == "__main__":

@@ -19,6 +19,7 @@ from typing import Any
 import av
 import numpy as np
 
+from benchmarks.full_decode import frames_in_turn, to_rgb
 from benchmarks.harness import in_turn, summary
 from dali_pipelines import clip_file
 from dali_pipelines.augment import Augment
@@ -171,18 +172,16 @@ def _in_threads(decode: Callable[[Path, IntArray], object], rows: list[ClipRow],
         return sum(pool.map(one, rows))
 
 
-def _decode_plainly(path: Path, wanted: IntArray) -> list[Any]:
+def _decode_plainly(path: Path, wanted: IntArray) -> list[Frame]:
     if path.is_dir():
         return list(clip_file.read_frames(path, wanted))
     numbers = set(wanted.tolist())
-    pixels: list[Any] = []
-    with av.open(str(path), metadata_errors="replace") as container:
-        container.streams.video[0].thread_count = 1
-        for number, frame in enumerate(container.decode(video=0)):
-            if number in numbers:
-                pixels.append(frame.to_ndarray(format="rgb24"))
-            if number == wanted[-1]:
-                break
+    pixels: list[Frame] = []
+    for number, frame in enumerate(frames_in_turn(path)):
+        if number in numbers:
+            pixels.append(to_rgb(frame))
+        if number == wanted[-1]:
+            break
     return pixels
 
 

@@ -1,0 +1,103 @@
+"""The tables of docs/frames.md: which decoder gives which frame, and what that costs."""
+
+from typing import Any
+
+from benchmarks.peers.frame_readers import READERS
+from benchmarks.suites.decoding import WAYS
+
+
+def frames_table(result: dict[str, Any], kept_in: str) -> str:
+    sets = result["sets"]
+    titles = [f"{each['name']} ({_clips(each['num_files'])})" for each in sets]
+    lines = [
+        f"| {' | '.join(['wrong frames', *titles, 'wrong lengths'])} |",
+        f"|---|{'--:|' * (len(sets) + 1)}",
+    ]
+    for name, reader in READERS.items():
+        rows = [row for each in sets for row in each["rows"] if row["name"] == name]
+        error = next((row["error"] for row in rows if "error" in row), None)
+        words = f"**{reader.words}**" if reader.is_ours else reader.words
+        cells = [error, *[""] * len(sets)] if error else [*map(_wrong, rows), _lengths(rows)]
+        lines.append(f"| {' | '.join([words, *cells])} |")
+    wanted = ", ".join(
+        f"{max(row['equidistant']['wanted'] for row in each['rows'] if 'error' not in row):,}"
+        for each in sets
+    )
+    versions = ", ".join(f"{name} {version}" for name, version in result["versions"].items())
+    broken = sum(len(each["broken"]) for each in sets)
+    return "\n".join(
+        [
+            *lines,
+            "",
+            f"Of each clip {result['num_frames']} frames were asked for, twice: spread from the "
+            "first to the last (the first number), and the middles of as many equal parts (the "
+            f"second). That is {wanted} frames each time. A frame is wrong where another picture "
+            "of the clip is clearly nearer to what came; ours must be the very bytes of the full "
+            "decode. Wrong lengths: files whose number of frames is stated wrongly, of those for "
+            "which it is stated. "
+            + (f"{_clips(broken)} that don't decode to their end were left out. " if broken else "")
+            + f"{versions}. From `{result['command']}`, kept in `{kept_in}`.",
+            "",
+        ]
+    )
+
+
+def _wrong(row: dict[str, Any]) -> str:
+    spread, middles = row["equidistant"], row["segments"]
+    missing = spread["missing"] + middles["missing"]
+    cell = f"{spread['wrong']:,} · {middles['wrong']:,}"
+    return f"{cell} ({missing:,} missing)" if missing else cell
+
+
+def _lengths(rows: list[dict[str, Any]]) -> str:
+    wrong, stated = (
+        sum(row[f"files_{each}"] for row in rows) for each in ("miscounted", "counted")
+    )
+    return f"{wrong:,} of {stated:,}"
+
+
+def _clips(count: int) -> str:
+    return f"{count:,} clip{'' if count == 1 else 's'}"
+
+
+def decoding_table(result: dict[str, Any], kept_in: str) -> str:
+    sets = [each for each in result["sets"] if each["num_files"]]
+    words = {name: READERS[name].words for name in WAYS} | {
+        "ours": "**this project**",
+        "against": f"this project at `{result['against']}`",
+    }
+    titles = [f"{each['name']} ({_clips(each['num_files'])})" for each in sets]
+    lines = [f"| ms of one core a clip | {' | '.join(titles)} |", f"|---|{'--:|' * len(sets)}"]
+    for name in words:
+        rows = [[row for row in each["core"] if row["name"] == name] for each in sets]
+        if any(rows):
+            lines.append(f"| {words[name]} | {' | '.join(map(_milliseconds, rows))} |")
+    lines += ["", f"| clips/s | {' | '.join(titles)} |", f"|---|{'--:|' * len(sets)}"]
+    for name, loader in (
+        ("ours", "**`DaliLoader`**"),
+        ("plain", "`TorchLoader`: decodes every frame, torchvision, DataLoader"),
+        ("against", f"`DaliLoader` at `{result['against']}`"),
+    ):
+        rows = [[row for row in each["loaders"] if row["name"] == name] for each in sets]
+        if any(rows):
+            cells = ["failed" if "error" in row else f"{row['clips_per_s']:.0f}" for [row] in rows]
+            lines.append(f"| {loader} | {' | '.join(cells)} |")
+    machine = result["machine"]
+    frames = " and ".join(str(each) for each in sorted({r["frames"] for r in sets[0]["core"]}))
+    return "\n".join(
+        [
+            *lines,
+            "",
+            f"Above: {frames} frames from file to RGB at a short side of 128, processor time, one "
+            "thread. Below: whole epochs of 8 frames of 224² on "
+            f"{machine['num_cores']} cores of {machine['cpu']}. Medians of interleaved repeats in "
+            f"one run of `{result['command']}`, kept in `{kept_in}`.",
+            "",
+        ]
+    )
+
+
+def _milliseconds(rows: list[dict[str, Any]]) -> str:
+    """Fewer frames first."""
+    rows = sorted(rows, key=lambda row: row["frames"])
+    return " · ".join("failed" if "error" in row else f"{row['ms_a_clip']:.1f}" for row in rows)
