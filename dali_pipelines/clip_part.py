@@ -64,10 +64,11 @@ def _choose(
         first = True
         position = run.start - 1
         for position, picture in enumerate(video.run(run), run.start):
-            if first and stream is not None and not stream.is_idr(bytes(picture.packet)):
+            packet, kind, _, _ = picture
+            if first and stream is not None and not stream.is_idr(bytes(packet)):
                 return None
             first = False
-            if picture.kind in ("S", "N"):
+            if kind in ("S", "N"):
                 return None  # NVDEC has no global motion, and needs a picture for each packet
             if position not in needed:
                 leads = index.ranks[position] < index.ranks[run.start]
@@ -75,7 +76,7 @@ def _choose(
                     continue
                 if index.may_be_left_out(position):
                     continue
-                if stream is not None and not stream.is_reference(bytes(picture.packet)):
+                if stream is not None and not stream.is_reference(bytes(packet)):
                     continue
             chosen.append((position, picture))
         if position < run.stop - 1:
@@ -96,15 +97,17 @@ def _write(
         target = output.add_stream_from_template(stream, opaque=True)
         if stream.codec_context.name == "mpeg4":  # the headers then say no longer that it is packed
             BitStreamFilterContext("mpeg4_unpack_bframes", stream, target)
-        for decoded, (position, picture) in enumerate(pictures.items()):
-            packet = picture.packet
-            if picture.kind == "I":
+        for decoded, (position, (packet, kind, _, _)) in enumerate(pictures.items()):
+            if kind == "I":
                 packet = mpeg4.without_packing(packet)
             packet.stream, packet.time_base, packet.duration = target, TICK, 1
             packet.pts, packet.dts = place[position] + late, decoded
             output.mux(packet)
-    frames = [position for position in by_rank if pictures[position].is_frame]
-    shown = {position: number for number, position in enumerate(frames)}
+    shown: dict[int, int] = {}
+    for position in by_rank:
+        _, _, is_frame, _ = pictures[position]
+        if is_frame:
+            shown[position] = len(shown)
     return ClipPart(
         encoded=np.frombuffer(buffer.getbuffer(), np.uint8),
         numbers={int(each): shown[int(index.positions[each])] for each in numbers},

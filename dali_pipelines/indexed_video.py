@@ -69,7 +69,7 @@ class IndexedVideo:
     def packets(self) -> Iterator[tuple[VideoCodecContext, Iterable[av.Packet | None]]]:
         """A fresh decoder, and the file's own packets from the first one on."""
         if self._kept is not None and self.index is None and self._are_stored:
-            yield self.stream.codec_context, [*(each.packet for each in self._kept), None]
+            yield self.stream.codec_context, [*(packet for packet, _, _, _ in self._kept), None]
             return
         with open_video(self.path) as (container, stream):
             yield stream.codec_context, demux(container, stream)
@@ -85,9 +85,10 @@ class IndexedVideo:
         self.container.seek(stamp, stream=self.stream)
         position = run.start
         for picture in PictureReader(self.container, self.stream):
-            fits = picture.packet.size == index.sizes[position]
+            packet = picture[0]
+            fits = packet.size == index.sizes[position]
             if position == run.start:
-                fits = fits and mark.fits(picture.packet)
+                fits = fits and mark.fits(packet)
             elif not fits:
                 return
             if fits:
@@ -104,10 +105,10 @@ def _stamped(pictures: Iterable[Picture], first: int) -> Iterator[Picture]:
     """
     reference = first
     for position, picture in enumerate(pictures, first):
-        if picture.kind not in ("N", "B"):
+        packet, kind, _, _ = picture
+        if kind not in ("N", "B"):
             reference = position
-        stamp = reference if picture.kind == "N" else position
-        picture.packet.pts = picture.packet.dts = stamp
+        packet.pts = packet.dts = reference if kind == "N" else position
         yield picture
 
 
@@ -153,7 +154,7 @@ class IndexMemory:
 
 
 def _size(known: Known) -> int:
-    return FILE_SIZE + (len(known.index.sizes) if known.index else 0)
+    return FILE_SIZE + (len(known.index.numbers) if known.index else 0)
 
 
 def _key(path: Path) -> tuple[Path, int, int]:

@@ -17,8 +17,10 @@ from dali_pipelines.bits import Bits
 START = b"\0\0\1"
 SEQUENCE = b"\0\0\1\xb0"
 PICTURE = b"\0\0\1\xb6"
+KINDS = "IPBS"
 LARGEST_NOT_CODED = 19
 """Bytes of a picture that only says that nothing is coded; FFmpeg draws the same line."""
+SURELY_CODED = len(PICTURE) + LARGEST_NOT_CODED
 SHORTEST = 7
 """Bytes up to which what lies behind a picture is ignored."""
 PACKED = re.compile(rb"\x00\x00\x01\xb2DivX\d+(?:Build|b)\d+p")
@@ -49,8 +51,11 @@ class Unpacker:
         None where there is none: a packet without a picture only fills a place.
         """
         data = bytes(packet)
+        is_alone = not self.is_packed and self._waiting is None
+        if is_alone and len(data) > SURELY_CODED and data.startswith(PICTURE):
+            return packet, KINDS[data[len(PICTURE)] >> 6]
         at = data.find(PICTURE)
-        if data.find(START) == data.find(SEQUENCE) >= 0:
+        if self._waiting is not None and data[data.find(START) :].startswith(SEQUENCE):
             self._waiting = None  # a new sequence has begun
         if self._waiting is not None:
             taken, self._waiting = self._waiting, None
@@ -76,7 +81,7 @@ class Unpacker:
         at += len(PICTURE)
         if len(data) - at <= LARGEST_NOT_CODED and not _is_coded(data[at:], self.header):
             return "N"
-        return "IPBS"[data[at] >> 6]
+        return KINDS[data[at] >> 6]
 
     def _read_headers(self, data: bytes) -> None:
         at = data.find(START)

@@ -28,6 +28,23 @@ class Run:
     stop: int
 
 
+class Entry(NamedTuple):
+    """What is kept of a packet where the packet itself isn't."""
+
+    pts: int | None
+    dts: int | None
+    pos: int | None
+    size: int
+    duration: int | None
+    is_keyframe: bool
+
+    @classmethod
+    def of(cls, packet: av.Packet) -> Self:
+        return cls(
+            packet.pts, packet.dts, packet.pos, packet.size, packet.duration, packet.is_keyframe
+        )
+
+
 class Mark(NamedTuple):
     """By what a keyframe of a long file is found again."""
 
@@ -36,7 +53,7 @@ class Mark(NamedTuple):
     offset: int | None
 
     @classmethod
-    def of(cls, packet: av.Packet) -> Self:
+    def of(cls, packet: av.Packet | Entry) -> Self:
         return cls(packet.pts, packet.dts, packet.pos)
 
     def fits(self, packet: av.Packet) -> bool:
@@ -58,7 +75,7 @@ class PacketIndex:
     marks: list[Mark]
     """One for each keyframe."""
     sizes: IntArray
-    """Bytes of the pictures, by position."""
+    """Bytes of the pictures, by position, where they have to be found again; else empty."""
     kinds: str = ""
     """Of MPEG-4's pictures, by position; empty for other codecs."""
     stamps: IntArray | None = None
@@ -74,23 +91,28 @@ class PacketIndex:
 
         All of the stream is read in any case; its pictures are put into `keep`.
         """
-        walk = _Walk(reader, keep)
-        order = walk.order(reader)
+        if keep is None:
+            pictures = [(Entry.of(each[0]), *each[1:]) for each in reader]
+        else:
+            keep += reader
+            pictures = keep
+        walk = _Walk(reader, pictures)
+        order = walk.order()
         if order is None:
             return None
-        numbers = _inverse(order, len(walk.sizes))
-        stamps, is_late = walk.stamps(reader, order)
+        numbers = _inverse(order, len(pictures))
+        stamps, is_late = walk.stamps(order)
         return cls(
             positions=np.array(order, np.int64),
             numbers=numbers,
             ranks=walk.ranks(numbers),
             keyframes=np.array(walk.keyframes, np.int64),
-            marks=walk.marks,
-            sizes=np.array(walk.sizes, np.int64),
-            kinds="".join(walk.kinds),
+            marks=[Mark.of(walk.packets[position]) for position in walk.keyframes],
+            sizes=np.array([each.size for each in walk.packets] if keep is None else [], np.int64),
+            kinds=walk.kinds,
             stamps=stamps,
             is_late=is_late,
-            last_duration=walk.durations[order[-1]],
+            last_duration=walk.packets[order[-1]].duration or 0,
         )
 
     def __len__(self) -> int:
@@ -138,78 +160,73 @@ class PacketIndex:
 
 
 class _Walk:
-    """What a walk over a stream's pictures finds, by position."""
+    """What a walk over a stream's pictures found."""
 
-    def __init__(self, reader: PictureReader, keep: list[Picture] | None) -> None:
-        self.pts: list[int | None] = []
-        self.dts: list[int | None] = []
-        self.sizes: list[int] = []
-        self.durations: list[int] = []
-        self.kinds: list[str] = []
-        self.shown: list[int] = []
-        self.keyframes: list[int] = []
-        self.marks: list[Mark] = []
-        for position, picture in enumerate(reader):
-            packet, kind, is_frame, is_hidden = picture
-            self.pts.append(packet.pts)
-            self.dts.append(packet.dts)
-            self.sizes.append(packet.size)
-            self.durations.append(packet.duration or 0)
-            self.kinds.append(kind)
-            if is_frame and not is_hidden:
-                self.shown.append(position)
-            if kind == "I" or (not kind and packet.is_keyframe):
-                self.keyframes.append(position)
-                self.marks.append(Mark(packet.pts, packet.dts, packet.pos))
-            if keep is not None:
-                keep.append(picture)
+    def __init__(self, reader: PictureReader, pictures: list[Picture]) -> None:
+        self._reader = reader
+        self.packets = [packet for packet, _, _, _ in pictures]
+        self.kinds = "".join([kind for _, kind, _, _ in pictures])
+        self._shown = [
+            position
+            for position, (_, _, is_frame, is_hidden) in enumerate(pictures)
+            if is_frame and not is_hidden
+        ]
+        self.keyframes = (
+            [position for position, kind in enumerate(self.kinds) if kind == "I"]
+            if self.kinds
+            else [position for position, each in enumerate(self.packets) if each.is_keyframe]
+        )
+        self._pts = [each.pts for each in self.packets]
 
-    def order(self, reader: PictureReader) -> list[int] | None:
+    def order(self) -> list[int] | None:
         """Positions in the order of display, where it can be known."""
-        if not self.shown or self.keyframes[:1] != [0] or reader.has_fields:
+        reader, shown = self._reader, self._shown
+        if not shown or self.keyframes[:1] != [0] or reader.has_fields:
             return None
-        if self.kinds[0]:
-            return self._order_by_kind(reader)
-        known = [stamp for position in self.shown if (stamp := self.pts[position]) is not None]
-        if len(set(known)) < len(self.shown):
-            return None if reader.reorders and reader.may_have_b_frames else self.shown
+        if self.kinds:
+            return self._order_by_kind()
+        known = [stamp for position in shown if (stamp := self._pts[position]) is not None]
+        if len(set(known)) < len(shown):
+            return None if reader.reorders and reader.may_have_b_frames else shown
         places = np.argsort(known)
         if np.abs(places - np.arange(len(places))).max() > LARGEST_DELAY:
             return None
-        order = np.array(self.shown)[places].tolist()
+        order: list[int] = np.array(shown)[places].tolist()
         if not reader.reorders:  # whatever the stamps say, the decoder goes by the packets
-            return self.shown if order == self.shown else None
-        if order == self.shown and reader.may_have_b_frames:
+            return shown if order == shown else None
+        if order == shown and reader.may_have_b_frames:
             return None  # where there are any, these stamps only count packets
-        first = self.pts[0]
+        first = self._pts[0]
         if first is None or known[places[0]] < first:  # what is shown before it lacks references
             return None
         return order
 
-    def _order_by_kind(self, reader: PictureReader) -> list[int] | None:
-        header = reader.unpacker.header if reader.unpacker else None
-        if "B" in self.kinds and (not reader.reorders or header is None or header.is_interlaced):
+    def _order_by_kind(self) -> list[int] | None:
+        header = self._reader.unpacker.header if self._reader.unpacker else None
+        has_b_frames = "B" in self.kinds
+        if has_b_frames and (not self._reader.reorders or not header or header.is_interlaced):
             # Some frames come twice then; and interlaced B-frames depend on the first of all.
             return None
         order = mpeg4.order_of_display(self.kinds)
-        visible = set(self.shown)
+        visible = set(self._shown)
         return order if len(visible) >= len(order) else [each for each in order if each in visible]
 
     def ranks(self, numbers: IntArray) -> IntArray:
-        if len(self.shown) == len(numbers) - self.kinds.count("N") or None in self.pts:
+        if len(self._shown) == len(numbers) - self.kinds.count("N") or None in self._pts:
             return numbers
-        if self.kinds[0]:
+        if self.kinds:
             return _inverse(mpeg4.order_of_display(self.kinds), len(numbers))
-        return np.argsort(np.argsort(np.array(self.pts, np.int64), kind="stable"))
+        return np.argsort(np.argsort(np.array(self._pts, np.int64), kind="stable"))
 
-    def stamps(self, reader: PictureReader, order: list[int]) -> tuple[IntArray | None, bool]:
+    def stamps(self, order: list[int]) -> tuple[IntArray | None, bool]:
         """Of the frames, ascending; and whether they say when each is decoded, not shown."""
-        from_decoding = bool(self.kinds[0]) and not reader.stores_order
-        stamps = self.dts if from_decoding or None in self.pts else self.pts
+        from_decoding = bool(self.kinds) and not self._reader.stores_order
+        use_dts = from_decoding or None in self._pts
+        stamps = [each.dts for each in self.packets] if use_dts else self._pts
         known = [stamp for position in order if (stamp := stamps[position]) is not None]
         if len(known) < len(order):
             return None, False
-        is_late = from_decoding and not reader.is_packed and "B" in self.kinds
+        is_late = from_decoding and not self._reader.is_packed and "B" in self.kinds
         return np.sort(np.array(known, np.int64)), is_late
 
 

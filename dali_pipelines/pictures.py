@@ -5,7 +5,7 @@ VP8 and VP9 have pictures that are decoded and never shown.
 """
 
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Any, TypeAlias
 
 import av
 from av.container import InputContainer
@@ -19,14 +19,14 @@ MPEG2_B = 3
 """How a picture's header calls a B-frame, ISO/IEC 13818-2, 6.3.9."""
 
 
-class Picture(NamedTuple):
-    packet: av.Packet
-    kind: str
-    """MPEG-4's I, P, S, B, or N for one that is not coded; empty for other codecs."""
-    is_frame: bool
-    """False for what is decoded for the sake of others alone."""
-    is_hidden: bool
-    """Whether an edit list keeps its frame from being shown."""
+Picture: TypeAlias = tuple[Any, str, bool, bool]
+"""packet: an av.Packet, or what is kept of one.
+kind: MPEG-4's I, P, S, B, or N for one that is not coded; empty for other codecs.
+is_frame: False for what is decoded for the sake of others alone.
+is_hidden: whether an edit list keeps its frame from being shown.
+
+A plain tuple, since one is made for each packet of each clip that is read.
+"""
 
 
 class PictureReader:
@@ -59,24 +59,24 @@ class PictureReader:
         return self._container.format.name != "avi"
 
     def __iter__(self) -> Iterator[Picture]:
-        packets = self._packets()
         if self.unpacker is not None:
-            for packet in packets:
-                if (found := self.unpacker.unpack(packet)) is not None:
+            unpack = self.unpacker.unpack
+            for packet in self._packets():
+                if (found := unpack(packet)) is not None:
                     single, kind = found
-                    yield Picture(single, kind, kind != "N", packet.is_discard)
+                    yield single, kind, kind != "N", packet.is_discard
             return
         codec = self._stream.codec_context.codec.canonical_name
         is_frame = IS_FRAME.get(codec)
         watches_order, last = self.reorders, -1
-        for packet in packets:
+        for packet in self._packets():
             if watches_order and packet.pts is not None:
                 watches_order, last = packet.pts > last and not self.may_have_b_frames, packet.pts
             if watches_order:
                 self.may_have_b_frames = self._may_be_b_frame(codec, packet)
             if self.h264 is not None and self.h264.may_have_fields and not self.has_fields:
                 self.has_fields = self.h264.is_field(bytes(packet))
-            yield Picture(packet, "", is_frame is None or is_frame(packet), packet.is_discard)
+            yield packet, "", is_frame is None or is_frame(packet), packet.is_discard
 
     def _may_be_b_frame(self, codec: str, packet: av.Packet) -> bool:
         if self.h264 is not None:

@@ -99,7 +99,7 @@ class _Frames:
         return cls(
             count=len(index),
             times=np.zeros(0, np.int64) if found is None else found[0],
-            gop=int(np.diff([*index.keyframes, len(index.sizes)]).max()),
+            gop=int(np.diff([*index.keyframes, len(index.numbers)]).max()),
         )
 
 

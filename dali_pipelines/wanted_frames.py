@@ -146,7 +146,7 @@ def _decode_run(
     can_skip = not index.kinds and context.name not in SKIPS_LATE
     context.skip_frame, skips = "DEFAULT", False
     try:
-        for position, picture in enumerate(video.run(run), run.start):
+        for position, (packet, _, _, _) in enumerate(video.run(run), run.start):
             if stop.is_set():
                 raise Stopped
             if position not in needed and index.may_be_left_out(position):
@@ -154,7 +154,7 @@ def _decode_run(
             if can_skip and skips == (position in needed):
                 skips = not skips
                 context.skip_frame = "NONREF" if skips else "DEFAULT"
-            yield from context.decode(picture.packet)
+            yield from context.decode(packet)
         yield from context.decode(None)
     except av.FFmpegError:
         return  # what is missing is asked for again, frame by frame
