@@ -12,7 +12,7 @@ import threading
 import time
 from collections import Counter
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
@@ -28,7 +28,7 @@ from dali_pipelines.augment import Augment
 from dali_pipelines.errors import LoaderError, SpecError
 from dali_pipelines.feed import Batch, ClipLoader, ClipRow, Feed
 from dali_pipelines.loader import DaliLoader
-from dali_pipelines.spec import ClipSpec
+from dali_pipelines.spec import ClipSpec, Sampling
 from dali_pipelines.torch_loader import TorchLoader
 from dali_pipelines.window_loader import WindowLoader
 
@@ -198,6 +198,22 @@ def test_pictures_that_need_no_resizing(
     (batch,) = WindowLoader([path], spec)
     (expected,) = DaliLoader(rows_of([path]), Feed(spec=spec))
     assert torch.equal(batch.clips, expected.clips)
+
+
+@pytest.mark.parametrize("sampling", get_args(Sampling))
+def test_every_sampling_of_a_packed_clip(sampling: Sampling, tmp_path: Path) -> None:
+    """In testing and in training, of a clip that is long enough and of one that isn't."""
+    paths = [
+        videos.write_packed(tmp_path / "long", frames=60, max_b_frames=2, size=(162, 96)),
+        videos.write_packed(tmp_path / "short", frames=5, size=(96, 80)),
+    ]
+    spec = ClipSpec(num_frames=8, sampling=sampling, stride=5, resize=72, crop=64)
+    for augment in (None, Augment(flip=False)):
+        loader = assert_loaders_agree(rows_of(paths), Feed(spec=spec, augment=augment, seed=3))
+        assert not loader.report.describe_damage()
+    ends = np.array([0, 59])
+    found = clip_file.read_frames(paths[0], ends)
+    assert [videos.number_of(frame) for frame in found] == ends.tolist()
 
 
 def test_dalis_decoder_counts_frames_of_variable_rate_as_we_do(tmp_path: Path) -> None:
