@@ -194,5 +194,9 @@ def _draw(shown: Shown) -> None:
         f"{drawing.plain(shown.model.name)}: {shown.model.runs_on}. "
         f"{found.duration_s:.1f} s of video in {found.num_windows:,} "
         f"{'window' if found.num_windows == 1 else 'windows'}."
-        + (f" {found.num_damaged:,} damaged frames were replaced." if found.num_damaged else "")
+        + (
+            f" {found.num_damaged:,} of the frames that it saw are damaged."
+            if found.num_damaged
+            else ""
+        )
     )
