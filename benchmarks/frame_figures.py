@@ -72,13 +72,14 @@ def decoding_table(result: dict[str, Any], kept_in: str) -> str:
         rows = [[row for row in each["core"] if row["name"] == name] for each in sets]
         if any(rows):
             lines.append(f"| {words[name]} | {' | '.join(map(_milliseconds, rows))} |")
-    lines += ["", f"| clips/s | {' | '.join(titles)} |", f"|---|{'--:|' * len(sets)}"]
+    if any(each.get("loaders") for each in sets):
+        lines += ["", f"| clips/s | {' | '.join(titles)} |", f"|---|{'--:|' * len(sets)}"]
     for name, loader in (
         ("ours", "**`DaliLoader`**"),
         ("plain", "`TorchLoader`: decodes every frame, torchvision, DataLoader"),
         ("against", f"`DaliLoader` at `{result['against']}`"),
     ):
-        rows = [[row for row in each["loaders"] if row["name"] == name] for each in sets]
+        rows = [[row for row in each.get("loaders", []) if row["name"] == name] for each in sets]
         if any(rows):
             cells = ["failed" if "error" in row else f"{row['clips_per_s']:.0f}" for [row] in rows]
             lines.append(f"| {loader} | {' | '.join(cells)} |")
