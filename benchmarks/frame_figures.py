@@ -89,8 +89,8 @@ def decoding_table(result: dict[str, Any], kept_in: str) -> str:
         [
             *lines,
             "",
-            f"Above: {frames} frames from file to RGB at a short side of 128, processor time, one "
-            "thread. Below: whole epochs of 8 frames of 224² on "
+            f"{frames} frames from file to RGB at a short side of 128, processor time, one thread; "
+            "clips/s, where given, are of whole epochs of 8 frames of 224². "
             f"{machine['num_cores']} cores of {machine['cpu']}. Medians of interleaved repeats in "
             f"one run of `{result['command']}`, kept in `{kept_in}`.",
             "",
