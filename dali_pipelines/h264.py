@@ -41,24 +41,27 @@ class Stream(NamedTuple):
 
     def is_field(self, data: bytes) -> bool:
         """Whether a packet's picture is one of a frame's two fields."""
-        if not self.may_have_fields:
+        bits = self._slice_header(data) if self.may_have_fields else None
+        if bits is None:
             return False
-        for unit in self.units(data):
-            if unit and unit[0] & 31 in (SLICE, IDR_SLICE):
-                bits = Bits(_payload(unit[1:HEADER_SIZE]))
-                for _ in range(3):  # first macroblock, kind, parameters
-                    bits.take_exp_golomb()
-                bits.take(self.frame_number_bits)
-                return bool(bits.take(1))
-        return False
+        for _ in range(3):  # first macroblock, kind, parameters
+            bits.take_exp_golomb()
+        bits.take(self.frame_number_bits)
+        return bool(bits.take(1))
 
     def is_b_frame(self, data: bytes) -> bool:
+        bits = self._slice_header(data)
+        if bits is None:
+            return False
+        bits.take_exp_golomb()  # first macroblock
+        return bits.take_exp_golomb() % 5 == B_SLICE
+
+    def _slice_header(self, data: bytes) -> Bits | None:
+        """Of a packet's first slice."""
         for unit in self.units(data):
             if unit and unit[0] & 31 in (SLICE, IDR_SLICE):
-                bits = Bits(_payload(unit[1:HEADER_SIZE]))
-                bits.take_exp_golomb()
-                return bits.take_exp_golomb() % 5 == B_SLICE
-        return False
+                return Bits(_payload(unit[1:HEADER_SIZE]))
+        return None
 
     def is_idr(self, data: bytes) -> bool:
         """Whether no later picture refers to anything before this one."""

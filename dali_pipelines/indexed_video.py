@@ -42,7 +42,7 @@ class IndexedVideo:
         path: Path,
         container: InputContainer,
         stream: VideoStream,
-        known: "Known",
+        known: Known,
         kept: list[Picture] | None,
     ) -> None:
         self.path = path
