@@ -22,7 +22,6 @@ from dali_pipelines.errors import VideoError
 from dali_pipelines.frame_plan import IntArray
 from dali_pipelines.indexed_video import IndexedVideo, open_indexed
 from dali_pipelines.packet_index import PacketIndex
-from dali_pipelines.pictures import Picture
 from dali_pipelines.video_stream import plain_words
 
 TICK = Fraction(1, 25)
@@ -54,21 +53,20 @@ def cut_part(path: Path, wanted: IntArray) -> ClipPart | None:
 
 def _choose(
     video: IndexedVideo, index: PacketIndex, numbers: IntArray
-) -> list[tuple[int, Picture]] | None:
-    """The needed pictures in decoding order, with their positions."""
+) -> dict[int, av.Packet] | None:
+    """Position → the needed picture, in decoding order."""
     context = video.stream.codec_context
     stream = h264.Stream.of(context.extradata or b"") if context.name == "h264" else None
     needed = set(index.positions[numbers].tolist())
-    chosen: list[tuple[int, Picture]] = []
+    chosen: dict[int, av.Packet] = {}
     for run in index.runs(numbers.tolist()):
         first = True
         position = run.start - 1
-        for position, picture in enumerate(video.run(run), run.start):
-            packet, kind, _, _ = picture
+        for position, packet in enumerate(video.run(run), run.start):
             if first and stream is not None and not stream.is_idr(bytes(packet)):
                 return None
             first = False
-            if kind in ("S", "N"):
+            if index.kinds[position : position + 1] in ("S", "N"):
                 return None  # NVDEC has no global motion, and needs a picture for each packet
             if position not in needed:
                 leads = index.ranks[position] < index.ranks[run.start]
@@ -78,17 +76,16 @@ def _choose(
                     continue
                 if stream is not None and not stream.is_reference(bytes(packet)):
                     continue
-            chosen.append((position, picture))
+            chosen[position] = packet
         if position < run.stop - 1:
             return None
     return chosen
 
 
 def _write(
-    stream: VideoStream, index: PacketIndex, chosen: list[tuple[int, Picture]], numbers: IntArray
+    stream: VideoStream, index: PacketIndex, pictures: dict[int, av.Packet], numbers: IntArray
 ) -> ClipPart:
     """Each picture is stamped with its place in the order of display, behind all that it needs."""
-    pictures = dict(chosen)
     by_rank = sorted(pictures, key=lambda position: index.ranks[position])
     place = {position: number for number, position in enumerate(by_rank)}
     late = max(decoded - place[position] for decoded, position in enumerate(pictures))
@@ -97,16 +94,15 @@ def _write(
         target = output.add_stream_from_template(stream, opaque=True)
         if stream.codec_context.name == "mpeg4":  # the headers then say no longer that it is packed
             BitStreamFilterContext("mpeg4_unpack_bframes", stream, target)
-        for decoded, (position, (packet, kind, _, _)) in enumerate(pictures.items()):
-            if kind == "I":
+        for decoded, (position, packet) in enumerate(pictures.items()):
+            if index.kinds[position : position + 1] == "I":
                 packet = mpeg4.without_packing(packet)
             packet.stream, packet.time_base, packet.duration = target, TICK, 1
             packet.pts, packet.dts = place[position] + late, decoded
             output.mux(packet)
     shown: dict[int, int] = {}
     for position in by_rank:
-        _, _, is_frame, _ = pictures[position]
-        if is_frame:
+        if position not in index.unseen:
             shown[position] = len(shown)
     return ClipPart(
         encoded=np.frombuffer(buffer.getbuffer(), np.uint8),

@@ -46,7 +46,7 @@ def frames_by_index(video: IndexedVideo, stop: Event) -> Iterator[Shown]:
     spoiled: list[int] = []
     """Positions of damaged pictures that others may refer to, ascending."""
     count = 0
-    packets = chain((packet for packet, _, _, _ in video.all()), [None])
+    packets = chain(video.all(), [None])
     for group in _groups(_decode(video.stream.codec_context, packets, stop, failed=spoiled)):
         for frame in group:
             if frame.is_corrupt and not is_b_frame(frame):

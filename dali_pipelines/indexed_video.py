@@ -13,7 +13,7 @@ from av.video.codeccontext import VideoCodecContext
 from av.video.stream import VideoStream
 
 from dali_pipelines.packet_index import PacketIndex, Run
-from dali_pipelines.pictures import Picture, PictureReader
+from dali_pipelines.pictures import PictureReader
 from dali_pipelines.video_stream import demux, open_video
 
 KEEP_BELOW = 16 * 2**20
@@ -43,7 +43,7 @@ class IndexedVideo:
         container: InputContainer,
         stream: VideoStream,
         known: Known,
-        kept: list[Picture] | None,
+        kept: list[av.Packet] | None,
     ) -> None:
         self.path = path
         self.container, self.stream = container, stream
@@ -53,28 +53,28 @@ class IndexedVideo:
         """Whether what is kept are the packets as they are stored."""
         self._kept = kept
 
-    def run(self, run: Run) -> Iterator[Picture]:
+    def run(self, run: Run) -> Iterator[av.Packet]:
         """Its pictures, stamped with their positions; fewer where they are not found again."""
         found = self._kept[run.start : run.stop] if self._kept is not None else self._seek(run)
-        return _stamped(found, run.start)
+        return self._stamped(found, run.start)
 
-    def all(self) -> Iterator[Picture]:
+    def all(self) -> Iterator[av.Packet]:
         """Every picture from the first one on, stamped with its position."""
         if self._kept is not None:
-            return _stamped(self._kept, 0)
+            return self._stamped(self._kept, 0)
         self.container.seek(0)
-        return _stamped(PictureReader(self.container, self.stream), 0)
+        return self._stamped(PictureReader(self.container, self.stream), 0)
 
     @contextmanager
     def packets(self) -> Iterator[tuple[VideoCodecContext, Iterable[av.Packet | None]]]:
         """A fresh decoder, and the file's own packets from the first one on."""
         if self._kept is not None and self.index is None and self._are_stored:
-            yield self.stream.codec_context, [*(packet for packet, _, _, _ in self._kept), None]
+            yield self.stream.codec_context, [*self._kept, None]
             return
         with open_video(self.path) as (container, stream):
             yield stream.codec_context, demux(container, stream)
 
-    def _seek(self, run: Run) -> Iterator[Picture]:
+    def _seek(self, run: Run) -> Iterator[av.Packet]:
         """Ends early where what is read isn't what the index knows."""
         index = self.index
         assert index is not None
@@ -84,38 +84,37 @@ class IndexedVideo:
             return
         self.container.seek(stamp, stream=self.stream)
         position = run.start
-        for picture in PictureReader(self.container, self.stream):
-            packet = picture[0]
+        for packet in PictureReader(self.container, self.stream):
             fits = packet.size == index.sizes[position]
             if position == run.start:
                 fits = fits and mark.fits(packet)
             elif not fits:
                 return
             if fits:
-                yield picture
+                yield packet
                 position += 1
                 if position == run.stop:
                     return
 
+    def _stamped(self, packets: Iterable[av.Packet], first: int) -> Iterator[av.Packet]:
+        """A frame comes out of the decoder with its packet's stamp, whatever the file says.
 
-def _stamped(pictures: Iterable[Picture], first: int) -> Iterator[Picture]:
-    """A frame comes out of the decoder with its packet's stamp, whatever the file says.
-
-    At the end, FFmpeg shows the last frame with the stamp of a picture behind it that isn't coded.
-    """
-    reference = first
-    for position, picture in enumerate(pictures, first):
-        packet, kind, _, _ = picture
-        if kind not in ("N", "B"):
-            reference = position
-        packet.pts = packet.dts = reference if kind == "N" else position
-        yield picture
+        At the end, FFmpeg shows the last frame with the stamp of a picture behind it that isn't
+        coded; so that one is stamped as the last frame is.
+        """
+        kinds = self.index.kinds if self.index else ""
+        for position, packet in enumerate(packets, first):
+            stamp = position
+            if kinds[position : position + 1] == "N":
+                stamp = max(first, *(kinds.rfind(kind, first, position) for kind in "IPS"))
+            packet.pts = packet.dts = stamp
+            yield packet
 
 
 @contextmanager
 def open_indexed(path: Path) -> Iterator[IndexedVideo]:
     with open_video(path) as (container, stream):
-        kept: list[Picture] | None = [] if path.stat().st_size <= KEEP_BELOW else None
+        kept: list[av.Packet] | None = [] if path.stat().st_size <= KEEP_BELOW else None
         known = _long_files.get(path) if kept is None else None
         if known is None:
             reader = PictureReader(container, stream)

@@ -7,7 +7,7 @@ the pictures alone. Which picture a packet holds is decided here as FFmpeg's dec
 """
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 import av
@@ -41,19 +41,33 @@ class Unpacker:
         self.header: Header | None = None
         self.is_packed = False
         self.has_packed_pictures = False
+        self.kinds: list[str] = []
+        """Of the pictures so far: I, P, S (global motion), B, or N (not coded, not shown)."""
+        self.hidden: set[int] = set()
+        """Positions of pictures that an edit list keeps from being shown."""
         self._waiting: bytes | None = None
         """What lies behind the first picture of the packet before, to be decoded next."""
+        self._headers = b""
+        """Those read last."""
         self._read_headers(extradata)
 
-    def unpack(self, packet: av.Packet) -> tuple[av.Packet, str] | None:
-        """The next picture and its kind: I, P, S (global motion), B, or N (not coded, not shown).
+    def unpack(self, packets: Iterable[av.Packet]) -> Iterator[av.Packet]:
+        """A packet for each picture. One without a picture only fills a place, and gives none."""
+        add = self.kinds.append
+        for packet in packets:
+            view = memoryview(packet)
+            if self.is_packed or self._waiting or view[:4] != PICTURE or len(view) <= SURELY_CODED:
+                single = self._next(packet, bytes(packet))
+                if single is None:
+                    continue
+            else:
+                single = packet
+                add(KINDS[view[len(PICTURE)] >> 6])
+            if packet.is_discard:
+                self.hidden.add(len(self.kinds) - 1)
+            yield single
 
-        None where there is none: a packet without a picture only fills a place.
-        """
-        data = bytes(packet)
-        is_alone = not self.is_packed and self._waiting is None
-        if is_alone and len(data) > SURELY_CODED and data.startswith(PICTURE):
-            return packet, KINDS[data[len(PICTURE)] >> 6]
+    def _next(self, packet: av.Packet, data: bytes) -> av.Packet | None:
         at = data.find(PICTURE)
         if self._waiting is not None and data[data.find(START) :].startswith(SEQUENCE):
             self._waiting = None  # a new sequence has begun
@@ -64,7 +78,8 @@ class Unpacker:
             at = taken.find(PICTURE)
             second = taken.find(PICTURE, at + 4)
             taken = taken[:second] if second >= 0 else taken  # what follows is lost
-            return _copy(packet, taken), self._kind(taken, at)
+            self.kinds.append(self._kind(taken, at))
+            return _copy(packet, taken)
         if at < 0:
             return None
         if at:
@@ -75,7 +90,8 @@ class Unpacker:
                 self.has_packed_pictures = True
                 self._waiting, data = data[second:], data[:second]
                 packet = _copy(packet, data)
-        return packet, self._kind(data, at)
+        self.kinds.append(self._kind(data, at))
+        return packet
 
     def _kind(self, data: bytes, at: int) -> str:
         at += len(PICTURE)
@@ -84,21 +100,26 @@ class Unpacker:
         return KINDS[data[at] >> 6]
 
     def _read_headers(self, data: bytes) -> None:
+        if data == self._headers:  # they come again with every keyframe
+            return
+        self._headers = data
         at = data.find(START)
         while 0 <= at < len(data) - 4:
             if 0x20 <= data[at + 3] <= 0x2F:
-                self.header = _parse_header(Bits(data[at + 4 : at + 44]))
+                self.header = _parse_header(data[at + 4 : at + 44])
             at = data.find(START, at + 3)
         if b"\0\0\1\xb2DivX" in data:
             self.is_packed = PACKED.search(data) is not None
 
 
-def order_of_display(kinds: Iterable[str]) -> list[int]:
+def order_of_display(kinds: str) -> list[int]:
     """Positions of the pictures in the order in which they are shown.
 
     A B-frame is shown at once, and any other frame when the next one comes. B-frames for which a
     decoder lacks one of two references are dropped by it.
     """
+    if "B" not in kinds and "N" not in kinds:
+        return list(range(len(kinds)))
     order: list[int] = []
     held = -1
     num_references = 0
@@ -149,7 +170,8 @@ def _is_coded(payload: bytes, header: Header | None) -> bool:
     return bool(bits.take(1))
 
 
-def _parse_header(bits: Bits) -> Header:
+def _parse_header(data: bytes) -> Header:
+    bits = Bits(data)
     bits.take(1 + 8)  # random access, type of object
     version = 1
     if bits.take(1):

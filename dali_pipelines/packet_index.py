@@ -7,14 +7,15 @@ decoding order; a frame's number is its place in the order of display.
 
 import bisect
 from dataclasses import dataclass
-from typing import NamedTuple, Self
+from functools import cached_property
+from typing import Any, NamedTuple, Self
 
 import av
 import numpy as np
 
 from dali_pipelines import mpeg4
 from dali_pipelines.frame_plan import IntArray
-from dali_pipelines.pictures import Picture, PictureReader
+from dali_pipelines.pictures import PictureReader
 
 LARGEST_DELAY = 64
 """Pictures between decoding and display. No codec needs as many: time stamps begin anew there."""
@@ -78,6 +79,8 @@ class PacketIndex:
     """Bytes of the pictures, by position, where they have to be found again; else empty."""
     kinds: str = ""
     """Of MPEG-4's pictures, by position; empty for other codecs."""
+    unseen: frozenset[int] = frozenset()
+    """Positions of pictures that are decoded for the sake of others alone."""
     stamps: IntArray | None = None
     """When each frame is shown or, where `is_late`, decoded, ascending in the stream's clock; None
     where it isn't known."""
@@ -86,33 +89,35 @@ class PacketIndex:
     last_duration: int = 0
 
     @classmethod
-    def of(cls, reader: PictureReader, *, keep: list[Picture] | None = None) -> Self | None:
+    def of(cls, reader: PictureReader, *, keep: list[av.Packet] | None = None) -> Self | None:
         """None where the order of display can't be known: then all frames must be counted.
 
-        All of the stream is read in any case; its pictures are put into `keep`.
+        All of the stream is read in any case; its pictures' packets are put into `keep`.
         """
+        packets: list[Any]
         if keep is None:
-            pictures = [(Entry.of(each[0]), *each[1:]) for each in reader]
+            packets = [Entry.of(packet) for packet in reader]
         else:
             keep += reader
-            pictures = keep
-        walk = _Walk(reader, pictures)
+            packets = keep
+        walk = _Walk(reader, packets)
         order = walk.order()
         if order is None:
             return None
-        numbers = _inverse(order, len(pictures))
+        numbers = _inverse(order, len(packets))
         stamps, is_late = walk.stamps(order)
         return cls(
             positions=np.array(order, np.int64),
             numbers=numbers,
             ranks=walk.ranks(numbers),
             keyframes=np.array(walk.keyframes, np.int64),
-            marks=[Mark.of(walk.packets[position]) for position in walk.keyframes],
-            sizes=np.array([each.size for each in walk.packets] if keep is None else [], np.int64),
+            marks=[Mark.of(packets[position]) for position in walk.keyframes],
+            sizes=np.array([each.size for each in packets] if keep is None else [], np.int64),
             kinds=walk.kinds,
+            unseen=frozenset(reader.unseen),
             stamps=stamps,
             is_late=is_late,
-            last_duration=walk.packets[order[-1]].duration or 0,
+            last_duration=packets[order[-1]].duration or 0,
         )
 
     def __len__(self) -> int:
@@ -162,29 +167,30 @@ class PacketIndex:
 class _Walk:
     """What a walk over a stream's pictures found."""
 
-    def __init__(self, reader: PictureReader, pictures: list[Picture]) -> None:
-        self._reader = reader
-        self.packets = [packet for packet, _, _, _ in pictures]
-        self.kinds = "".join([kind for _, kind, _, _ in pictures])
-        self._shown = [
-            position
-            for position, (_, _, is_frame, is_hidden) in enumerate(pictures)
-            if is_frame and not is_hidden
-        ]
+    def __init__(self, reader: PictureReader, packets: list[Any]) -> None:
+        self._reader, self._packets = reader, packets
+        self.kinds = reader.kinds
         self.keyframes = (
             [position for position, kind in enumerate(self.kinds) if kind == "I"]
             if self.kinds
-            else [position for position, each in enumerate(self.packets) if each.is_keyframe]
+            else [position for position, each in enumerate(packets) if each.is_keyframe]
         )
-        self._pts = [each.pts for each in self.packets]
+
+    @cached_property
+    def _pts(self) -> list[int | None]:
+        return [each.pts for each in self._packets]
 
     def order(self) -> list[int] | None:
         """Positions in the order of display, where it can be known."""
-        reader, shown = self._reader, self._shown
-        if not shown or self.keyframes[:1] != [0] or reader.has_fields:
+        reader = self._reader
+        if self.keyframes[:1] != [0] or reader.has_fields:
             return None
         if self.kinds:
             return self._order_by_kind()
+        away = reader.hidden | reader.unseen
+        shown = [position for position in range(len(self._packets)) if position not in away]
+        if not shown:
+            return None
         known = [stamp for position in shown if (stamp := self._pts[position]) is not None]
         if len(set(known)) < len(shown):
             return None if reader.reorders and reader.may_have_b_frames else shown
@@ -208,11 +214,10 @@ class _Walk:
             # Some frames come twice then; and interlaced B-frames depend on the first of all.
             return None
         order = mpeg4.order_of_display(self.kinds)
-        visible = set(self._shown)
-        return order if len(visible) >= len(order) else [each for each in order if each in visible]
+        return [each for each in order if each not in self._reader.hidden] or None
 
     def ranks(self, numbers: IntArray) -> IntArray:
-        if len(self._shown) == len(numbers) - self.kinds.count("N") or None in self._pts:
+        if not (self._reader.hidden or self._reader.unseen) or None in self._pts:
             return numbers
         if self.kinds:
             return _inverse(mpeg4.order_of_display(self.kinds), len(numbers))
@@ -222,7 +227,7 @@ class _Walk:
         """Of the frames, ascending; and whether they say when each is decoded, not shown."""
         from_decoding = bool(self.kinds) and not self._reader.stores_order
         use_dts = from_decoding or None in self._pts
-        stamps = [each.dts for each in self.packets] if use_dts else self._pts
+        stamps = [each.dts for each in self._packets] if use_dts else self._pts
         known = [stamp for position in order if (stamp := stamps[position]) is not None]
         if len(known) < len(order):
             return None, False

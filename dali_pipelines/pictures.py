@@ -5,7 +5,6 @@ VP8 and VP9 have pictures that are decoded and never shown.
 """
 
 from collections.abc import Iterator
-from typing import Any, TypeAlias
 
 import av
 from av.container import InputContainer
@@ -19,30 +18,29 @@ MPEG2_B = 3
 """How a picture's header calls a B-frame, ISO/IEC 13818-2, 6.3.9."""
 
 
-Picture: TypeAlias = tuple[Any, str, bool, bool]
-"""packet: an av.Packet, or what is kept of one.
-kind: MPEG-4's I, P, S, B, or N for one that is not coded; empty for other codecs.
-is_frame: False for what is decoded for the sake of others alone.
-is_hidden: whether an edit list keeps its frame from being shown.
-
-A plain tuple, since one is made for each packet of each clip that is read.
-"""
-
-
 class PictureReader:
-    """Iterate once. What was found of the stream on the way is known at the end."""
+    """Iterate once: packets with one picture each. What the stream is, is known at the end."""
 
     def __init__(self, container: InputContainer, stream: VideoStream) -> None:
         self._container, self._stream = container, stream
         context = stream.codec_context
         self.unpacker = Unpacker(context.extradata or b"") if context.name == "mpeg4" else None
         self.h264 = h264.Stream.of(context.extradata or b"") if context.name == "h264" else None
+        self.unseen: set[int] = set()
+        """Positions of pictures that are decoded for the sake of others alone."""
+        self.hidden: set[int] = self.unpacker.hidden if self.unpacker else set()
+        """Positions of pictures that an edit list keeps from being shown."""
         self.has_fields = False
         """Whether two pictures make a frame somewhere."""
         self.may_have_b_frames = False
         """Whether there are any among the first pictures whose time stamps ascend."""
         self.is_whole = False
         """Whether the stream was read to its end."""
+
+    @property
+    def kinds(self) -> str:
+        """Of MPEG-4's pictures, I, P, S, B, or N for one that is not coded; empty for others."""
+        return "".join(self.unpacker.kinds) if self.unpacker else ""
 
     @property
     def is_packed(self) -> bool:
@@ -58,25 +56,25 @@ class PictureReader:
         """AVI doesn't say when frames are shown: there, FFmpeg's time stamps count packets."""
         return self._container.format.name != "avi"
 
-    def __iter__(self) -> Iterator[Picture]:
+    def __iter__(self) -> Iterator[av.Packet]:
         if self.unpacker is not None:
-            unpack = self.unpacker.unpack
-            for packet in self._packets():
-                if (found := unpack(packet)) is not None:
-                    single, kind = found
-                    yield single, kind, kind != "N", packet.is_discard
+            yield from self.unpacker.unpack(self._packets())
             return
         codec = self._stream.codec_context.codec.canonical_name
         is_frame = IS_FRAME.get(codec)
         watches_order, last = self.reorders, -1
-        for packet in self._packets():
+        for position, packet in enumerate(self._packets()):
             if watches_order and packet.pts is not None:
                 watches_order, last = packet.pts > last and not self.may_have_b_frames, packet.pts
             if watches_order:
                 self.may_have_b_frames = self._may_be_b_frame(codec, packet)
             if self.h264 is not None and self.h264.may_have_fields and not self.has_fields:
                 self.has_fields = self.h264.is_field(bytes(packet))
-            yield packet, "", is_frame is None or is_frame(packet), packet.is_discard
+            if is_frame is not None and not is_frame(packet):
+                self.unseen.add(position)
+            if packet.is_discard:
+                self.hidden.add(position)
+            yield packet
 
     def _may_be_b_frame(self, codec: str, packet: av.Packet) -> bool:
         if self.h264 is not None:

@@ -129,7 +129,7 @@ def _sparsely(
             if shown == number >= 0:
                 found.append(Wanted(number, frame, False))
                 number = next(missing, -1)
-            if not is_b_frame(frame):  # on which those before it may build
+            if found and not is_b_frame(frame):  # on which those before it may build
                 yield from found
                 found = []
                 if number < 0:
@@ -146,7 +146,7 @@ def _decode_run(
     can_skip = not index.kinds and context.name not in SKIPS_LATE
     context.skip_frame, skips = "DEFAULT", False
     try:
-        for position, (packet, _, _, _) in enumerate(video.run(run), run.start):
+        for position, packet in enumerate(video.run(run), run.start):
             if stop.is_set():
                 raise Stopped
             if position not in needed and index.may_be_left_out(position):

@@ -19,7 +19,8 @@ def pictures_of(path: Path) -> list[tuple[av.Packet, str]]:
         stream = container.streams.video[0]
         unpacker = Unpacker(stream.codec_context.extradata or b"")
         packets = [packet for packet in container.demux(stream) if packet.size]
-    return [found for packet in packets if (found := unpacker.unpack(packet)) is not None]
+    found = list(unpacker.unpack(packets))
+    return list(zip(found, unpacker.kinds, strict=True))
 
 
 @pytest.mark.parametrize("max_b_frames", [1, 2])
@@ -74,12 +75,14 @@ def test_any_bytes_are_taken_apart(headers: bytes, data: bytes, packed: bool) ->
     name = b"\0\0\1\xb2DivX503b1393p" if packed else b""
     unpacker = Unpacker(headers + name)
     pieces = data.replace(b"\xff", PICTURE).split(b"\xfe")
-    for piece in pieces:
-        if piece:
-            packet = av.Packet(len(piece))
-            packet.update(piece)
-            found = unpacker.unpack(packet)
-            assert found is None or found[1] in set("IPBSN")
+    packets = []
+    for piece in filter(None, pieces):
+        packet = av.Packet(len(piece))
+        packet.update(piece)
+        packets.append(packet)
+    found = list(unpacker.unpack(packets))
+    assert len(found) == len(unpacker.kinds) <= len(packets)
+    assert set(unpacker.kinds) <= set("IPBSN")
 
 
 def test_a_frame_that_is_not_coded_is_told_from_a_small_one(tmp_path: Path) -> None:
