@@ -2,10 +2,12 @@
 
 import os
 import random
+import resource
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +15,7 @@ import pytest
 import torch
 import videos
 from test_dali_pipelines_loader import SMALL, by_id, rows_of
+from users import another_user, shared_folder
 
 from dali_pipelines.augment import Augment
 from dali_pipelines.errors import SpecError
@@ -25,9 +28,9 @@ GB = 1.0
 
 
 @pytest.fixture(scope="module")
-def rows(tmp_path_factory: pytest.TempPathFactory) -> list[ClipRow]:
-    folder = tmp_path_factory.mktemp("videos")
-    return rows_of([videos.write_video(folder / f"{n}", frames=20 + n) for n in range(12)])
+def rows() -> Iterator[list[ClipRow]]:
+    with shared_folder() as folder:
+        yield rows_of([videos.write_video(folder / f"{n}", frames=20 + n) for n in range(12)])
 
 
 def frames_of(count: int, seed: int = 0) -> list[np.ndarray]:
@@ -205,6 +208,73 @@ def test_unfinished_files_of_the_dead_are_removed(tmp_path: Path) -> None:
     FrameCache(tmp_path, max_gb=GB)
     assert not old.exists()
     assert new.exists()
+
+
+def test_a_read_only_folder_serves_what_it_has(rows: list[ClipRow]) -> None:
+    with shared_folder() as folder:
+        loader = DaliLoader(rows[:6], Feed(spec=SMALL), cache=FrameCache(folder, max_gb=GB))
+        expected = by_id(loader)
+        folder.chmod(0o555)
+        told: list[str] = []
+        with another_user():
+            cache = FrameCache(folder, max_gb=GB, tell=told.append)
+            loader = DaliLoader(rows, Feed(spec=SMALL), cache=cache)
+            for _ in range(2):
+                found = by_id(loader)
+                assert all(torch.equal(found[row][0], expected[row][0]) for row in expected)
+        folder.chmod(0o755)
+    assert not loader.report.failures
+    assert loader.report.read_by == {"the cache": 12, "PyAV": 12}
+    (line,) = told
+    assert "takes no more frames (Permission denied)" in line
+
+
+def test_what_another_user_keeps_to_himself_is_decoded(rows: list[ClipRow]) -> None:
+    with shared_folder() as folder:
+        folder.chmod(0o777)
+        by_id(DaliLoader(rows[:3], Feed(spec=SMALL), cache=FrameCache(folder, max_gb=GB)))
+        entries = sorted(folder.iterdir())
+        entries[0].chmod(0o000)
+        told: list[str] = []
+        with another_user():
+            cache = FrameCache(folder, max_gb=GB, tell=told.append)
+            loader = DaliLoader(rows[:3], Feed(spec=SMALL), cache=cache)
+            by_id(loader)
+        assert sorted(folder.iterdir()) == entries
+    assert loader.report.read_by == {"the cache": 2, "PyAV": 1}
+    assert not loader.report.failures
+    (line,) = told
+    assert f"{entries[0]} can't be read (Permission denied)" in line
+
+
+def test_files_are_for_whom_the_umask_says(tmp_path: Path) -> None:
+    path = videos.write_video(tmp_path / "clip", frames=2)
+    for mask, mode in ((0o022, 0o644), (0o007, 0o660)):
+        before = os.umask(mask)
+        try:
+            FrameCache(tmp_path / f"{mask}", max_gb=GB).put(path, 72, [0], frames_of(1))
+        finally:
+            os.umask(before)
+        (entry,) = (tmp_path / f"{mask}").iterdir()
+        assert entry.stat().st_mode & 0o777 == mode
+
+
+def test_a_good_file_outlives_a_failed_read(tmp_path: Path) -> None:
+    """As of a process that has too many files open."""
+    path = videos.write_video(tmp_path / "clip", frames=2)
+    told: list[str] = []
+    cache = FrameCache(tmp_path / "cache", max_gb=GB, tell=told.append)
+    cache.put(path, 72, [0], frames_of(1))
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (3, limits[1]))
+    try:
+        assert cache.get(path, 72, [0]) is None
+        assert cache.get(path, 72, [0]) is None
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+    (line,) = told
+    assert "Too many open files" in line
+    assert FrameCache(tmp_path / "cache", max_gb=GB).get(path, 72, [0]) is not None
 
 
 def _size(folder: Path) -> int:

@@ -37,7 +37,7 @@ def run(
     from dali_pipelines.feed import Feed
     from engine.data import manifest
     from engine.data.clip_rows import clip_rows
-    from engine.data.loading import default_loader, make_loader
+    from engine.data.loading import default_loader, make_loader, open_cache
     from engine.errors import UserError
     from engine.machine import describe_machine
     from engine.models import registry
@@ -119,14 +119,15 @@ def run(
         )
         if told:
             display.tell(told)
+        frames = open_cache(cache, max_gb=cache_gb, tell=display.tell)
         trainer = Trainer(
             fabric,
             recipe,
             network,
             spec=spec,
             class_names=listed.class_names,
-            train=make_loader(name, train_rows, feed, gpu=gpu, cache=cache, cache_gb=cache_gb),
-            val=make_loader(name, val_rows, seen, gpu=gpu, cache=cache, cache_gb=cache_gb),
+            train=make_loader(name, train_rows, feed, gpu=gpu, cache=frames),
+            val=make_loader(name, val_rows, seen, gpu=gpu, cache=frames),
             run=out,
             display=display,
             versions=versions,

@@ -1,13 +1,16 @@
 """The loader that a command asks for by name."""
 
 import importlib.util
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Literal, get_args
+from typing import TYPE_CHECKING, Literal, get_args
 
 from dali_pipelines.errors import SpecError
 from dali_pipelines.feed import ClipLoader, ClipRow, Feed
 from engine.errors import UserError, unknown_name
+
+if TYPE_CHECKING:
+    from dali_pipelines.frame_cache import FrameCache
 
 LoaderName = Literal["dali", "torch"]
 
@@ -22,8 +25,7 @@ def make_loader(
     feed: Feed,
     *,
     gpu: int | None = None,
-    cache: Path | None = None,
-    cache_gb: float = 20.0,
+    cache: "FrameCache | None" = None,
 ) -> ClipLoader:
     """`torch` is the plain reference; it keeps no cache and decodes on the CPU."""
     if name not in get_args(LoaderName):
@@ -36,11 +38,17 @@ def make_loader(
         return TorchLoader(rows, feed)
     if not importlib.util.find_spec("nvidia.dali"):
         raise UserError("DALI isn't installed here: pass --loader torch.")
-    from dali_pipelines.frame_cache import FrameCache
     from dali_pipelines.loader import DaliLoader
 
+    return DaliLoader(rows, feed, gpu=gpu, cache=cache)
+
+
+def open_cache(
+    folder: Path | None, *, max_gb: float, tell: Callable[[str], None]
+) -> "FrameCache | None":
+    from dali_pipelines.frame_cache import FrameCache
+
     try:
-        frames = FrameCache(cache, max_gb=cache_gb) if cache is not None else None
+        return FrameCache(folder, max_gb=max_gb, tell=tell) if folder is not None else None
     except SpecError as error:
         raise UserError(f"{error}.") from error
-    return DaliLoader(rows, feed, gpu=gpu, cache=frames)
