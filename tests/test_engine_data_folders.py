@@ -5,9 +5,13 @@ from pathlib import Path
 import pytest
 import videos
 from test_dali_pipelines_frame_folder import save
+from users import another_user, shared_folder
 
+from engine.commands.summary import alike_classes
+from engine.data import hmdb51_splits
 from engine.data import index as indexing
 from engine.data.folders import list_clips
+from engine.data.manifest import Clip, Manifest
 from engine.errors import UserError
 
 
@@ -100,13 +104,65 @@ def test_what_lies_beside_a_videos_folder_is_passed_over_aloud(tmp_path: Path) -
         ([], "holds no class folders; put each clip in a folder named after its class"),
         (["clip.avi"], "holds no class folders"),
         (["run/a.avi", "empty/readme.txt"], "empty holds no clips; remove the folder"),
-        (["run/a.avi", "run/a.mp4"], r"have one name: .*a\.avi and .*a\.mp4; rename or remove"),
     ],
 )
 def test_mistakes_are_named_with_their_mend(paths: list[str], reason: str, tmp_path: Path) -> None:
     touch(tmp_path, *paths)
     with pytest.raises(UserError, match=reason):
         list_clips(tmp_path)
+
+
+def test_two_clips_may_have_one_name_but_for_the_suffix(tmp_path: Path) -> None:
+    touch(tmp_path, "run/a.avi", "run/a.mp4", "run/a/0001.jpg")
+    found = [each.path for each in list_clips(tmp_path).found]
+    assert found == ["run/a", "run/a.avi", "run/a.mp4"]
+
+
+def test_the_official_splits_name_all_such_pairs(tmp_path: Path) -> None:
+    touch(tmp_path, *(f"run/{name}" for name in ("a.avi", "a.mp4", "b.avi", "b.mkv", "c.avi")))
+    folder = tmp_path / "testTrainMulti_7030_splits"
+    folder.mkdir()
+    (folder / "run_test_split1.txt").write_text("a.avi 1\nb.avi 2\nc.avi 1\n")
+    clips = tuple(
+        Clip(path=each.path, label="run", source="") for each in list_clips(tmp_path).found
+    )
+    with pytest.raises(UserError, match=r"one of each") as error:
+        hmdb51_splits.read_fold(Manifest(root=tmp_path, clips=clips), 1)
+    assert "run/a, run/b;" in str(error.value)
+
+
+def test_folders_that_may_not_be_read_are_named_and_not_taken_for_empty() -> None:
+    with shared_folder() as root:
+        touch(root, "run/a.avi", "jump/b.avi", "swim/c.avi", "swim/frames/0001.jpg")
+        (root / "jump").chmod(0o000)
+        (root / "swim" / "frames").chmod(0o000)
+        with another_user():
+            listing = list_clips(root)
+        (root / "run").chmod(0o000)
+        (root / "swim").chmod(0o000)
+        with another_user(), pytest.raises(UserError, match=r"can't be read \(Permission denied\)"):
+            list_clips(root)
+        for name in ("run", "jump", "swim", "swim/frames"):
+            (root / name).chmod(0o755)
+    assert [each.path for each in listing.found] == ["run/a.avi", "swim/c.avi"]
+    assert listing.unreadable == {"jump": "Permission denied", "swim/frames": "Permission denied"}
+    assert not listing.ignored
+
+
+def test_links_that_lead_nowhere_are_named(tmp_path: Path) -> None:
+    touch(tmp_path, "run/a.avi")
+    (tmp_path / "jump").symlink_to(tmp_path / "gone")
+    (tmp_path / "run" / "frames").symlink_to(tmp_path / "gone")
+    (tmp_path / "run" / "b.avi").symlink_to(tmp_path / "gone.avi")
+    listing = list_clips(tmp_path)
+    assert listing.unreadable == dict.fromkeys(("jump", "run/frames"), "the link leads nowhere")
+    assert [each.path for each in listing.found] == ["run/a.avi", "run/b.avi"]
+
+
+def test_classes_that_differ_in_writing_alone_are_told() -> None:
+    composed, apart = "caf\u00e9", "cafe\u0301"
+    names = [composed, apart, "Jump", "jump", "run", "side walk", "sidewalk"]
+    assert alike_classes(names) == [[composed, apart], ["Jump", "jump"], ["side walk", "sidewalk"]]
 
 
 def test_unreadable_clips_keep_their_row_and_are_reported(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """What several data commands print of a dataset."""
 
+import unicodedata
 from pathlib import Path
 
 from engine.data import sources
@@ -24,14 +25,25 @@ def print_index(index: Index, root: Path) -> None:
         )
     if index.ignored:
         print(f"{len(index.ignored):,} passed over, the first being {index.ignored[0]}")
+    for alike in alike_classes(index.manifest.class_names):
+        print(f"are these one class? {', '.join(map(repr, alike))}")
     for path, reason in list(index.unreadable.items())[:MANY]:
         print(f"unreadable: {path}: {reason}")
     if index.unreadable:
         print(
-            f"{len(index.unreadable):,} clips can't be read and will be left out; "
-            f"`engine data check {root}` writes the whole story"
+            f"{len(index.unreadable):,} can't be read and will be left out; "
+            f"`engine data check {root}` writes what is wrong with each clip"
         )
     print(f"written to {root / FILE_NAME}")
+
+
+def alike_classes(names: list[str]) -> list[list[str]]:
+    """Names that differ in case, spaces or the form of their Unicode alone."""
+    groups: dict[str, list[str]] = {}
+    for name in names:
+        plain = unicodedata.normalize("NFKC", name).casefold()
+        groups.setdefault("".join(plain.split()), []).append(name)
+    return [group for group in groups.values() if len(group) > 1]
 
 
 def print_leaks(leaks: list[Leak], root: Path) -> None:

@@ -44,6 +44,9 @@ class Listing:
     found: list[Found] = field(default_factory=list)
     ignored: list[str] = field(default_factory=list)
     """Files that are neither video nor frames, relative to the root."""
+    unreadable: dict[str, str] = field(default_factory=dict)
+    """Folders that this user may not read and links that lead nowhere, and why: what lies there is
+    missing."""
 
 
 def list_clips(root: Path) -> Listing:
@@ -52,11 +55,15 @@ def list_clips(root: Path) -> Listing:
         raise UserError(f"{root} is not a folder; name the folder that holds the class folders.")
     top = root / "videos" if _holds_classes(root / "videos") else root
     listing = Listing()
+    if reason := _why_unreadable(top):
+        raise UserError(f"{top} can't be read ({reason}).")
     folders = [path for path in _visible(top) if path.is_dir() and not _is_ours(path)]
     for path in {*_visible(root), *_visible(top)}:
         stray = path.parent == root != top and path.is_dir() and path != top and not _is_ours(path)
         if stray or path.suffix.lower() in VIDEO_SUFFIXES:
             listing.ignored.append(path.relative_to(root).as_posix())
+        elif reason := _why_unreadable(path):
+            listing.unreadable[path.relative_to(root).as_posix()] = reason
     if not folders:
         raise UserError(
             f"{top} holds no class folders; put each clip in a folder named after its class, "
@@ -70,6 +77,9 @@ def list_clips(root: Path) -> Listing:
     else:
         for folder in folders:
             _add_class(listing, root, folder, "")
+    if not listing.found:
+        name, reason = next(iter(listing.unreadable.items()))
+        raise UserError(f"{root / name} can't be read ({reason}), and no clip lies elsewhere.")
     return listing
 
 
@@ -103,22 +113,21 @@ def _are_splits(folders: list[Path]) -> bool:
 
 
 def _add_class(listing: Listing, root: Path, folder: Path, split: Split) -> None:
-    by_stem: dict[str, Path] = {}
+    if reason := _why_unreadable(folder):
+        listing.unreadable[folder.relative_to(root).as_posix()] = reason
+        return
+    has_clips = False
     for path in _visible(folder):
-        if not is_clip(path):
-            listing.ignored.append(path.relative_to(root).as_posix())
-            continue
-        stem = path.name if path.is_dir() else path.stem
-        if stem in by_stem:
-            raise UserError(
-                f"two clips of class {folder.name} have one name: {by_stem[stem]} and {path}; "
-                "rename or remove one."
-            )
-        by_stem[stem] = path
-        listing.found.append(
-            Found(path=path.relative_to(root).as_posix(), label=folder.name, split=split)
-        )
-    if not by_stem:
+        name = path.relative_to(root).as_posix()
+        if is_clip(path):
+            has_clips = True
+            listing.found.append(Found(path=name, label=folder.name, split=split))
+        elif reason := _why_unreadable(path):
+            has_clips = True
+            listing.unreadable[name] = reason
+        else:
+            listing.ignored.append(name)
+    if not has_clips:
         raise UserError(
             f"{folder} holds no clips; remove the folder, or put the class's videos or frame "
             "folders into it."
@@ -128,5 +137,17 @@ def _add_class(listing: Listing, root: Path, folder: Path, split: Split) -> None
 def _visible(folder: Path) -> list[Path]:
     try:
         return sorted(path for path in folder.iterdir() if not path.name.startswith("."))
-    except PermissionError:
-        return []  # reported as holding no clips, or as a clip that can't be opened
+    except OSError:
+        return []
+
+
+def _why_unreadable(path: Path) -> str:
+    """Empty where nothing is wrong with a folder, a file or a link."""
+    try:
+        if path.is_dir():
+            next(path.iterdir(), None)
+        else:
+            path.stat()
+    except OSError as error:
+        return "the link leads nowhere" if path.is_symlink() else error.strerror or str(error)
+    return ""

@@ -13,6 +13,7 @@ from engine.errors import UserError
 FOLDER = "testTrainMulti_7030_splits"
 FOLDS = (1, 2, 3)
 ROLES: dict[str, Split] = {"1": "train", "2": "test", "0": ""}
+MANY = 10
 OFFICIAL_COUNTS = {"train": 70, "test": 30}
 
 
@@ -46,6 +47,13 @@ def read_fold(manifest: Manifest, fold: int) -> list[Split]:
             if key in roles:
                 raise UserError(f"{path} line {line} names {name} a second time; remove one line.")
             roles[key] = role
+    named = Counter((clip.label, clip_name(clip)) for clip in manifest.clips)
+    if twins := [f"{label}/{name}" for label, name in roles if named[label, name] > 1]:
+        raise UserError(
+            f"{manifest.root} has two clips of one name, but for the suffix, where the official "
+            f"splits name one: {', '.join(twins[:MANY])}{'…' * (len(twins) > MANY)}; keep one of "
+            "each."
+        )
     return [roles.get((clip.label, clip_name(clip)), "") for clip in manifest.clips]
 
 

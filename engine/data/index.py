@@ -19,7 +19,7 @@ class Index:
     grammars: Counter[str]
     """How the sources were found: clips by grammar."""
     unreadable: dict[str, str]
-    """Clips that can't be opened, and why. They keep their row, with 0 frames."""
+    """What can't be opened, and why. Clips keep their row, with 0 frames."""
     ignored: list[str]
 
 
@@ -51,7 +51,7 @@ def save(index: Index) -> None:
 def open_clips(root: Path, listing: Listing, *, frames_fps: float = 0.0) -> Index:
     clips: list[Clip] = []
     grammars: Counter[str] = Counter()
-    unreadable: dict[str, str] = {}
+    unreadable = dict(listing.unreadable)
     outcomes = run_each(partial(_probe, root), listing.found, title="Indexing", timeout_s=60)
     for outcome in outcomes:
         found, facts = outcome.item, outcome.value
