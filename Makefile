@@ -1,5 +1,6 @@
 # Set-up happens by itself, once, and again when pyproject.toml or constraints.txt change.
 # Another interpreter: make test PYTHON=python3.12
+# A part of the tests: make test TESTS="-k label"
 
 PYTHON ?= python3
 VENV := .venv
@@ -32,7 +33,7 @@ $(INSTALLED): pyproject.toml constraints.txt
 
 test: $(INSTALLED)
 	@echo "==> running the tests"
-	@$(BIN)/python -m pytest -q -n 2
+	@$(BIN)/python -m pytest -q -n 2 $(TESTS)
 
 lint: $(INSTALLED)
 	@echo "==> ruff format, ruff check, mypy"

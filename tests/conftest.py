@@ -65,3 +65,16 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
             if os.environ.get("REQUIRE_GPU") == "1":
                 pytest.fail("REQUIRE_GPU=1, but torch sees no GPU")
             pytest.skip("no NVIDIA GPU here")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--write-skipped", type=Path, help="a file for the names of skipped tests")
+
+
+def pytest_terminal_summary(
+    terminalreporter: pytest.TerminalReporter, config: pytest.Config
+) -> None:
+    path = config.getoption("--write-skipped")
+    if path is not None:
+        skipped = {report.nodeid for report in terminalreporter.stats.get("skipped", [])}
+        path.write_text("".join(f"{name}\n" for name in sorted(skipped)))

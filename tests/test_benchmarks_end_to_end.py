@@ -16,11 +16,10 @@ import torch
 import videos
 from test_dali_pipelines_loader import rows_of
 
-from benchmarks import report
+from benchmarks import peers, report
 from benchmarks.budget import on_front, pick
 from benchmarks.comparison import compare
 from benchmarks.harness import in_turn, summary
-from benchmarks.peers import PEERS
 from benchmarks.peers.frame_readers import READERS, lacks
 from benchmarks.suites.end_to_end import drop_from_cache
 from benchmarks.way import Setting, WaySpec
@@ -202,9 +201,7 @@ def test_a_clip_that_hugging_face_cannot_read_costs_that_clip(
 @pytest.mark.parametrize("kind", ["torch", "torch-compile", "onnxruntime", "torchcodec", "decord"])
 @pytest.mark.slow
 def test_plain_peers_answer_as_we_do(kind: str, run: Path, tmp_path: Path) -> None:
-    for package in PEERS[kind].packages:
-        pytest.importorskip(package)
-    if kind in READERS and (reason := lacks(READERS[kind])):
+    if reason := peers.lacks(kind):
         pytest.skip(reason)
     from benchmarks.way import open_way
 

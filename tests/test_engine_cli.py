@@ -93,6 +93,7 @@ def test_info_tells_machine_decoders_and_backends(run_engine) -> None:
     assert facts["machine"]["libraries"]["torch"]
     assert facts["decoders"]["mpeg4"]["PyAV"] is True
     assert facts["backends"]["eager"]["usable"] is True
+    assert facts["peers"]["torch"] is None  # it needs nothing but engine
     table = run_engine("info").stdout
     assert "DALI on CPU" in table
     assert facts["advice"]

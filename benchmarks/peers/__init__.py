@@ -6,8 +6,6 @@ what isn't installed is a row that says so.
 
 from dataclasses import dataclass
 
-from benchmarks.way import WaySpec
-
 
 @dataclass(frozen=True, kw_only=True)
 class Peer:
@@ -26,11 +24,15 @@ PEERS: dict[str, Peer] = {
 }
 
 
-def lacks(spec: WaySpec) -> str | None:
-    """Why a peer can't be run here, and what mends it."""
+def lacks(name: str) -> str | None:
+    """Why a peer can't be run here, and what mends it; a decoder is tried, since torchcodec can be
+    imported without the libraries that it needs."""
     from importlib.util import find_spec
 
-    for package in PEERS[spec.kind].packages:
+    from benchmarks.peers import frame_readers
+
+    for package in PEERS[name].packages:
         if find_spec(package) is None:
             return f"{package} isn't installed: pip install {package}"
-    return None
+    reader = frame_readers.READERS.get(name)
+    return frame_readers.lacks(reader) if reader else None

@@ -92,7 +92,7 @@ def measure(
 
 
 def _open(candidate: Candidate, row: ClipRow, stack: contextlib.ExitStack) -> "_Open":
-    reason = None if candidate.spec.kind == "ours" else peers.lacks(candidate.spec)
+    reason = None if candidate.spec.kind == "ours" else peers.lacks(candidate.spec.kind)
     if reason:
         raise WayError(reason)
     worker = stack.enter_context(Worker(candidate.spec))

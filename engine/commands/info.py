@@ -27,6 +27,7 @@ def info(
 
     from rich.console import Console
 
+    from benchmarks.peers import PEERS, lacks
     from engine.machine import describe_machine
     from trt.backends import probe_all
 
@@ -34,12 +35,14 @@ def info(
     machine = describe_machine()
     decoders = try_decoders(with_gpu=machine.gpu is not None)
     backends = probe_all(machine.gpu)
+    peers = {name: lacks(name) for name in PEERS}
     hints = advice(machine, decoders, backends)
     if as_json:
         everything = {
             "machine": dataclasses.asdict(machine),
             "decoders": decoders,
             "backends": {name: dataclasses.asdict(status) for name, status in backends.items()},
+            "peers": peers,
             "advice": hints,
         }
         print(json.dumps(everything, indent=2))
@@ -47,6 +50,7 @@ def info(
     console.print(_machine_table(machine))
     console.print(_decoder_table(decoders))
     console.print(_backend_table(backends))
+    console.print(_peer_table(peers))
     print("What would make this machine faster:")
     for hint in hints:
         print(f"  - {hint}")
@@ -139,6 +143,18 @@ def _decoder_table(decoders: dict[str, dict["Decoder", bool | None]]):  # type: 
         table.add_column(decoder)
     for codec, results in decoders.items():
         table.add_row(codec, *(MARKS[results[decoder]] for decoder in DECODERS))
+    return table
+
+
+def _peer_table(peers: dict[str, str | None]):  # type: ignore[no-untyped-def]
+    from rich.markup import escape
+    from rich.table import Table
+
+    table = Table(title="What `engine bench --against` can compare with here")
+    for column in ("peer", "here", "what is missing"):
+        table.add_column(column)
+    for name, reason in peers.items():
+        table.add_row(name, MARKS[reason is None], escape(reason or "–"))
     return table
 
 
