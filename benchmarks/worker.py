@@ -107,6 +107,8 @@ def _serve(pipe: Connection, spec: WaySpec, cores: int | None, started: float) -
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # who asks decides when it ends
     if cores is not None:
         os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:cores])
+    if spec.kind != "ours":  # others' decoders write FFmpeg's remarks on each odd file there
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
     served = _Served(pipe, spec, started)
     while True:
         try:

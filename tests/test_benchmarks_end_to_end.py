@@ -221,6 +221,16 @@ def test_plain_peers_answer_as_we_do(kind: str, run: Path, tmp_path: Path) -> No
         np.testing.assert_allclose(found, expected[number], atol=atol)
 
 
+def test_what_a_peers_libraries_print_is_not_shown(run: Path, tmp_path: Path) -> None:
+    """FFmpeg, in OpenCV and decord, has something to say of each odd file."""
+    clips = rows(tmp_path, 1)
+    for kind, is_shown in (("torch", False), ("ours", True)):
+        with Worker(WaySpec(name=kind, kind=kind, path=run)) as worker:
+            worker.ask("open", clips[0])
+            target = str(Path(f"/proc/{worker._process.pid}/fd/2").readlink())
+            assert (target != os.devnull) == is_shown
+
+
 def test_each_stage_is_timed_by_itself(run: Path, tmp_path: Path) -> None:
     from benchmarks.ours import Ours
 

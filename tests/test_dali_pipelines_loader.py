@@ -245,6 +245,24 @@ def test_both_loaders_tell_damage(tmp_path: Path) -> None:
     assert counts[0] == counts[1] > 3
 
 
+@pytest.mark.parametrize(("claimed", "is_read"), [(178, True), (182, False), (400, False)])
+def test_frames_that_the_index_claims_in_vain_are_judged_by_one_rule(
+    claimed: int, is_read: bool, tmp_path: Path
+) -> None:
+    (row,) = rows_of([videos.write_video(tmp_path / "clip", frames=170, size=(64, 48))])
+    spec = ClipSpec(num_frames=6, sampling="equidistant", resize=48, crop=32)
+    found = []
+    for kind in (DaliLoader, TorchLoader):
+        loader = kind([dataclasses.replace(row, frames=claimed)], Feed(spec=spec))
+        count = sum(len(batch.ids) for batch in loader)
+        found.append((count, loader.report.damaged_frames, loader.report.failures))
+    assert found[0] == found[1]
+    assert found[0][0] == is_read
+    if not is_read:
+        reason = f"frame {claimed - 1} is wanted but only 170 frames decode"
+        assert found[0][2] == {row.path: reason}
+
+
 def test_dalis_decoder_invents_no_frames_beyond_the_end(tmp_path: Path) -> None:
     """The index counts more frames than there are now."""
     path = videos.write_video(tmp_path / "clip.webm", codec="vp9", frames=20)
