@@ -89,7 +89,7 @@ def test_an_upload_gets_frames_label_bars_player_and_timing(
     from engine.app.answer import answer
     from engine.commands.opened import open_predictor
 
-    clip = videos.write_video(tmp_path / "my *clip*.avi", codec="mpeg4", draw=noise(3))
+    clip = videos.write_packed(tmp_path / "my *clip*.avi", draw=noise(3))
     upload(page, clip)
     text = wait_for_answer(page, clip.name)
     predictor = open_predictor(run)
