@@ -93,5 +93,5 @@ def linked(clips: list[Clip], folder: Path, count: int) -> list[Clip]:
 def in_words(error: Exception, path: Path) -> str:
     """What a library says first, without the place of the file on this machine."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    words = lines[0] if lines else type(error).__name__
+    words = lines[0].removesuffix(" Likely causes:") if lines else type(error).__name__
     return words.replace(str(path), path.name).replace(str(path.resolve()), path.name)
