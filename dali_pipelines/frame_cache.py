@@ -52,7 +52,7 @@ class FrameCache:
         self.num_hits = 0
         self._tell = tell
         self._has_told = False
-        self._reads = self._writes = True
+        self._is_sound = self._takes_more = True
         self._max_bytes = int(max_gb * 1e9)
         self._lock = threading.Lock()
         self._checked: dict[str, int] = {}
@@ -69,7 +69,13 @@ class FrameCache:
 
     def get(self, video: Path, short: int, numbers: list[int]) -> list[Frame] | None:
         """The frames `numbers` in that order, or None unless all of them are there."""
-        frames = self._read(self._entry(video, short), numbers)
+        entry = self._entry(video, short)
+        frames = None
+        try:
+            if self._is_sound:
+                frames = self._read(entry, numbers)
+        except OSError as error:
+            self._leave_alone(entry, error)
         if frames is not None:
             with self._lock:
                 self.num_hits += 1
@@ -77,18 +83,22 @@ class FrameCache:
 
     def put(self, video: Path, short: int, numbers: list[int], frames: list[Frame]) -> None:
         """Keep these frames beside those already there; quietly not, where there is no room."""
-        if not self._writes:
+        if not (self._is_sound and self._takes_more):
             return
         entry = self._entry(video, short)
         kept = dict(zip(numbers, frames, strict=True))
-        others = [number for number in self._numbers(entry) if number not in kept]
-        kept.update(zip(others, self._read(entry, others) or [], strict=False))
+        try:
+            others = [number for number in self._numbers(entry) if number not in kept]
+            kept.update(zip(others, self._read(entry, others) or [], strict=False))
+        except OSError as error:
+            self._leave_alone(entry, error)
+            return
         if not self._make_room(sum(frame.nbytes for frame in kept.values())):
             return
         try:
             written = _write(entry, dict(sorted(kept.items())))
         except OSError as error:
-            self._writes = False
+            self._takes_more = False
             self._say(f"the cache {self.folder} takes no more frames ({error.strerror})")
             return
         with self._lock:
@@ -106,12 +116,10 @@ class FrameCache:
         try:
             with entry.open("rb") as file:
                 return _read_header(file)[1].tolist()
-        except (OSError, ValueError, struct.error):
+        except (FileNotFoundError, ValueError, struct.error):
             return []
 
     def _read(self, entry: Path, numbers: list[int]) -> list[Frame] | None:
-        if not self._reads:
-            return None
         try:
             with entry.open("rb") as file:
                 shape, stored, checksums = _read_header(file)
@@ -129,15 +137,17 @@ class FrameCache:
                     frames.append(frame.reshape(*shape, 3))
         except FileNotFoundError:
             return None
-        except OSError as error:  # says nothing of what is in it
-            self._reads = isinstance(error, PermissionError)  # another user's file, and no more
-            self._say(f"{entry} can't be read ({error.strerror})")
-            return None
         except (ValueError, struct.error):
             with contextlib.suppress(OSError):
                 entry.unlink()
             return None
         return frames
+
+    def _leave_alone(self, entry: Path, error: OSError) -> None:
+        """It can't be read, which says nothing of what is in it."""
+        if not isinstance(error, PermissionError):  # more than one file that is another user's
+            self._is_sound = False
+        self._say(f"{entry} can't be read ({error.strerror})")
 
     def _check(self, name: str, number: int, frame: Frame, checksum: int) -> None:
         """Once for each frame: it may be written and yet lost, if the machine went down."""

@@ -234,13 +234,16 @@ def test_what_another_user_keeps_to_himself_is_decoded(rows: list[ClipRow]) -> N
         folder.chmod(0o777)
         by_id(DaliLoader(rows[:3], Feed(spec=SMALL), cache=FrameCache(folder, max_gb=GB)))
         entries = sorted(folder.iterdir())
+        contents = [entry.read_bytes() for entry in entries]
         entries[0].chmod(0o000)
         told: list[str] = []
         with another_user():
             cache = FrameCache(folder, max_gb=GB, tell=told.append)
             loader = DaliLoader(rows[:3], Feed(spec=SMALL), cache=cache)
             by_id(loader)
+        entries[0].chmod(0o600)
         assert sorted(folder.iterdir()) == entries
+        assert [entry.read_bytes() for entry in entries] == contents
     assert loader.report.read_by == {"the cache": 2, "PyAV": 1}
     assert not loader.report.failures
     (line,) = told
@@ -270,6 +273,7 @@ def test_a_good_file_outlives_a_failed_read(tmp_path: Path) -> None:
     try:
         assert cache.get(path, 72, [0]) is None
         assert cache.get(path, 72, [0]) is None
+        cache.put(path, 72, [1], frames_of(1))
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, limits)
     (line,) = told
