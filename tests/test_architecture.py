@@ -15,6 +15,7 @@ MAY_IMPORT = {
     "engine": {"dali_pipelines", "trt"},
     "benchmarks": {"dali_pipelines", "trt", "engine"},
 }
+MAY_BENCH = (ROOT / "engine/commands/bench_stages.py", ROOT / "engine/commands/info.py")
 HEAVY = ("torch", "nvidia", "av", "numpy", "transformers", "timm", "openvino", "tensorrt")
 NAMELESS = ("utils", "common", "helpers", "misc")
 
@@ -38,7 +39,7 @@ def test_arrows_point_one_way(package: str) -> None:
     assert modules(package)
     for path in modules(package):
         others = imported(path) & (set(PACKAGES) - {package})
-        if path == ROOT / "engine/commands/bench_stages.py":
+        if path in MAY_BENCH:
             others -= {"benchmarks"}
         assert others <= MAY_IMPORT[package], path
 
