@@ -62,7 +62,8 @@ def plan_windows(
     """
     if window_s is not None and not 0 < window_s < float("inf"):
         raise SpecError(f"the window must be above 0 seconds, not {window_s}")
-    stride_s = stride_s or window_s
+    if stride_s is None:
+        stride_s = window_s
     if stride_s is not None and not 0 < stride_s < float("inf"):
         raise SpecError(f"the stride must be above 0 seconds, not {stride_s}")
     times, end_s, expected = _timeline(path, folder_fps)
