@@ -4,6 +4,8 @@ import csv
 import json
 import os
 import sqlite3
+import subprocess
+import sys
 from itertools import chain, pairwise
 from pathlib import Path
 from typing import Any
@@ -102,9 +104,56 @@ def test_a_journal_knows_what_is_done_and_what_changed(tmp_path: Path) -> None:
         assert journal.counts() == (1, 1)
         assert journal.stands(item("one", size=2)) == (False, 0)
         assert journal.stands(item("two", mtime_ns=2)) == (False, 0)
-        assert journal.stands(two) == (False, 0)  # forgotten
+        assert journal.stands(item("one", size=-1, mtime_ns=0)) == (True, 0)  # away
+        assert journal.stands(two) == (False, 1)  # a look changes nothing
+        assert journal.counts() == (1, 1)
         journal.forget_failures()
         assert journal.stands(three) == (False, 0)
+
+
+def test_old_answers_go_when_new_ones_come(tmp_path: Path) -> None:
+    with Journal(tmp_path / "j") as journal:
+        journal.write([answer(item("one"), n, 0.1, 0.9, last=n == 2) for n in range(3)], [], "m")
+        changed = item("one", size=2)
+        assert journal.stands(changed) == (False, 0)
+        assert [len(each.windows) for each in journal.labelled()] == [3]
+        journal.write([answer(changed, 0, 0.8, 0.2)], [], "m")
+        assert [len(each.windows) for each in journal.labelled()] == [1]
+
+
+def test_a_look_at_a_copy_leaves_no_trace(tmp_path: Path) -> None:
+    code = (
+        "import os; from pathlib import Path; from test_engine_labelling import Journal, fill\n"
+        f"journal = Journal(Path({str(tmp_path / 'j')!r})); fill(journal); os._exit(9)"
+    )
+    killed = subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parent)
+    assert killed.returncode == 9
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    assert "j-wal" in before
+    with Journal.copy_of(tmp_path / "j") as journal:
+        assert journal.counts() == (2, 1)
+        journal.forget_failures()
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+def test_a_journal_that_is_written_is_neither_copied_nor_removed(tmp_path: Path) -> None:
+    code = (
+        "import sys; from pathlib import Path; from engine.labelling.journal import Journal\n"
+        f"with Journal(Path({str(tmp_path / 'j')!r})) as journal:\n"
+        "    journal.bind({'model': 'm'}, mix=False); print('open', flush=True); sys.stdin.read()"
+    )
+    other = subprocess.Popen(
+        [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )
+    assert other.stdout is not None
+    assert other.stdout.readline() == b"open\n"
+    with pytest.raises(UserError, match="written by another run"), Journal.copy_of(tmp_path / "j"):
+        pass
+    with pytest.raises(UserError, match="written by another run"):
+        Journal.remove(tmp_path / "j")
+    other.communicate(b"")
+    Journal.remove(tmp_path / "j")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_file_that_fails_midway_leaves_nothing_but_its_reason(tmp_path: Path) -> None:

@@ -78,7 +78,7 @@ def label(
     ] = False,
     batch_size: Annotated[int, typer.Option(min=1, help="Windows in a batch.")] = 8,
     timeout: Annotated[
-        float, typer.Option(min=1.0, help="Seconds after which a silent file is given up.")
+        float, typer.Option(help="Seconds, from 1 up, after which a silent file is given up.")
     ] = 120.0,
     device: Annotated[str, typer.Option(help="auto, gpu or cpu.")] = "auto",
 ) -> None:
@@ -96,8 +96,9 @@ def label(
 
     Example: [bold]engine label --merge labels-1.csv labels-2.csv --out labels.csv[/bold]
     """
-    from engine.commands.labelling import Asked, run
     from engine.commands.labelling import merge as merge_shards
+    from engine.commands.labelling import run
+    from engine.commands.labelling_options import Asked
 
     asked = Asked(
         videos=videos, model=model, out=out, format=format_, is_list=is_list,

@@ -6,10 +6,10 @@ Joins the loaders (dali_pipelines), the model (engine, trt) and the journal.
 import sys
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from engine.commands.labelling_options import Asked
 from engine.errors import UserError
 from engine.labelling import walk, writers
 from engine.labelling.journal import Journal
@@ -23,37 +23,6 @@ POLL_S = 2.0
 SETTLED_S = 5.0
 """A file that arrives is left alone until it hasn't changed for so long."""
 SHOWN = 10
-
-
-@dataclass(frozen=True, kw_only=True)
-class Asked:
-    """What the command line says."""
-
-    videos: list[Path]
-    model: Path | None
-    out: Path
-    format: str | None
-    is_list: bool
-    include: tuple[str, ...]
-    exclude: tuple[str, ...]
-    window_s: float | None
-    stride_s: float | None
-    segments: Path | None
-    subtitles: Path | None
-    smooth_s: float | None
-    top_k: int
-    min_confidence: float
-    fresh: bool
-    retry: bool
-    mix: bool
-    shard: str | None
-    cluster: bool
-    workers: int | None
-    watch: bool
-    dry_run: bool
-    batch_size: int
-    timeout_s: float
-    device: str
 
 
 def run(asked: Asked) -> int:
@@ -70,13 +39,16 @@ def run(asked: Asked) -> int:
     outputs = _outputs(asked)
     journal_path = journal_of(asked.out)
     if asked.dry_run:
-        return _dry_run(items(), journal_path)
+        return _dry_run(asked, items(), journal_path)
     from engine.commands.opened import class_names_of, digest_of
 
     class_names = class_names_of(asked.model)
     total = _count(items())  # before there is a journal of nothing
+    asked.out.parent.mkdir(parents=True, exist_ok=True)
+    if asked.segments is not None:
+        asked.segments.parent.mkdir(parents=True, exist_ok=True)
     if asked.fresh:
-        _remove(journal_path)
+        Journal.remove(journal_path)
     with Journal(journal_path) as journal:
         digest = digest_of(asked.model)
         facts = {
@@ -97,7 +69,7 @@ def run(asked: Asked) -> int:
             if more.done or more.failed:
                 _end(journal, outputs, style, more, 0.0)
         _, num_failed = journal.counts()
-    return 1 if num_failed else 0
+    return 1 if num_failed or tally.away else 0
 
 
 LabelAll = Callable[[Iterator[Item], "Callable[[Tally], None]"], "Tally"]
@@ -193,12 +165,6 @@ def journal_of(out: Path) -> Path:
     return out.with_name(f"{out.name}.journal")
 
 
-def _remove(journal: Path) -> None:
-    """With what SQLite keeps beside it."""
-    for end in ("", "-wal", "-shm"):
-        Path(f"{journal}{end}").unlink(missing_ok=True)
-
-
 def _count(items: Iterator[Item]) -> int:
     from engine.progress import progress_bar
 
@@ -229,6 +195,8 @@ def _end(
         parts.append(f"{tally.done / seconds:,.1f} files/s")
     if tally.known:
         parts.append(f"{tally.known:,} were done before")
+    if tally.away:
+        parts.append(f"{tally.away:,} of these aren't there at the moment, and keep their labels")
     if tally.halved:
         parts.append(f"batches halved {tally.halved} times for want of memory")
     parts.append(f"{tally.failed:,} failed" + (f": see {outputs.failures}" if tally.failed else ""))
@@ -242,13 +210,21 @@ def _settled(items: Iterator[Item]) -> Iterator[Item]:
     return (item for item in items if item.mtime_ns <= latest)
 
 
-def _dry_run(items: Iterator[Item], journal_path: Path) -> int:
+def _dry_run(asked: Asked, items: Iterator[Item], journal_path: Path) -> int:
+    if asked.fresh or not journal_path.exists():
+        return _say_what_is_left(items, lambda item: False)
+    with Journal.copy_of(journal_path) as journal:
+        if asked.retry:
+            journal.forget_failures()
+        return _say_what_is_left(items, lambda item: journal.stands(item)[0])
+
+
+def _say_what_is_left(items: Iterator[Item], is_done: Callable[[Item], bool]) -> int:
     shown: list[str] = []
     total = known = 0
-    journal = Journal(journal_path) if journal_path.exists() else None
     for item in items:
         total += 1
-        if journal is not None and journal.stands(item)[0]:
+        if is_done(item):
             known += 1
         elif len(shown) < SHOWN:
             shown.append(item.name)
@@ -270,7 +246,7 @@ def merge(asked: Asked) -> int:
     if target in journals:
         raise UserError(f"--out {asked.out} is one of the shards: name another file.")
     outputs = _outputs(asked)
-    _remove(target)
+    Journal.remove(target)
     with Journal(target) as whole:
         facts: dict[str, Any] = {}
         for path in journals:

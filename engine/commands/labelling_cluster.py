@@ -20,7 +20,7 @@ from engine.labelling.journal import Answer, Journal
 from engine.labelling.walk import Item
 
 if TYPE_CHECKING:
-    from engine.commands.labelling import Asked
+    from engine.commands.labelling_options import Asked
     from engine.commands.opened import Predictor
     from engine.labelling.label import Settings, Tally
 
@@ -43,15 +43,14 @@ def label_on_cluster(
         raise RefusedError(
             "--cluster needs Ray, which isn't installed: pip install 'engine[cluster]'."
         ) from error
-    from engine.labelling.label import Tally
+    from engine.labelling.label import Tally, pass_over
 
     tally = Tally()
 
     def left() -> Iterator[dict[str, Any]]:
         for item in items:
             if journal.stands(item)[0]:
-                tally.known += 1
-                on_file(tally)
+                pass_over(item, tally, on_file)
             else:
                 yield {
                     "name": os.fsencode(item.name),

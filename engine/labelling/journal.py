@@ -4,12 +4,15 @@ It holds raw answers, window by window; the results are made from it and from no
 that was killed goes on where it stood, and ends with the same bytes as one that was left alone.
 """
 
+import fcntl
 import json
 import os
+import shutil
 import sqlite3
+import tempfile
 import threading
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -32,6 +35,8 @@ CREATE TABLE IF NOT EXISTS windows (
 ) WITHOUT ROWID;
 """
 BUSY_S = 5.0
+LOCKED_BYTES = 0x40000002, 510
+"""Where SQLite locks a file, and how many bytes of it: see its `os.h`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,8 +61,9 @@ class Labelled:
 class Journal:
     """One process writes at a time; a second one is told so."""
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, path: Path, *, shown_as: Path | None = None) -> None:
+        """`shown_as`: what errors call it, where it is a copy."""
+        self.path = shown_as or path
         self._lock = threading.RLock()
         """Items are looked up by one thread, and answers written by another."""
         with self._told():
@@ -105,7 +111,8 @@ class Journal:
     def stands(self, item: Item) -> tuple[bool, int]:
         """Whether the file is done, for good or bad, and else how many of its windows are.
 
-        What is known of a file that has changed since is forgotten.
+        A file that has changed is new. One that isn't there at the moment is done if anything is
+        known of it: nothing better can be had now.
         """
         name = os.fsencode(item.name)
         with self._told():
@@ -114,15 +121,14 @@ class Journal:
             ).fetchone()
             if row is None:
                 return False, 0
-            if row[:2] == (item.size, item.mtime_ns):
-                if row[2]:
-                    return True, 0
-                query = "SELECT count(*) FROM windows WHERE name = ?"
-                return False, int(self._base.execute(query, (name,)).fetchone()[0])
-        with self._transaction() as base:
-            base.execute("DELETE FROM windows WHERE name = ?", (name,))
-            base.execute("DELETE FROM files WHERE name = ?", (name,))
-        return False, 0
+            if not item.is_there:
+                return True, 0
+            if row[:2] != (item.size, item.mtime_ns):
+                return False, 0
+            if row[2]:
+                return True, 0
+            query = "SELECT count(*) FROM windows WHERE name = ?"
+            return False, int(self._base.execute(query, (name,)).fetchone()[0])
 
     def write(
         self, answers: Iterable[Answer], failures: Iterable[tuple[Item, str]], model: str
@@ -149,9 +155,14 @@ class Journal:
     def _note(
         self, base: sqlite3.Connection, item: Item, model: str, *, done: bool, reason: str
     ) -> None:
+        """What was answered of the file before it changed is forgotten now, and no earlier."""
+        name, now = os.fsencode(item.name), (item.size, item.mtime_ns)
+        before = base.execute("SELECT size, mtime_ns FROM files WHERE name = ?", (name,)).fetchone()
+        if before not in (None, now):
+            base.execute("DELETE FROM windows WHERE name = ?", (name,))
         base.execute(
             "INSERT OR REPLACE INTO files VALUES (?, ?, ?, ?, ?, ?)",
-            (os.fsencode(item.name), item.size, item.mtime_ns, model, int(done), reason),
+            (name, *now, model, int(done), reason),
         )
 
     def forget_failures(self) -> None:
@@ -211,6 +222,26 @@ class Journal:
             finally:
                 self._base.execute("DETACH other")
 
+    @classmethod
+    @contextmanager
+    def copy_of(cls, path: Path) -> Iterator["Journal"]:
+        """To look into: the journal itself is neither locked nor changed in any byte."""
+        with tempfile.TemporaryDirectory() as folder:
+            copy = Path(folder) / "journal"
+            with _no_other_run(path):
+                for end in ("", "-wal"):
+                    if Path(f"{path}{end}").exists():
+                        shutil.copyfile(f"{path}{end}", f"{copy}{end}")
+            with cls(copy, shown_as=path) as journal:
+                yield journal
+
+    @staticmethod
+    def remove(path: Path) -> None:
+        """With what SQLite keeps beside it."""
+        with _no_other_run(path) if path.exists() else nullcontext():
+            for end in ("", "-wal", "-shm"):
+                Path(f"{path}{end}").unlink(missing_ok=True)
+
     @contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:
         with self._told():
@@ -242,13 +273,26 @@ class Journal:
                     "command again; what was labelled is kept."
                 ) from error
             if "locked" in words:
-                raise UserError(
-                    f"{self.path} is being written by another run: wait for it, or pass another "
-                    "--out."
-                ) from error
+                raise _is_written(self.path) from error
             raise UserError(f"{self.path} can't be used ({words}).") from error
         except (sqlite3.Error, ValueError, TypeError, OverflowError) as error:
             raise UserError(
                 f"{self.path} is no journal of `engine label` ({error}): remove it, or pass "
                 "another --out."
             ) from error
+
+
+@contextmanager
+def _no_other_run(path: Path) -> Iterator[None]:
+    """Nobody writes the journal meanwhile; raises where somebody does."""
+    first, count = LOCKED_BYTES
+    with path.open("rb") as file:
+        try:
+            fcntl.lockf(file, fcntl.LOCK_SH | fcntl.LOCK_NB, count, first)
+        except BlockingIOError as error:
+            raise _is_written(path) from error
+        yield
+
+
+def _is_written(path: Path) -> UserError:
+    return UserError(f"{path} is being written by another run: wait for it, or pass another --out.")

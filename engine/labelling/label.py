@@ -19,7 +19,7 @@ from dali_pipelines.spec import ClipSpec
 from dali_pipelines.window_loader import WindowLoader
 from dali_pipelines.windows import Window
 from engine.labelling.journal import Answer, Journal
-from engine.labelling.walk import Item
+from engine.labelling.walk import Item, item_of
 
 if TYPE_CHECKING:
     import torch
@@ -45,6 +45,8 @@ class Tally:
     done: int = 0
     known: int = 0
     """Done before this run."""
+    away: int = 0
+    """Of these, files that aren't there at the moment."""
     failed: int = 0
     windows: int = 0
     halved: int = 0
@@ -76,8 +78,7 @@ def label(
                 continue  # listed twice
             is_done, known = journal.stands(item)
             if is_done:
-                tally.known += 1
-                on_file(tally)
+                pass_over(item, tally, on_file)
             else:
                 on_the_way[item.path] = item, known
                 yield item.path
@@ -101,7 +102,10 @@ def label(
         while loader.report.failures:
             path, reason = loader.report.failures.popitem()
             told.add(path)
-            failures.append((on_the_way[path][0], reason))
+            item = on_the_way[path][0]
+            now = item_of(item.name, path)
+            # one that is gone meanwhile, with its drive perhaps, is tried again when it is back
+            failures.append((item if now.is_there else now, reason))
         answers = []
         for window, each in zip(windows, found, strict=True):
             if window.path in told:
@@ -136,6 +140,13 @@ def label(
         write([], [])
     tally.damage = loader.report.describe_damage()
     return tally
+
+
+def pass_over(item: Item, tally: Tally, on_file: Callable[[Tally], None]) -> None:
+    """A file that the journal knows."""
+    tally.known += 1
+    tally.away += not item.is_there
+    on_file(tally)
 
 
 def write_down(

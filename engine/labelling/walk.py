@@ -25,6 +25,10 @@ class Item:
     """-1 where it isn't there."""
     mtime_ns: int
 
+    @property
+    def is_there(self) -> bool:
+        return self.size >= 0
+
 
 @dataclass(frozen=True, kw_only=True)
 class Wanted:
