@@ -15,7 +15,7 @@ from PIL import Image
 from test_dali_pipelines_loader import SMALL, write_frames
 from test_dali_pipelines_wanted_frames import UNEVEN
 
-from dali_pipelines import clip_file, indexed_video, windows
+from dali_pipelines import clip_file, frame_folder, indexed_video, windows
 from dali_pipelines.errors import LoaderError, SpecError
 from dali_pipelines.spec import ClipSpec
 from dali_pipelines.window_loader import WindowLoader
@@ -225,6 +225,23 @@ def test_an_unexpected_fault_names_the_file(video: Path, monkeypatch: pytest.Mon
     monkeypatch.setattr(window_loader, "read_windows", fail)
     with pytest.raises(LoaderError, match=r"long\.mp4: .*no room"):
         list(WindowLoader([video], SMALL))
+
+
+def test_a_folder_of_frames_is_listed_once_to_plan_and_once_to_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = write_frames(tmp_path / "frames", ".jpg", count=100)
+    listed: list[Path] = []
+    list_files = frame_folder.frame_files
+
+    def counting(path: Path) -> list[Path]:
+        listed.append(path)
+        return list_files(path)
+
+    monkeypatch.setattr(frame_folder, "frame_files", counting)
+    planned = plan_windows(folder, window_s=1, stride_s=0.5)
+    assert [len(each.frames) for each in read_windows(planned, SMALL)] == [SMALL.num_frames] * 7
+    assert listed == [folder, folder]
 
 
 @pytest.mark.parametrize("bad", [0, -1, float("nan"), float("inf")])
