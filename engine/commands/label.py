@@ -96,8 +96,8 @@ def label(
 
     Example: [bold]engine label --merge labels-1.csv labels-2.csv --out labels.csv[/bold]
     """
-    from engine.commands.labelling import merge as merge_shards
     from engine.commands.labelling import run
+    from engine.commands.labelling_merge import merge as merge_shards
     from engine.commands.labelling_options import Asked
 
     asked = Asked(

@@ -21,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine.errors import UserError
+from engine.labelling.source import A_LIST
 from engine.labelling.walk import Item
 
 FORMAT = 1
@@ -33,7 +34,13 @@ CREATE TABLE IF NOT EXISTS windows (
     name BLOB, number INTEGER, start_s REAL, end_s REAL, probabilities BLOB,
     PRIMARY KEY (name, number)
 ) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS left_out (name BLOB PRIMARY KEY) WITHOUT ROWID;
+CREATE TEMP TABLE noted (name BLOB PRIMARY KEY) WITHOUT ROWID;
 """
+IN_RESULTS = "name NOT IN (SELECT name FROM left_out)"
+LABELLED = f"SELECT name FROM files WHERE done = 1 AND reason = '' AND {IN_RESULTS} ORDER BY name"
+MIXABLE = ("model", "root", "include", "exclude")
+"""Facts that may differ from before with `mix`."""
 BUSY_S = 5.0
 LOCKED_BYTES = 0x40000002, 510
 """Where SQLite locks a file, and how many bytes of it: see its `os.h`."""
@@ -83,25 +90,26 @@ class Journal:
     def __exit__(self, *_: object) -> None:
         self._base.close()
 
-    def bind(self, facts: dict[str, Any], *, mix: bool) -> None:
-        """Say by what the labels are made; `model` alone may differ from before, with `mix`."""
-        known = self.facts()
-        wanted = {"format": FORMAT, **facts}
-        for key, value in wanted.items():
-            if key not in known or known[key] == value:
-                continue
-            anew = "pass --fresh to begin anew, or another --out"
-            if key != "model":
-                raise UserError(
-                    f"{self.path} holds labels made with {key} {known[key]}, not {value}: {anew}."
-                )
-            if not mix:
-                raise UserError(
-                    f"{self.path} holds labels made with another model: {anew}; --mix goes on."
-                )
+    def bind(self, facts: dict[str, Any], *, mix: bool, is_merged: bool = False) -> None:
+        """Say of what the labels are and by what they are made."""
+        self.check(facts, mix=mix)
+        written = {"format": FORMAT, **facts, "merged": is_merged}
         with self._transaction() as base:
-            rows = [(key, json.dumps(value)) for key, value in wanted.items()]
+            rows = [(key, json.dumps(value)) for key, value in written.items()]
             base.executemany("INSERT OR REPLACE INTO facts VALUES (?, ?)", rows)
+
+    def check(self, facts: dict[str, Any], *, mix: bool) -> None:
+        """Raise UserError where it was made by other facts, as far as it knows them."""
+        known, wanted = self.facts(), {"format": FORMAT, **facts}
+        with self._in_words():
+            for key in differing(known, wanted, mix=mix):
+                words = f"{self.path} holds labels {difference(key, known[key], wanted[key])}"
+                anew = "pass --fresh to begin anew, or another --out"
+                if key == "root" and known[key] != A_LIST and not Path(known[key]).exists():
+                    anew += "; if it is the same folder, moved or renamed, --mix goes on with it"
+                elif key in MIXABLE:
+                    anew += "; --mix goes on, and keeps both"
+                raise UserError(f"{words}: {anew}.")
 
     def facts(self) -> dict[str, Any]:
         with self._told():
@@ -165,17 +173,49 @@ class Journal:
             (name, *now, model, int(done), reason),
         )
 
+    def noting(self, items: Iterable[Item]) -> Iterator[Item]:
+        """The same items, remembered for `leave_out_others`."""
+        with self._told():
+            self._base.execute("DELETE FROM temp.noted")
+        for item in items:
+            with self._told():
+                name = os.fsencode(item.name)
+                self._base.execute("INSERT OR IGNORE INTO temp.noted VALUES (?)", (name,))
+            yield item
+
+    def leave_out_others(self, *, unread: Iterable[str] = ()) -> int:
+        """Take out of the results what isn't among the noted items; returns how many files.
+
+        Their answers are kept, for when they come back. Nobody knows what is in folders that are
+        `unread`, so what was there before stays in the results.
+        """
+        with self._transaction() as base:
+            base.execute("DELETE FROM left_out")
+            base.execute(
+                "INSERT INTO left_out SELECT name FROM files "
+                "WHERE name NOT IN (SELECT name FROM temp.noted)"
+            )
+            for folder in map(os.fsencode, unread):
+                base.execute(
+                    "DELETE FROM left_out WHERE name = ? OR substr(name, 1, ?) = ?",
+                    (folder, len(folder) + 1, folder + b"/"),
+                )
+            return int(base.execute("SELECT count(*) FROM left_out").fetchone()[0])
+
+    def leave_out_nothing(self) -> None:
+        with self._transaction() as base:
+            base.execute("DELETE FROM left_out")
+
     def forget_failures(self) -> None:
         """So that they are tried again."""
         with self._transaction() as base:
             base.execute("DELETE FROM files WHERE reason != ''")
 
     def labelled(self) -> Iterator[Labelled]:
-        """Every file that is done, by name; one at a time, however many there are."""
+        """Every file that is done and not left out, by name; one at a time, however many."""
         with self._in_words():
             num_classes = len(self.facts().get("classes", ()))
-        files = self._rows("SELECT name FROM files WHERE done = 1 AND reason = '' ORDER BY name")
-        for (name,) in files:
+        for (name,) in self._rows(LABELLED):
             rows = self._rows(
                 "SELECT start_s, end_s, probabilities FROM windows WHERE name = ? ORDER BY number",
                 name,
@@ -191,9 +231,16 @@ class Journal:
                 labelled = Labelled(name=os.fsdecode(name), windows=windows)
             yield labelled
 
+    def names(self) -> Iterator[str]:
+        """Of what `labelled` gives."""
+        for (name,) in self._rows(LABELLED):
+            with self._in_words():
+                text = os.fsdecode(name)
+            yield text
+
     def failures(self) -> Iterator[tuple[str, str]]:
         for name, reason in self._rows(
-            "SELECT name, reason FROM files WHERE reason != '' ORDER BY name"
+            f"SELECT name, reason FROM files WHERE reason != '' AND {IN_RESULTS} ORDER BY name"
         ):
             with self._in_words():
                 failure = os.fsdecode(name), str(reason)
@@ -201,13 +248,15 @@ class Journal:
 
     def _rows(self, query: str, *values: Any) -> Iterator[tuple[Any, ...]]:
         with self._in_words():
-            yield from self._base.execute(query, values)
+            for row in self._base.execute(query, values):  # noqa: UP028 - it may outlive the base
+                yield row
 
     def counts(self) -> tuple[int, int]:
         """Files labelled, and files that failed."""
         with self._told():
             labelled, failed = self._base.execute(
-                "SELECT sum(done = 1 AND reason = ''), sum(reason != '') FROM files"
+                "SELECT sum(done = 1 AND reason = ''), sum(reason != '') FROM files "
+                f"WHERE {IN_RESULTS}"
             ).fetchone()
         return labelled or 0, failed or 0
 
@@ -217,7 +266,11 @@ class Journal:
             self._base.execute("ATTACH ? AS other", (str(other),))
             try:
                 with self._transaction() as base:
-                    for table in ("files", "windows"):
+                    for table in ("windows", "left_out"):
+                        base.execute(
+                            f"DELETE FROM {table} WHERE name IN (SELECT name FROM other.files)"
+                        )
+                    for table in ("files", "windows", "left_out"):
                         base.execute(f"INSERT OR REPLACE INTO {table} SELECT * FROM other.{table}")
             finally:
                 self._base.execute("DETACH other")
@@ -296,3 +349,29 @@ def _no_other_run(path: Path) -> Iterator[None]:
 
 def _is_written(path: Path) -> UserError:
     return UserError(f"{path} is being written by another run: wait for it, or pass another --out.")
+
+
+def differing(known: dict[str, Any], facts: dict[str, Any], *, mix: bool) -> list[str]:
+    """Which facts two journals both know and don't share, but for what may be mixed."""
+    return [
+        key
+        for key, value in facts.items()
+        if key in known and known[key] != value and not (mix and key in MIXABLE)
+    ]
+
+
+def difference(key: str, known: Any, value: Any) -> str:
+    """To stand behind the word `labels`."""
+    if key == "model":
+        return "made with another model"
+    if key == "root":
+        return f"of {known}, not of {value}"
+    if key in ("include", "exclude"):
+        return f"made {_with_flags(key, known)}, not {_with_flags(key, value)}"
+    return f"made with {key} {known}, not {value}"
+
+
+def _with_flags(key: str, patterns: list[str]) -> str:
+    if not patterns:
+        return f"without --{key}"
+    return "with " + " ".join(f"--{key} {each!r}" for each in patterns)

@@ -8,13 +8,15 @@ batch, C classes.
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
+from dali_pipelines.feed import Report
 from dali_pipelines.spec import ClipSpec
 from dali_pipelines.window_loader import WindowLoader
 from dali_pipelines.windows import Window
@@ -51,8 +53,8 @@ class Tally:
     windows: int = 0
     halved: int = 0
     """How often a batch was too much for the memory."""
-    damage: str = ""
-    """What was labelled though it isn't sound."""
+    report: Report = field(default_factory=Report)
+    """What was labelled though it isn't sound, or unusual."""
 
 
 def label(
@@ -72,7 +74,7 @@ def label(
     on_the_way: dict[Path, tuple[Item, int]] = {}
 
     def wanted() -> Iterator[Path]:
-        """Runs in the loader's thread."""
+        """Runs in the loader's thread, up to the first one in this."""
         for item in items:
             if item.path in on_the_way:
                 continue  # listed twice
@@ -83,8 +85,12 @@ def label(
                 on_the_way[item.path] = item, known
                 yield item.path
 
+    paths = wanted()
+    first = next(paths, None)
+    if first is None:
+        return tally  # a folder that is watched is looked at often: no graph for nothing
     loader = WindowLoader(
-        wanted(),
+        chain([first], paths),
         settings.clip,
         window_s=settings.window_s,
         stride_s=settings.stride_s,
@@ -138,7 +144,7 @@ def label(
         if writing is not None:
             writing.result()
         write([], [])
-    tally.damage = loader.report.describe_damage()
+    tally.report.take_in(loader.report)
     return tally
 
 
