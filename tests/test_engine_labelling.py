@@ -452,6 +452,19 @@ def test_where_nothing_is_new_nothing_is_built(
     assert (tally.known, tally.done) == (1, 0)
 
 
+def test_a_file_that_goes_away_while_it_is_read_is_tried_again(tmp_path: Path) -> None:
+    path = videos.write_video(tmp_path / "a.mp4", codec="h264", frames=3)
+    listed_as = item_of("a.mp4", path)
+    path.rename(tmp_path / "away.mp4")
+    clip = ClipSpec(num_frames=4, resize=72, crop=64)
+    with Journal(tmp_path / "j") as journal:
+        settings = Settings(clip=clip, model="m")
+        tally = label([listed_as], None, journal, settings)  # type: ignore[arg-type]
+        assert tally.failed == 1
+        (tmp_path / "away.mp4").rename(path)
+        assert journal.stands(item_of("a.mp4", path)) == (False, 0)
+
+
 def test_a_file_of_several_videos_is_told(tmp_path: Path) -> None:
     path = videos.write_two_in_one(tmp_path / "two.mkv")
     loader = WindowLoader([path], ClipSpec(num_frames=4, resize=72, crop=64))
