@@ -259,8 +259,7 @@ def test_links_that_lead_nowhere_are_named(
     done = run_engine("label", films, "--model", run, "--out", tmp_path / "labels.csv")
     assert done.returncode == 1
     assert (
-        "1 folders or links couldn't be looked into: folder (a link that leads nowhere)"
-        in done.stdout
+        "1 folders or links couldn't be looked into: folder (the link leads nowhere)" in done.stdout
     )
 
 

@@ -201,7 +201,7 @@ def _end(
             print(words)
     if num_left_out:
         print(
-            f"{num_left_out:,} files of earlier runs aren't in {asked.videos[0]} now and were left "
+            f"{num_left_out:,} files of earlier runs aren't in {source.name} now and were left "
             "out of the results; --mix keeps them in"
         )
     if source.skipped:

@@ -47,22 +47,23 @@ class Source:
 
     def check(self, total: int, there: int) -> None:
         """Refuse what looks like a drive that is away, by how many items there are."""
-        if there:
+        whole = dataclasses.replace(self._wanted, shard=(0, 1))  # a shard may have no file
+        if there or any(item.is_there for item in self._items(whole)):
             return
         if total:
             raise UserError(
-                f"none of the {total:,} files of {self._words} is there at the moment; check that "
-                "their drive is connected. The results are left as they are."
+                f"none of the {total:,} files of {self.name} is there at the moment; check that "
+                "the paths are right and their drive is connected. The results are left as they "
+                "are."
             )
-        if not any(True for _ in self._items(dataclasses.replace(self._wanted, shard=(0, 1)))):
-            hint = "" if self._is_list else "that its drive is connected, and "
-            raise UserError(
-                f"there are no videos in {self._words} to label; check {hint}--include and "
-                "--exclude. The results are left as they are."
-            )
+        hint = "" if self._is_list else "that its drive is connected, and "
+        raise UserError(
+            f"there are no videos in {self.name} to label; check {hint}--include and --exclude. "
+            "The results are left as they are."
+        )
 
     @property
-    def _words(self) -> str:
+    def name(self) -> str:
         return "standard input" if self._piped is not None else str(self._videos)
 
     def _items(self, wanted: Wanted) -> Iterator[Item]:

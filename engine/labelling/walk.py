@@ -102,7 +102,7 @@ def _walk(
         elif is_video and (_is(entry.is_file) or _leads_nowhere(entry)):
             yield name, path
         elif _leads_nowhere(entry):
-            skipped[name] = "a link that leads nowhere"
+            skipped[name] = "the link leads nowhere"
 
 
 def _is_passed_over(name: str) -> bool:
@@ -117,7 +117,7 @@ def _sort_key(entry: "os.DirEntry[str]") -> bytes:
 def _is(kind: Callable[[], bool]) -> bool:
     try:
         return kind()
-    except OSError:  # a link that leads nowhere, or round in a circle
+    except OSError:  # the link leads nowhere, or round in a circle
         return False
 
 
