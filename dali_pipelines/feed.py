@@ -129,6 +129,8 @@ class Report:
     """Wanted frames that don't decode as they were encoded; see wanted_frames.Wanted."""
     flaws: dict[Path, str] = field(default_factory=dict)
     """Files of which something is missing, though what is there was read."""
+    num_streams: dict[Path, int] = field(default_factory=dict)
+    """Files of several videos, of which the first was read."""
     refused: dict[Path, str] = field(default_factory=dict)
     """Files that DALI's video decoder didn't take, so that PyAV read them."""
 
@@ -158,12 +160,23 @@ class Report:
             parts.append(f"{len(self.flaws):,} files aren't whole ({path}: {reason})")
         return "; ".join(parts)
 
+    def describe_streams(self) -> str:
+        """Empty where each file holds one video."""
+        if not self.num_streams:
+            return ""
+        path, count = next(iter(self.num_streams.items()))
+        return (
+            f"{len(self.num_streams):,} files hold several videos, of which the first was read "
+            f"({path}: {count})"
+        )
+
     def take_in(self, other: "Report") -> None:
         """What another loader, or another process, met."""
         self.read_by += other.read_by
         self.failures |= other.failures
         self.damaged_frames += other.damaged_frames
         self.flaws |= other.flaws
+        self.num_streams |= other.num_streams
         self.refused |= other.refused
 
 

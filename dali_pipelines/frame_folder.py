@@ -106,19 +106,25 @@ def read_frames(
     folder: Path, indices: IntArray, *, size: tuple[int, int] | None = None, grey: bool = False
 ) -> NDArray[np.uint8]:
     """See clip_file.read_frames."""
+    frames = list(each_frame(folder, indices, size=size, grey=grey))
+    if len({frame.shape for frame in frames}) > 1:
+        raise VideoError(folder, "its frames differ in size")
+    return np.stack(frames)
+
+
+def each_frame(
+    folder: Path, indices: IntArray, *, size: tuple[int, int] | None = None, grey: bool = False
+) -> Iterator[NDArray[np.uint8]]:
+    """The same one by one; the folder is listed once, however many frames are wanted."""
     files = frame_files(folder)
     if int(indices.max()) >= len(files):
         raise VideoError(folder, f"frame {indices.max()} is wanted but there are {len(files)}")
-    frames = []
     for index in indices:
         with _opened(files[index]) as image:
             frame = image.convert("L" if grey else "RGB")
             if size:
                 frame = frame.resize(size, Image.Resampling.BILINEAR, reducing_gap=2.0)
-            frames.append(np.asarray(frame))
-    if len({frame.shape for frame in frames}) > 1:
-        raise VideoError(folder, "its frames differ in size")
-    return np.stack(frames)
+            yield np.array(frame)
 
 
 def encoded(path: Path) -> NDArray[np.uint8]:

@@ -63,6 +63,8 @@ class Timeline(NamedTuple):
     """When the last one is no longer shown."""
     expected: int
     """How many frames there should be by what the file says of its length."""
+    num_streams: int = 1
+    """Of video, of which this is the first."""
 
 
 def timeline(path: Path, *, default_fps: float) -> Timeline:
@@ -74,11 +76,13 @@ def timeline(path: Path, *, default_fps: float) -> Timeline:
             times, end = found
             times_s = (times - times[0]).astype(np.float64) * float(clock)
             end_s = max(float((end - times[0]) * clock), times_s[-1] + SHORTEST_FRAME_S)
-            return Timeline(times_s, end_s, _expected_frames(video, _Frames.of(video)))
+            expected = _expected_frames(video, _Frames.of(video))
+            return Timeline(times_s, end_s, expected, len(picture_streams(video.container)))
     decoded = _decode_all(path)
     rate = decoded.facts.fps or default_fps
     count = decoded.facts.frames
-    return Timeline(np.arange(count) / rate, count / rate, decoded.expected)
+    times_s = np.arange(count) / rate
+    return Timeline(times_s, count / rate, decoded.expected, decoded.facts.num_streams)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -154,6 +154,8 @@ class WindowLoader:
             self.report.read_by["PyAV"] += 1
             if window.window.flaw:
                 self.report.flaws[window.window.path] = window.window.flaw
+            if window.window.num_streams > 1:
+                self.report.num_streams[window.window.path] = window.window.num_streams
             if window.num_damaged:
                 self.report.damaged_frames[window.window.path] += window.num_damaged
         return WindowBatch(

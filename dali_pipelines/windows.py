@@ -42,6 +42,8 @@ class Window:
     is_last: bool = True
     flaw: str = ""
     """What is wrong with the file, as far as it shows without decoding."""
+    num_streams: int = 1
+    """Videos in the file, of which the first is read."""
 
 
 class ReadWindow(NamedTuple):
@@ -62,10 +64,11 @@ def plan_windows(
     """
     if window_s is not None and not 0 < window_s < float("inf"):
         raise SpecError(f"the window must be above 0 seconds, not {window_s}")
-    stride_s = stride_s or window_s
+    if stride_s is None:
+        stride_s = window_s
     if stride_s is not None and not 0 < stride_s < float("inf"):
         raise SpecError(f"the stride must be above 0 seconds, not {stride_s}")
-    times, end_s, expected = _timeline(path, folder_fps)
+    times, end_s, expected, num_streams = _timeline(path, folder_fps)
     flaw = ""
     if is_too_many(expected - len(times), expected):
         flaw = f"cut short: {len(times):,} of {expected:,} frames are there"
@@ -95,6 +98,7 @@ def plan_windows(
                 number=number,
                 is_last=number == len(starts) - 1,
                 flaw=flaw,
+                num_streams=num_streams,
             )
         )
     return windows
@@ -144,8 +148,7 @@ def _decode(
     path: Path, wanted: IntArray, short: int, stop: Event | None
 ) -> Iterator[tuple[int, Frame, bool]]:
     if path.is_dir():
-        for number in wanted:
-            (frame,) = frame_folder.read_frames(path, np.array([number]))
+        for number, frame in zip(wanted, frame_folder.each_frame(path, wanted), strict=True):
             yield int(number), resize_short(frame, short), False
         return
     for item in decode_wanted(path, wanted, stop=stop):

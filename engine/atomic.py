@@ -1,31 +1,37 @@
 """Files and folders that appear whole or not at all: temporary name, sync, rename."""
 
 import csv
+import io
 import os
 import shutil
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TextIO
+from typing import BinaryIO, TextIO
 
 from engine.errors import UserError
 
 
 @contextmanager
 def new_text(path: Path) -> Iterator[TextIO]:
-    """Write a text file; on an error what stood there before is left as it was.
+    """Names of files in it that aren't valid UTF-8 go through unharmed."""
+    with new_binary(path) as plain:
+        file = io.TextIOWrapper(plain, encoding="utf-8", errors="surrogateescape", newline="")
+        yield file
+        file.detach()
 
-    Names of files that aren't valid UTF-8 go through unharmed.
-    """
+
+@contextmanager
+def new_binary(path: Path) -> Iterator[BinaryIO]:
+    """Write a file; on an error what stood there before is left as it was."""
+    prefix = f".{path.name[:40]}."  # the whole may leave no room for what is added
     try:
-        descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=prefix)
     except OSError as error:
         raise UserError(f"{path.parent} can't be written to ({error.strerror}).") from error
     try:
-        with os.fdopen(
-            descriptor, "w", encoding="utf-8", errors="surrogateescape", newline=""
-        ) as file:
+        with os.fdopen(descriptor, "wb") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())

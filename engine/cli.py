@@ -49,6 +49,10 @@ DATA_COMMANDS: dict[str, Callable[..., None]] = {
 }
 EXPORT_COMMANDS: dict[str, Callable[..., None]] = {"triton": triton}
 INTERRUPTED = 130
+STOPPED = {"label": "what was labelled is kept, and the same command goes on from there"}
+"""What a command leaves behind when Ctrl-C stops it."""
+REMOVED = "what was being written is removed"
+"""By all others."""
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -112,7 +116,8 @@ def main() -> None:
     except Interrupted:
         if debug:
             raise
-        print("engine: stopped; what was being written is removed.", file=sys.stderr)
+        command = next((each for each in arguments if not each.startswith("-")), "")
+        print(f"engine: stopped; {STOPPED.get(command, REMOVED)}.", file=sys.stderr)
         sys.exit(INTERRUPTED)
     except BrokenPipeError:
         os._exit(1)  # whoever read our output has enough

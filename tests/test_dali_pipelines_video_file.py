@@ -3,7 +3,6 @@
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import av
 import numpy as np
@@ -150,17 +149,7 @@ def test_packed_files_count_what_they_show_and_are_not_damaged(tmp_path: Path) -
 
 
 def test_of_several_videos_the_first_is_read_and_it_is_said(tmp_path: Path) -> None:
-    path = tmp_path / "two.mkv"
-    with av.open(str(path), "w") as container:
-        streams: list[Any] = [container.add_stream("mpeg4", rate=25) for _ in range(2)]
-        for stream, side in zip(streams, (96, 128), strict=True):
-            stream.width, stream.height, stream.pix_fmt = side, side, "yuv420p"
-        for number in range(20):
-            for stream in streams:
-                pixels = videos.numbered(number, stream.width, stream.height)
-                container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
-        for stream in streams:
-            container.mux(stream.encode(None))
+    path = videos.write_two_in_one(tmp_path / "two.mkv")
     facts = clip_file.probe(path)
     assert (facts.width, facts.frames, facts.num_streams) == (96, 20, 2)
     assert facts.notes() == ["the first of 2 videos is read"]

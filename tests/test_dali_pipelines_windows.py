@@ -15,7 +15,7 @@ from PIL import Image
 from test_dali_pipelines_loader import SMALL, write_frames
 from test_dali_pipelines_wanted_frames import UNEVEN
 
-from dali_pipelines import clip_file, indexed_video, windows
+from dali_pipelines import clip_file, frame_folder, indexed_video, windows
 from dali_pipelines.errors import LoaderError, SpecError
 from dali_pipelines.spec import ClipSpec
 from dali_pipelines.window_loader import WindowLoader
@@ -227,9 +227,26 @@ def test_an_unexpected_fault_names_the_file(video: Path, monkeypatch: pytest.Mon
         list(WindowLoader([video], SMALL))
 
 
+def test_a_folder_of_frames_is_listed_once_to_plan_and_once_to_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = write_frames(tmp_path / "frames", ".jpg", count=100)
+    listed: list[Path] = []
+    list_files = frame_folder.frame_files
+
+    def counting(path: Path) -> list[Path]:
+        listed.append(path)
+        return list_files(path)
+
+    monkeypatch.setattr(frame_folder, "frame_files", counting)
+    planned = plan_windows(folder, window_s=1, stride_s=0.5)
+    assert [len(each.frames) for each in read_windows(planned, SMALL)] == [SMALL.num_frames] * 7
+    assert listed == [folder, folder]
+
+
 @pytest.mark.parametrize("bad", [0, -1, float("nan"), float("inf")])
 def test_senseless_windows_are_refused(bad: float, video: Path) -> None:
     with pytest.raises(SpecError, match="above 0 seconds"):
         plan_windows(video, window_s=bad)
     with pytest.raises(SpecError, match="above 0 seconds"):
-        plan_windows(video, window_s=2, stride_s=bad or -1)
+        plan_windows(video, window_s=2, stride_s=bad)

@@ -61,7 +61,7 @@ def test_label_gives_no_label_to_what_check_calls_bad(
     assert done.returncode == 1, done.stderr
     with out.open() as file:
         labelled = {row["path"] for row in csv.DictReader(file)}
-    with (tmp_path / "failures.csv").open() as file:
+    with (tmp_path / "failures-labels.csv").open() as file:
         failed = {row["path"]: row["reason"] for row in csv.DictReader(file)}
     assert len(labelled) == 12
     assert failed.keys() == BAD

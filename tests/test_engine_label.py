@@ -102,7 +102,7 @@ def test_a_folder_is_labelled_and_bad_files_are_named(undisturbed: Any, films: P
     assert {row["label"] for row in rows.values()} > {"wave"} or len(rows) > 1
     assert rows["long.mp4"]["windows"] == "50"
     assert rows["long.mp4"]["duration_s"] == "50.000"
-    failures = {row["path"]: row["reason"] for row in read(out.with_name("failures.csv"))}
+    failures = {row["path"]: row["reason"] for row in read(out.with_name("failures-labels.csv"))}
     assert set(failures) == {"broken.mp4", "cut.mp4", "empty.avi"}
     assert "empty" in failures["empty.avi"]
     assert "21 files labelled" in result.stdout
@@ -163,7 +163,7 @@ def test_killed_at_random_moments_it_loses_and_repeats_nothing(
     result = run_engine(*words)
     assert result.returncode == 1, result.stderr
     assert out.read_bytes() == expected.read_bytes()
-    for name in ("segments.csv", "failures.csv"):
+    for name in ("segments.csv", "failures-labels.csv"):
         assert (tmp_path / name).read_bytes() == expected.with_name(name).read_bytes()
 
 
@@ -222,7 +222,7 @@ def test_shards_join_to_the_bytes_of_one_run(
     )
     assert result.returncode == 1, result.stderr
     assert joined.read_bytes() == expected.read_bytes()
-    name = "failures.csv"
+    name = "failures-labels.csv"
     assert (tmp_path / name).read_bytes() == expected.with_name(name).read_bytes()
 
 
@@ -237,7 +237,7 @@ def test_a_list_on_standard_input_and_a_dry_run(
     ]  # fmt: skip
     result = subprocess.run(command, input="\n".join(names), text=True, capture_output=True)
     assert result.returncode == 1, result.stderr
-    assert "there is no such file" in (tmp_path / "failures.csv").read_text()
+    assert "there is no such file" in (tmp_path / "failures-labels.jsonl.csv").read_text()
     dry = run_engine("label", films, "--model", run, "--dry-run", "--include", "day0/*")
     assert dry.returncode == 0
     assert "7 to label; 0 of 7 are done" in dry.stdout
@@ -285,6 +285,16 @@ def wait_for(true: Any) -> None:
         (("{films}", "--model", "{run}", "--out", "labels.txt"), "name a --format"),
         (("{films}", "--model", "{run}", "--shard", "3/2"), "--shard takes i/n"),
         (("{films}", "--model", "{run}", "--stride", "1"), "--stride needs --window"),
+        (("{films}", "--window", "0"), "--window takes seconds above 0, as in --window 2, not 0"),
+        (("{films}", "--window", "-1"), "--window takes seconds above 0"),
+        (("{films}", "--window", "nan"), "not nan"),
+        (("{films}", "--window", "inf"), "not inf"),
+        (("{films}", "--window", "2", "--stride", "0"), "--stride takes seconds above 0"),
+        (("{films}", "--smooth", "-1"), "--smooth takes seconds from 0 up, not -1"),
+        (("{films}", "--smooth", "nan"), "--smooth takes seconds from 0 up"),
+        (("{films}", "--min-confidence", "2"), "--min-confidence takes a share from 0 to 1, not 2"),
+        (("{films}", "--min-confidence", "nan"), "--min-confidence takes a share"),
+        (("{films}", "--timeout", "nan"), "--timeout takes seconds from 1 up, not nan"),
         (("--merge", "{films}/a.csv"), "name results of label"),
     ],
 )

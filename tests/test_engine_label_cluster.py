@@ -34,7 +34,7 @@ def test_a_worker_that_is_killed_costs_nothing(
     assert process.returncode == 1, errors
     assert killed, output
     assert out.read_bytes() == expected.read_bytes()
-    name = "failures.csv"
+    name = "failures-labels.csv"
     assert out.with_name(name).read_bytes() == expected.with_name(name).read_bytes()
 
 

@@ -1,22 +1,33 @@
 """The parts of labelling: the walk, the journal, segments, files; laws by hypothesis."""
 
+import contextlib
 import csv
 import json
 import os
 import sqlite3
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
 from itertools import chain, pairwise
 from pathlib import Path
 from typing import Any
+from urllib.parse import parse_qs, unquote, urlsplit
 
 import numpy as np
 import pytest
+import videos
 from hypothesis import given
 from hypothesis import strategies as st
 
+from dali_pipelines import window_loader
+from dali_pipelines.feed import Report
+from dali_pipelines.spec import ClipSpec
+from dali_pipelines.window_loader import WindowLoader
 from engine.errors import UserError
 from engine.labelling import writers
 from engine.labelling.journal import Answer, Journal
-from engine.labelling.label import Answerer
+from engine.labelling.label import Answerer, Settings, Tally, label
 from engine.labelling.segments import segments
 from engine.labelling.walk import Item, Wanted, below, item_of, listed
 
@@ -56,8 +67,59 @@ def test_a_loop_of_links_is_walked_once_and_a_link_aside_is_followed(
     elsewhere.mkdir()
     (elsewhere / "z.mp4").write_bytes(b"x")
     (tree / "aside").symlink_to(elsewhere)
-    assert names(below(tree, Wanted())) == ["a/deep/er/y.webm", "a/x.AVI", "aside/z.mp4", "b.mp4",
-                                            "c/1.mp4", "frames"]  # fmt: skip
+    (tree / "folder").symlink_to(tmp_path / "nothing")
+    skipped: dict[str, str] = {}
+    found = list(below(tree, Wanted(), skipped))
+    assert names(found) == ["a/deep/er/y.webm", "a/x.AVI", "aside/z.mp4", "b.mp4", "c/1.mp4",
+                            "circle.mp4", "frames", "nowhere.mp4"]  # fmt: skip
+    assert [each.name for each in found if not each.is_there] == ["circle.mp4", "nowhere.mp4"]
+    assert skipped == {"folder": "the link leads nowhere"}
+    skipped.clear()
+    list(below(tree, Wanted(exclude=("folder/*",)), skipped))
+    assert skipped == {}
+
+
+@contextlib.contextmanager
+def as_nobody() -> Iterator[None]:
+    """Permissions don't hold for the administrator, as whom tests may run."""
+    if os.geteuid():
+        yield
+        return
+    os.seteuid(65534)
+    try:
+        yield
+    finally:
+        os.seteuid(0)
+
+
+def test_a_folder_that_may_not_be_read_is_named() -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        root = Path(folder)
+        root.chmod(0o755)
+        for name in ("ours/a.mp4", "theirs/b.mp4", "lost+found/c.mp4"):
+            (root / name).parent.mkdir()
+            (root / name).write_bytes(b"x")
+        (root / "theirs").chmod(0)
+        skipped: dict[str, str] = {}
+        with as_nobody():
+            assert names(below(root, Wanted(), skipped)) == ["ours/a.mp4"]
+            assert skipped == {"theirs": "Permission denied"}
+            (root / "theirs").stat()
+        with as_nobody(), pytest.raises(UserError, match="can't be read"):
+            list(below(root / "theirs", Wanted()))
+        (root / "theirs").chmod(0o755)
+
+
+def test_what_is_in_a_folder_that_cannot_be_read_stays_in_the_results(tmp_path: Path) -> None:
+    with Journal(tmp_path / "j") as journal:
+        for name in ("a.mp4", "b/b.mp4", "b", "bc/c.mp4", "d.mp4"):
+            journal.write([answer(item(name), 0, 0.1, 0.9)], [], "m")
+        assert names(journal.noting([item("a.mp4")])) == ["a.mp4"]
+        assert journal.leave_out_others(unread=["b"]) == 2
+        assert list(journal.names()) == ["a.mp4", "b", "b/b.mp4"]
+        assert journal.counts() == (3, 0)
+        journal.leave_out_nothing()
+        assert journal.counts() == (5, 0)
 
 
 def test_patterns_choose(tree: Path) -> None:
@@ -102,9 +164,56 @@ def test_a_journal_knows_what_is_done_and_what_changed(tmp_path: Path) -> None:
         assert journal.counts() == (1, 1)
         assert journal.stands(item("one", size=2)) == (False, 0)
         assert journal.stands(item("two", mtime_ns=2)) == (False, 0)
-        assert journal.stands(two) == (False, 0)  # forgotten
+        assert journal.stands(item("one", size=-1, mtime_ns=0)) == (True, 0)  # away
+        assert journal.stands(two) == (False, 1)  # a look changes nothing
+        assert journal.counts() == (1, 1)
         journal.forget_failures()
         assert journal.stands(three) == (False, 0)
+
+
+def test_old_answers_go_when_new_ones_come(tmp_path: Path) -> None:
+    with Journal(tmp_path / "j") as journal:
+        journal.write([answer(item("one"), n, 0.1, 0.9, last=n == 2) for n in range(3)], [], "m")
+        changed = item("one", size=2)
+        assert journal.stands(changed) == (False, 0)
+        assert [len(each.windows) for each in journal.labelled()] == [3]
+        journal.write([answer(changed, 0, 0.8, 0.2)], [], "m")
+        assert [len(each.windows) for each in journal.labelled()] == [1]
+
+
+def test_a_look_at_a_copy_leaves_no_trace(tmp_path: Path) -> None:
+    code = (
+        "import os; from pathlib import Path; from test_engine_labelling import Journal, fill\n"
+        f"journal = Journal(Path({str(tmp_path / 'j')!r})); fill(journal); os._exit(9)"
+    )
+    killed = subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parent)
+    assert killed.returncode == 9
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    assert "j-wal" in before
+    with Journal.copy_of(tmp_path / "j") as journal:
+        assert journal.counts() == (2, 1)
+        journal.forget_failures()
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+def test_a_journal_that_is_written_is_neither_copied_nor_removed(tmp_path: Path) -> None:
+    code = (
+        "import sys; from pathlib import Path; from engine.labelling.journal import Journal\n"
+        f"with Journal(Path({str(tmp_path / 'j')!r})) as journal:\n"
+        "    journal.bind({'model': 'm'}, mix=False); print('open', flush=True); sys.stdin.read()"
+    )
+    other = subprocess.Popen(
+        [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )
+    assert other.stdout is not None
+    assert other.stdout.readline() == b"open\n"
+    with pytest.raises(UserError, match="written by another run"), Journal.copy_of(tmp_path / "j"):
+        pass
+    with pytest.raises(UserError, match="written by another run"):
+        Journal.remove(tmp_path / "j")
+    other.communicate(b"")
+    Journal.remove(tmp_path / "j")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_file_that_fails_midway_leaves_nothing_but_its_reason(tmp_path: Path) -> None:
@@ -234,7 +343,7 @@ def read(path: Path, name: str) -> list[tuple[str, str, float]]:
     if name == "labelstudio":
         return [
             (
-                each["data"]["video"].removeprefix("/data/local-files/?d="),
+                unquote(each["data"]["video"].removeprefix("/data/local-files/?d=")),
                 each["predictions"][0]["result"][0]["value"]["choices"][0],
                 each["predictions"][0]["score"],
             )
@@ -248,6 +357,121 @@ def read(path: Path, name: str) -> list[tuple[str, str, float]]:
         )
         for each in found["samples"]
     ]
+
+
+def write_all(folder: Path, videos: list[str], style: writers.Style, name: str = "csv") -> Path:
+    """One answer for each video, all the first class."""
+    with Journal(folder / "j") as journal:
+        journal.write([answer(item(each), 0, 0.8, 0.1, 0.1) for each in videos], [], "m")
+        outputs = writers.Outputs(
+            labels=folder / "out", format=name, failures=folder / "failures.csv",
+            subtitles=folder / "vtt",
+        )  # fmt: skip
+        writers.write(journal, outputs, style)
+    return folder / "vtt"
+
+
+def test_videos_of_one_stem_get_subtitles_of_their_own(tmp_path: Path) -> None:
+    style = writers.Style(class_names=CLASSES, root=tmp_path)
+    names = ["x.avi", "x.mp4", "day.01", "day.02", "alone.mp4", "f", "f.mp4", "a/x.mp4", "../b.mp4",
+             "film.mp4", "film.mp4.mkv", "n" * 250 + ".mp4", ".."]  # fmt: skip
+    folder = write_all(tmp_path, names, style)
+    found = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
+    assert found == {
+        "x.avi.vtt", "x.mp4.vtt", "day.01.vtt", "day.02.vtt", "alone.vtt", "f.vtt", "f.mp4.vtt",
+        "a/x.vtt", "b.vtt", "film.vtt", "film.mp4.mkv.vtt", "n" * 250 + ".vtt", "video.vtt",
+    }  # fmt: skip
+
+
+def test_a_class_name_forges_no_subtitles(tmp_path: Path) -> None:
+    odd = "run\n\n00:00:00.000 --> 00:09:00.000\n<b>fall&"
+    style = writers.Style(class_names=[odd, "b", "c"], root=tmp_path)
+    (path,) = write_all(tmp_path, ["x.mp4"], style).iterdir()
+    assert path.read_text() == (
+        "WEBVTT\n\n00:00:00.000 --> 00:00:02.000\n"
+        "run 00:00:00.000 --&gt; 00:09:00.000 &lt;b&gt;fall&amp; (80%)\n"
+    )
+
+
+def test_addresses_for_label_studio_hold_any_name(tmp_path: Path) -> None:
+    name = "a b/tom & jerry #1 + 50%?.mp4"
+    write_all(tmp_path, [name], writers.Style(class_names=CLASSES, root=tmp_path), "labelstudio")
+    (task,) = json.loads((tmp_path / "out").read_text())
+    address = urlsplit(task["data"]["video"])
+    assert (address.path, address.fragment) == ("/data/local-files/", "")
+    assert parse_qs(address.query) == {"d": [name]}
+
+
+def test_parquet_takes_any_class_and_leaves_nothing_where_it_fails(tmp_path: Path) -> None:
+    parquet = pytest.importorskip("pyarrow.parquet")
+    style = writers.Style(class_names=[os.fsdecode(b"caf\xe9"), "b", "c"], root=tmp_path)
+    write_all(tmp_path, ["x.mp4"], style, "parquet")
+    (row,) = parquet.read_table(tmp_path / "out").to_pylist()
+    assert (row["label"], row["top"][0][0]) == ("caf\\udce9", "caf\\udce9")
+    before = {path.name for path in tmp_path.iterdir()}
+    with pytest.raises(IndexError):  # fewer classes than answers
+        write_all(tmp_path, ["x.mp4"], writers.Style(class_names=[], root=tmp_path), "parquet")
+    assert {path.name for path in tmp_path.iterdir()} == before
+
+
+def test_a_part_of_a_cluster_may_be_empty_and_tells_of_damage(tmp_path: Path) -> None:
+    from engine.commands import labelling_cluster
+
+    one, two = item("one.mp4"), item("two.mp4")
+    report = Report()
+    report.damaged_frames[one.path] = 3
+    report.flaws[two.path] = "cut short"
+    report.num_streams[two.path] = 2
+    with Journal(tmp_path / "part") as part:
+        empty = labelling_cluster._columns([], part, report)
+        answers = [answer(one, n, 0.1, 0.2, 0.7, last=n == 1) for n in range(2)]
+        part.write([*answers, answer(two, 0, 0.7, 0.2, 0.1)], [], "m")
+        columns = labelling_cluster._columns([one, two], part, report)
+    tally = Tally()
+    with Journal(tmp_path / "whole") as whole:
+        for batch in (empty, columns):
+            labelling_cluster._write(batch, whole, "m", tally, lambda tally: None)
+        assert whole.counts() == (2, 0)
+    assert tally.report.describe_damage() == (
+        "3 damaged frames of 1 files were used (one.mp4); 1 files aren't whole (two.mp4: cut short)"
+    )
+    assert tally.report.describe_streams().startswith("1 files hold several videos")
+
+
+def test_where_nothing_is_new_nothing_is_built(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The model, which is None here, isn't called either."""
+    monkeypatch.setattr(window_loader, "ClipGraph", broken)
+    known = item("one.mp4")
+    clip = ClipSpec(num_frames=4, resize=72, crop=64)
+    with Journal(tmp_path / "j") as journal:
+        journal.write([answer(known, 0, 0.1, 0.9)], [], "m")
+        settings = Settings(clip=clip, model="m")
+        tally = label([known], None, journal, settings)  # type: ignore[arg-type]
+    assert (tally.known, tally.done) == (1, 0)
+
+
+def test_a_file_that_goes_away_while_it_is_read_is_tried_again(tmp_path: Path) -> None:
+    path = videos.write_video(tmp_path / "a.mp4", codec="h264", frames=3)
+    listed_as = item_of("a.mp4", path)
+    path.rename(tmp_path / "away.mp4")
+    clip = ClipSpec(num_frames=4, resize=72, crop=64)
+    with Journal(tmp_path / "j") as journal:
+        settings = Settings(clip=clip, model="m")
+        tally = label([listed_as], None, journal, settings)  # type: ignore[arg-type]
+        assert tally.failed == 1
+        (tmp_path / "away.mp4").rename(path)
+        assert journal.stands(item_of("a.mp4", path)) == (False, 0)
+
+
+def test_a_file_of_several_videos_is_told(tmp_path: Path) -> None:
+    path = videos.write_two_in_one(tmp_path / "two.mkv")
+    loader = WindowLoader([path], ClipSpec(num_frames=4, resize=72, crop=64))
+    assert len(list(loader)) == 1
+    assert loader.report.describe_streams() == (
+        f"1 files hold several videos, of which the first was read ({path}: 2)"
+    )
 
 
 def test_a_format_that_is_not_known(tmp_path: Path) -> None:
@@ -348,3 +572,20 @@ def test_shards_join_to_what_one_journal_holds(tmp_path: Path) -> None:
         for name in ("whole", "joined")
     ]
     assert rows[0] == rows[1]
+
+
+def test_of_a_file_that_two_journals_know_all_is_taken_from_the_second(tmp_path: Path) -> None:
+    with Journal(tmp_path / "one") as one:
+        one.write([answer(item("a.mp4"), n, 0.1, 0.9, last=n == 2) for n in range(3)], [], "m")
+        list(one.noting([]))
+        one.leave_out_others()
+    with Journal(tmp_path / "two") as two:
+        two.write([answer(item("a.mp4"), 0, 0.8, 0.2)], [], "m")
+        two.take_in(tmp_path / "one")
+        assert list(two.names()) == []
+    with Journal(tmp_path / "three") as three, Journal(tmp_path / "four") as four:
+        four.write([answer(item("a.mp4"), 0, 0.8, 0.2)], [], "m")
+        three.take_in(tmp_path / "one")
+    with Journal(tmp_path / "three") as three:
+        three.take_in(tmp_path / "four")
+        assert [len(each.windows) for each in three.labelled()] == [1]

@@ -215,6 +215,21 @@ def cut_without_recoding(source: Path, target: Path, shift: int) -> Path:
     return target
 
 
+def write_two_in_one(path: Path) -> Path:
+    """A file of two videos of 20 frames, of which the first has 96 columns."""
+    with av.open(str(path), "w") as container:
+        streams: list[Any] = [container.add_stream("mpeg4", rate=25) for _ in range(2)]
+        for stream, side in zip(streams, (96, 128), strict=True):
+            stream.width, stream.height, stream.pix_fmt = side, side, "yuv420p"
+        for number in range(20):
+            for stream in streams:
+                pixels = numbered(number, stream.width, stream.height)
+                container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
+        for stream in streams:
+            container.mux(stream.encode(None))
+    return path
+
+
 def write_audio(path: Path) -> Path:
     with av.open(str(path), "w") as container:
         stream: Any = container.add_stream("pcm_s16le", rate=8000, layout="mono")

@@ -12,6 +12,7 @@ from typing import Any
 
 from benchmarks.machine import file_name, fingerprint
 from benchmarks.suites.training import RESULTS, engine
+from engine.labelling import writers
 
 KEPT = (
     "name",
@@ -44,7 +45,7 @@ def main() -> None:
 def found(out: Path) -> dict[str, Any]:
     (measured,) = (out / "bench").glob("end_to_end_*.json")
     (report,) = json.loads((out / "run" / "evaluation" / "report.json").read_text())
-    with (out / "failures.csv").open(newline="") as file:
+    with writers.failures_of(out / "labels.jsonl").open(newline="") as file:
         failures = list(csv.DictReader(file))
     return {
         "steps": json.loads((out / "steps.json").read_text().replace(str(out), "demo")),

@@ -104,9 +104,10 @@ def _labels(out: Path, spec: "ClipSpec") -> str:
     from dali_pipelines.feed import ClipRow
     from engine.evaluation import filmstrips
     from engine.evaluation.page import table
+    from engine.labelling import writers
 
     found = [json.loads(line) for line in (out / "labels.jsonl").read_text().splitlines()]
-    with (out / "failures.csv").open(newline="") as file:
+    with writers.failures_of(out / "labels.jsonl").open(newline="") as file:
         failures = list(csv.DictReader(file))
     strips = []
     for each in [each for each in found if each["windows"] < 10][:SHOWN]:

@@ -23,7 +23,11 @@ def label(
     ),
     format_: Annotated[
         str | None,
-        typer.Option("--format", help="Else by --out: csv, jsonl, parquet, labelstudio, fiftyone."),
+        typer.Option(
+            "--format",
+            help="Else by --out: csv, jsonl, parquet, labelstudio, or fiftyone, which wants the "
+            "name samples.json.",
+        ),
     ] = None,
     is_list: Annotated[
         bool, typer.Option("--list", help="VIDEOS is a file with one path a line.")
@@ -36,7 +40,7 @@ def label(
         float | None, typer.Option(help="Seconds of a window that slides over each video.")
     ] = None,
     stride: Annotated[
-        float | None, typer.Option(help="Seconds from one window to the next; --window.")
+        float | None, typer.Option(help="Seconds from one window to the next; else --window.")
     ] = None,
     segments: Annotated[
         Path | None, typer.Option(help="CSV of who does what from when to when.")
@@ -56,13 +60,21 @@ def label(
     ] = True,
     retry: Annotated[bool, typer.Option(help="Try files again that failed before.")] = False,
     mix: Annotated[
-        bool, typer.Option(help="Go on with another model than the one before.")
+        bool,
+        typer.Option(
+            help="Go on with another model, folder or filter than before, and keep in the results "
+            "all that was ever labelled."
+        ),
     ] = False,
     shard: Annotated[
         str | None, typer.Option(help="i/n: this one of n machines, from 1; see --merge.")
     ] = None,
     merge: Annotated[
-        bool, typer.Option("--merge", help="Join the results of shards, as if of one run.")
+        bool,
+        typer.Option(
+            "--merge",
+            help="Join the results of shards, as if of one run; --fresh replaces other labels.",
+        ),
     ] = False,
     cluster: Annotated[
         bool, typer.Option("--cluster", help="Label on a Ray cluster; extra `cluster`.")
@@ -78,7 +90,7 @@ def label(
     ] = False,
     batch_size: Annotated[int, typer.Option(min=1, help="Windows in a batch.")] = 8,
     timeout: Annotated[
-        float, typer.Option(min=1.0, help="Seconds after which a silent file is given up.")
+        float, typer.Option(help="Seconds, from 1 up, after which a silent file is given up.")
     ] = 120.0,
     device: Annotated[str, typer.Option(help="auto, gpu or cpu.")] = "auto",
 ) -> None:
@@ -86,7 +98,9 @@ def label(
 
     What was labelled is kept beside the results after every batch: nothing is
     lost, and nothing is done twice. Files that can't be read are named in
-    failures.csv, and the exit code is then 1.
+    failures-labels.csv, named after --out, and the exit code is 1. The results
+    hold what the folder or list holds now; labels of files that are gone are
+    kept for when they come back. Each folder wants its own --out.
 
     Example: [bold]engine label my_videos --model fast --out labels.csv[/bold]
 
@@ -96,8 +110,9 @@ def label(
 
     Example: [bold]engine label --merge labels-1.csv labels-2.csv --out labels.csv[/bold]
     """
-    from engine.commands.labelling import Asked, run
-    from engine.commands.labelling import merge as merge_shards
+    from engine.commands.labelling import run
+    from engine.commands.labelling_merge import merge as merge_shards
+    from engine.commands.labelling_options import Asked
 
     asked = Asked(
         videos=videos, model=model, out=out, format=format_, is_list=is_list,

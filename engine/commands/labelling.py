@@ -3,16 +3,16 @@
 Joins the loaders (dali_pipelines), the model (engine, trt) and the journal.
 """
 
-import sys
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from engine.commands.labelling_options import Asked
 from engine.errors import UserError
-from engine.labelling import walk, writers
+from engine.labelling import writers
 from engine.labelling.journal import Journal
+from engine.labelling.source import A_LIST, Source, folder_of
 from engine.labelling.walk import Item, Wanted
 
 if TYPE_CHECKING:
@@ -25,37 +25,6 @@ SETTLED_S = 5.0
 SHOWN = 10
 
 
-@dataclass(frozen=True, kw_only=True)
-class Asked:
-    """What the command line says."""
-
-    videos: list[Path]
-    model: Path | None
-    out: Path
-    format: str | None
-    is_list: bool
-    include: tuple[str, ...]
-    exclude: tuple[str, ...]
-    window_s: float | None
-    stride_s: float | None
-    segments: Path | None
-    subtitles: Path | None
-    smooth_s: float | None
-    top_k: int
-    min_confidence: float
-    fresh: bool
-    retry: bool
-    mix: bool
-    shard: str | None
-    cluster: bool
-    workers: int | None
-    watch: bool
-    dry_run: bool
-    batch_size: int
-    timeout_s: float
-    device: str
-
-
 def run(asked: Asked) -> int:
     """The exit code."""
     if asked.model is None:
@@ -66,38 +35,41 @@ def run(asked: Asked) -> int:
         raise UserError("--stride needs --window.")
     if asked.watch and (asked.is_list or asked.cluster):
         raise UserError("--watch goes with a folder on this machine.")
-    items = _items_of(asked)
-    outputs = _outputs(asked)
+    wanted = Wanted(include=asked.include, exclude=asked.exclude, shard=_parse_shard(asked.shard))
+    source = Source(asked.videos[0], wanted, is_list=asked.is_list)
+    outputs = outputs_of(asked)
     journal_path = journal_of(asked.out)
-    if asked.dry_run:
-        return _dry_run(items(), journal_path)
     from engine.commands.opened import class_names_of, digest_of
 
-    class_names = class_names_of(asked.model)
-    total = _count(items())  # before there is a journal of nothing
+    digest = digest_of(asked.model)
+    facts = {
+        "classes": class_names_of(asked.model), "window": asked.window_s, "stride": asked.stride_s,
+        "shard": asked.shard, "model": digest, "root": source.root,
+        "include": sorted(asked.include), "exclude": sorted(asked.exclude),
+    }  # fmt: skip
+    if asked.dry_run:
+        return _dry_run(asked, source, journal_path, facts)
+    total = _count(source)  # before there is a journal of nothing
+    make_folders(asked)
     if asked.fresh:
-        _remove(journal_path)
+        Journal.remove(journal_path)
     with Journal(journal_path) as journal:
-        digest = digest_of(asked.model)
-        facts = {
-            "classes": class_names, "window": asked.window_s, "stride": asked.stride_s,
-            "shard": asked.shard, "model": digest,
-        }  # fmt: skip
         journal.bind(facts, mix=asked.mix)
         if asked.retry:
             journal.forget_failures()
-        style = _style(asked, class_names, asked.window_s)
+        style = style_of(asked, facts)
         label_all = (_on_cluster if asked.cluster else _here)(asked, journal, digest)
         started = time.perf_counter()
-        tally = _with_progress(items(), total, label_all)
-        _end(journal, outputs, style, tally, time.perf_counter() - started)
+        tally = _with_progress(journal.noting(source.items()), total, label_all)
+        seconds = time.perf_counter() - started
+        _end(asked, source, journal, outputs, style, tally, seconds)
         while asked.watch:
             time.sleep(POLL_S)
-            more = label_all(_settled(items()), lambda tally: None)
+            more = label_all(_settled(journal.noting(source.items())), lambda tally: None)
             if more.done or more.failed:
-                _end(journal, outputs, style, more, 0.0)
+                _end(asked, source, journal, outputs, style, more, 0.0)
         _, num_failed = journal.counts()
-    return 1 if num_failed else 0
+    return 1 if num_failed or tally.away or source.skipped else 0
 
 
 LabelAll = Callable[[Iterator[Item], "Callable[[Tally], None]"], "Tally"]
@@ -136,26 +108,6 @@ def settings_of(asked: Asked, predictor: "Predictor", digest: str) -> "Settings"
     )
 
 
-def _items_of(asked: Asked) -> Callable[[], Iterator[Item]]:
-    (videos,) = asked.videos
-    wanted = Wanted(include=asked.include, exclude=asked.exclude, shard=_parse_shard(asked.shard))
-    if not asked.is_list:
-        if videos.is_file():
-            raise UserError(f"{videos} is a file: name a folder, or pass --list if it lists paths.")
-        return lambda: walk.below(videos, wanted)
-    if str(videos) == "-":
-        lines = sys.stdin.read().splitlines()  # walked through twice: once to be counted
-        return lambda: walk.listed(lines, wanted)
-    if not videos.is_file():
-        raise UserError(f"{videos} is no file: name a list of paths, or - for standard input.")
-
-    def of_file() -> Iterator[Item]:
-        with videos.open(encoding="utf-8", errors="surrogateescape") as file:
-            yield from walk.listed(file, wanted)
-
-    return of_file
-
-
 def _parse_shard(text: str | None) -> tuple[int, int]:
     if text is None:
         return 0, 1
@@ -165,26 +117,29 @@ def _parse_shard(text: str | None) -> tuple[int, int]:
     return int(number) - 1, int(count)
 
 
-def _outputs(asked: Asked) -> writers.Outputs:
-    name = "failures.csv"
-    if asked.shard is not None:
-        name = f"failures-{asked.shard.replace('/', '-of-')}.csv"
+def outputs_of(asked: Asked) -> writers.Outputs:
     return writers.Outputs(
         labels=asked.out,
         format=writers.format_of(asked.out, asked.format),
-        failures=asked.out.with_name(name),
+        failures=writers.failures_of(asked.out),
         segments=asked.segments,
         subtitles=asked.subtitles,
     )
 
 
-def _style(asked: Asked, class_names: list[str], window_s: float | None) -> writers.Style:
+def make_folders(asked: Asked) -> None:
+    """In which the results will lie."""
+    for path in (asked.out, asked.segments):
+        if path is not None:
+            path.parent.mkdir(parents=True, exist_ok=True)
+
+
+def style_of(asked: Asked, facts: dict[str, Any]) -> writers.Style:
     smooth_s = asked.smooth_s
     if smooth_s is None:
-        smooth_s = 2 * (window_s or 0.0)
-    root = Path() if asked.is_list else asked.videos[0]
+        smooth_s = 2 * (facts["window"] or 0.0)
     return writers.Style(
-        class_names=class_names, root=root, top_k=asked.top_k,
+        class_names=facts["classes"], root=folder_of(facts.get("root", A_LIST)), top_k=asked.top_k,
         min_confidence=asked.min_confidence, smooth_s=smooth_s,
     )  # fmt: skip
 
@@ -193,22 +148,16 @@ def journal_of(out: Path) -> Path:
     return out.with_name(f"{out.name}.journal")
 
 
-def _remove(journal: Path) -> None:
-    """With what SQLite keeps beside it."""
-    for end in ("", "-wal", "-shm"):
-        Path(f"{journal}{end}").unlink(missing_ok=True)
-
-
-def _count(items: Iterator[Item]) -> int:
+def _count(source: Source) -> int:
     from engine.progress import progress_bar
 
-    total = 0
+    total = there = 0
     with progress_bar("Finding videos", total=None, unit="files") as advance:
-        for _ in items:
+        for item in source.items():
             total += 1
+            there += item.is_there
             advance()
-    if not total:
-        raise UserError("there are no videos there to label.")
+    source.check(total, there)
     return total
 
 
@@ -220,8 +169,20 @@ def _with_progress(items: Iterator[Item], total: int, label_all: LabelAll) -> "T
 
 
 def _end(
-    journal: Journal, outputs: writers.Outputs, style: writers.Style, tally: "Tally", seconds: float
+    asked: Asked,
+    source: Source,
+    journal: Journal,
+    outputs: writers.Outputs,
+    style: writers.Style,
+    tally: "Tally",
+    seconds: float,
 ) -> None:
+    """Write the results: of what this run found, or with --mix of all that was ever labelled."""
+    num_left_out = 0
+    if asked.mix:
+        journal.leave_out_nothing()
+    else:
+        num_left_out = journal.leave_out_others(unread=source.skipped)
     for path in writers.write(journal, outputs, style):
         print(f"written to {path}")
     parts = [f"{tally.done:,} files labelled ({tally.windows:,} windows)"]
@@ -229,12 +190,29 @@ def _end(
         parts.append(f"{tally.done / seconds:,.1f} files/s")
     if tally.known:
         parts.append(f"{tally.known:,} were done before")
+    if tally.away:
+        parts.append(f"{tally.away:,} of these aren't there at the moment, and keep their labels")
     if tally.halved:
         parts.append(f"batches halved {tally.halved} times for want of memory")
     parts.append(f"{tally.failed:,} failed" + (f": see {outputs.failures}" if tally.failed else ""))
     print("; ".join(parts))
-    if tally.damage:
-        print(tally.damage)
+    for words in (tally.report.describe_damage(), tally.report.describe_streams()):
+        if words:
+            print(words)
+    if num_left_out:
+        print(
+            f"{num_left_out:,} files of earlier runs aren't in {source.name} now and were left "
+            "out of the results; --mix keeps them in"
+        )
+    if source.skipped:
+        print(_words_on_skipped(source.skipped))
+
+
+def _words_on_skipped(skipped: dict[str, str]) -> str:
+    shown = [f"{name} ({reason})" for name, reason in list(skipped.items())[:SHOWN]]
+    if len(skipped) > len(shown):
+        shown.append("…")
+    return f"{len(skipped):,} folders or links couldn't be looked into: {', '.join(shown)}"
 
 
 def _settled(items: Iterator[Item]) -> Iterator[Item]:
@@ -242,13 +220,22 @@ def _settled(items: Iterator[Item]) -> Iterator[Item]:
     return (item for item in items if item.mtime_ns <= latest)
 
 
-def _dry_run(items: Iterator[Item], journal_path: Path) -> int:
+def _dry_run(asked: Asked, source: Source, journal_path: Path, facts: dict[str, Any]) -> int:
+    if asked.fresh or not journal_path.exists():
+        return _say_what_is_left(source, lambda item: False)
+    with Journal.copy_of(journal_path) as journal:
+        journal.check(facts, mix=asked.mix)
+        if asked.retry:
+            journal.forget_failures()
+        return _say_what_is_left(source, lambda item: journal.stands(item)[0])
+
+
+def _say_what_is_left(source: Source, is_done: Callable[[Item], bool]) -> int:
     shown: list[str] = []
     total = known = 0
-    journal = Journal(journal_path) if journal_path.exists() else None
-    for item in items:
+    for item in source.items():
         total += 1
-        if journal is not None and journal.stands(item)[0]:
+        if is_done(item):
             known += 1
         elif len(shown) < SHOWN:
             shown.append(item.name)
@@ -257,33 +244,6 @@ def _dry_run(items: Iterator[Item], journal_path: Path) -> int:
     if total - known > len(shown):
         print("…")
     print(f"{total - known:,} to label; {known:,} of {total:,} are done")
+    if source.skipped:
+        print(_words_on_skipped(source.skipped))
     return 0
-
-
-def merge(asked: Asked) -> int:
-    """One result of several shards', from their journals."""
-    journals = [journal_of(path) for path in asked.videos]
-    for path, journal in zip(asked.videos, journals, strict=True):
-        if not journal.is_file():
-            raise UserError(f"{path} has no {journal.name} beside it: name results of label.")
-    target = journal_of(asked.out)
-    if target in journals:
-        raise UserError(f"--out {asked.out} is one of the shards: name another file.")
-    outputs = _outputs(asked)
-    _remove(target)
-    with Journal(target) as whole:
-        facts: dict[str, Any] = {}
-        for path in journals:
-            with Journal(path) as part:
-                found = {key: value for key, value in part.facts().items() if key != "shard"}
-            if facts and found != facts:
-                raise UserError(f"{path} was made with another model or other windows.")
-            facts = found
-            whole.take_in(path)
-        whole.bind({**facts, "shard": None}, mix=False)
-        style = _style(asked, facts["classes"], facts["window"])
-        for path in writers.write(whole, outputs, style):
-            print(f"written to {path}")
-        done, failed = whole.counts()
-    print(f"{done:,} files labelled, {failed:,} failed, of {len(journals)} shards")
-    return 1 if failed else 0

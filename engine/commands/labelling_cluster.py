@@ -15,12 +15,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from dali_pipelines.feed import Report
 from engine.errors import RefusedError
 from engine.labelling.journal import Answer, Journal
 from engine.labelling.walk import Item
 
 if TYPE_CHECKING:
-    from engine.commands.labelling import Asked
+    from engine.commands.labelling_options import Asked
     from engine.commands.opened import Predictor
     from engine.labelling.label import Settings, Tally
 
@@ -28,6 +29,9 @@ PARTS_EACH = 8
 LEAST, MOST = 16, 256
 """Files that a worker gets at a time, and loses where it dies; each part begins anew to read
 ahead, so that small ones cost time."""
+
+
+NO_FILE = Path()
 
 
 def label_on_cluster(
@@ -43,15 +47,14 @@ def label_on_cluster(
         raise RefusedError(
             "--cluster needs Ray, which isn't installed: pip install 'engine[cluster]'."
         ) from error
-    from engine.labelling.label import Tally
+    from engine.labelling.label import Tally, pass_over
 
     tally = Tally()
 
     def left() -> Iterator[dict[str, Any]]:
         for item in items:
             if journal.stands(item)[0]:
-                tally.known += 1
-                on_file(tally)
+                pass_over(item, tally, on_file)
             else:
                 yield {
                     "name": os.fsencode(item.name),
@@ -129,8 +132,8 @@ class Labeller:
             for name, path, size, mtime_ns in rows
         ]
         with tempfile.TemporaryDirectory() as folder, Journal(Path(folder) / "part") as part:
-            label(items, predictor, part, settings)
-            return _columns(items, part)
+            tally = label(items, predictor, part, settings)
+            return _columns(items, part, tally.report)
 
     def _open(self, asked: "Asked", digest: str) -> "tuple[Predictor, Settings]":
         from engine.commands.labelling import settings_of
@@ -143,8 +146,11 @@ class Labeller:
         return self._opened
 
 
-def _columns(items: list[Item], part: Journal) -> dict[str, Any]:
-    """A row for each window, and one for each file that failed, whose number is -1."""
+def _columns(items: list[Item], part: Journal, report: Report) -> dict[str, Any]:
+    """A row for each window, and one for each file that failed, whose number is -1.
+
+    What is to be reported of a file stands in its last row.
+    """
     item_of = {item.name: item for item in items}
     rows: list[tuple[Any, ...]] = []
     for each in part.labelled():
@@ -154,17 +160,21 @@ def _columns(items: list[Item], part: Journal) -> dict[str, Any]:
             for number, (start, end, found) in enumerate(each.windows)
         ]
     rows += [(name, -1, 0.0, 0.0, b"", True, reason) for name, reason in part.failures()]
-    names, numbers, starts, ends, found, lasts, reasons = zip(*rows, strict=True)
+    files = [item_of[row[0]] for row in rows]
+    lasts = [file.path if row[5] else NO_FILE for file, row in zip(files, rows, strict=True)]
     return {
-        "name": np.array([os.fsencode(name) for name in names], object),
-        "size": np.array([item_of[name].size for name in names], np.int64),
-        "mtime_ns": np.array([item_of[name].mtime_ns for name in names], np.int64),
-        "number": np.array(numbers, np.int64),
-        "start_s": np.array(starts, np.float64),
-        "end_s": np.array(ends, np.float64),
-        "probabilities": np.array(found, object),
-        "is_last": np.array(lasts, bool),
-        "reason": np.array(reasons, object),
+        "name": np.array([os.fsencode(file.name) for file in files], object),
+        "size": np.array([file.size for file in files], np.int64),
+        "mtime_ns": np.array([file.mtime_ns for file in files], np.int64),
+        "number": np.array([row[1] for row in rows], np.int64),
+        "start_s": np.array([row[2] for row in rows], np.float64),
+        "end_s": np.array([row[3] for row in rows], np.float64),
+        "probabilities": np.array([row[4] for row in rows], object),
+        "is_last": np.array([row[5] for row in rows], bool),
+        "reason": np.array([row[6] for row in rows], object),
+        "num_damaged": np.array([report.damaged_frames.get(path, 0) for path in lasts], np.int64),
+        "flaw": np.array([report.flaws.get(path, "") for path in lasts], object),
+        "num_streams": np.array([report.num_streams.get(path, 1) for path in lasts], np.int64),
     }
 
 
@@ -187,6 +197,12 @@ def _write(
             size=int(batch["size"][place]),
             mtime_ns=int(batch["mtime_ns"][place]),
         )
+        if num_damaged := int(batch["num_damaged"][place]):
+            tally.report.damaged_frames[item.path] = num_damaged
+        if flaw := str(batch["flaw"][place]):
+            tally.report.flaws[item.path] = flaw
+        if (num_streams := int(batch["num_streams"][place])) > 1:
+            tally.report.num_streams[item.path] = num_streams
         if batch["number"][place] < 0:
             failures.append((item, str(batch["reason"][place])))
             continue

@@ -4,12 +4,15 @@ It holds raw answers, window by window; the results are made from it and from no
 that was killed goes on where it stood, and ends with the same bytes as one that was left alone.
 """
 
+import fcntl
 import json
 import os
+import shutil
 import sqlite3
+import tempfile
 import threading
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -18,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine.errors import UserError
+from engine.labelling.source import A_LIST
 from engine.labelling.walk import Item
 
 FORMAT = 1
@@ -30,8 +34,16 @@ CREATE TABLE IF NOT EXISTS windows (
     name BLOB, number INTEGER, start_s REAL, end_s REAL, probabilities BLOB,
     PRIMARY KEY (name, number)
 ) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS left_out (name BLOB PRIMARY KEY) WITHOUT ROWID;
+CREATE TEMP TABLE noted (name BLOB PRIMARY KEY) WITHOUT ROWID;
 """
+IN_RESULTS = "name NOT IN (SELECT name FROM left_out)"
+LABELLED = f"SELECT name FROM files WHERE done = 1 AND reason = '' AND {IN_RESULTS} ORDER BY name"
+MIXABLE = ("model", "root", "include", "exclude")
+"""Facts that may differ from before with `mix`."""
 BUSY_S = 5.0
+LOCKED_BYTES = 0x40000002, 510
+"""Where SQLite locks a file, and how many bytes of it: see its `os.h`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,8 +68,9 @@ class Labelled:
 class Journal:
     """One process writes at a time; a second one is told so."""
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, path: Path, *, shown_as: Path | None = None) -> None:
+        """`shown_as`: what errors call it, where it is a copy."""
+        self.path = shown_as or path
         self._lock = threading.RLock()
         """Items are looked up by one thread, and answers written by another."""
         with self._told():
@@ -77,25 +90,26 @@ class Journal:
     def __exit__(self, *_: object) -> None:
         self._base.close()
 
-    def bind(self, facts: dict[str, Any], *, mix: bool) -> None:
-        """Say by what the labels are made; `model` alone may differ from before, with `mix`."""
-        known = self.facts()
-        wanted = {"format": FORMAT, **facts}
-        for key, value in wanted.items():
-            if key not in known or known[key] == value:
-                continue
-            anew = "pass --fresh to begin anew, or another --out"
-            if key != "model":
-                raise UserError(
-                    f"{self.path} holds labels made with {key} {known[key]}, not {value}: {anew}."
-                )
-            if not mix:
-                raise UserError(
-                    f"{self.path} holds labels made with another model: {anew}; --mix goes on."
-                )
+    def bind(self, facts: dict[str, Any], *, mix: bool, is_merged: bool = False) -> None:
+        """Say of what the labels are and by what they are made."""
+        self.check(facts, mix=mix)
+        written = {"format": FORMAT, **facts, "merged": is_merged}
         with self._transaction() as base:
-            rows = [(key, json.dumps(value)) for key, value in wanted.items()]
+            rows = [(key, json.dumps(value)) for key, value in written.items()]
             base.executemany("INSERT OR REPLACE INTO facts VALUES (?, ?)", rows)
+
+    def check(self, facts: dict[str, Any], *, mix: bool) -> None:
+        """Raise UserError where it was made by other facts, as far as it knows them."""
+        known, wanted = self.facts(), {"format": FORMAT, **facts}
+        with self._in_words():
+            for key in differing(known, wanted, mix=mix):
+                words = f"{self.path} holds labels {difference(key, known[key], wanted[key])}"
+                anew = "pass --fresh to begin anew, or another --out"
+                if key == "root" and known[key] != A_LIST and not Path(known[key]).exists():
+                    anew += "; if it is the same folder, moved or renamed, --mix goes on with it"
+                elif key in MIXABLE:
+                    anew += "; --mix goes on, and keeps both"
+                raise UserError(f"{words}: {anew}.")
 
     def facts(self) -> dict[str, Any]:
         with self._told():
@@ -105,7 +119,8 @@ class Journal:
     def stands(self, item: Item) -> tuple[bool, int]:
         """Whether the file is done, for good or bad, and else how many of its windows are.
 
-        What is known of a file that has changed since is forgotten.
+        A file that has changed is new. One that isn't there at the moment is done if anything is
+        known of it: nothing better can be had now.
         """
         name = os.fsencode(item.name)
         with self._told():
@@ -114,15 +129,14 @@ class Journal:
             ).fetchone()
             if row is None:
                 return False, 0
-            if row[:2] == (item.size, item.mtime_ns):
-                if row[2]:
-                    return True, 0
-                query = "SELECT count(*) FROM windows WHERE name = ?"
-                return False, int(self._base.execute(query, (name,)).fetchone()[0])
-        with self._transaction() as base:
-            base.execute("DELETE FROM windows WHERE name = ?", (name,))
-            base.execute("DELETE FROM files WHERE name = ?", (name,))
-        return False, 0
+            if not item.is_there:
+                return True, 0
+            if row[:2] != (item.size, item.mtime_ns):
+                return False, 0
+            if row[2]:
+                return True, 0
+            query = "SELECT count(*) FROM windows WHERE name = ?"
+            return False, int(self._base.execute(query, (name,)).fetchone()[0])
 
     def write(
         self, answers: Iterable[Answer], failures: Iterable[tuple[Item, str]], model: str
@@ -149,10 +163,48 @@ class Journal:
     def _note(
         self, base: sqlite3.Connection, item: Item, model: str, *, done: bool, reason: str
     ) -> None:
+        """What was answered of the file before it changed is forgotten now, and no earlier."""
+        name, now = os.fsencode(item.name), (item.size, item.mtime_ns)
+        before = base.execute("SELECT size, mtime_ns FROM files WHERE name = ?", (name,)).fetchone()
+        if before not in (None, now):
+            base.execute("DELETE FROM windows WHERE name = ?", (name,))
         base.execute(
             "INSERT OR REPLACE INTO files VALUES (?, ?, ?, ?, ?, ?)",
-            (os.fsencode(item.name), item.size, item.mtime_ns, model, int(done), reason),
+            (name, *now, model, int(done), reason),
         )
+
+    def noting(self, items: Iterable[Item]) -> Iterator[Item]:
+        """The same items, remembered for `leave_out_others`."""
+        with self._told():
+            self._base.execute("DELETE FROM temp.noted")
+        for item in items:
+            with self._told():
+                name = os.fsencode(item.name)
+                self._base.execute("INSERT OR IGNORE INTO temp.noted VALUES (?)", (name,))
+            yield item
+
+    def leave_out_others(self, *, unread: Iterable[str] = ()) -> int:
+        """Take out of the results what isn't among the noted items; returns how many files.
+
+        Their answers are kept, for when they come back. Nobody knows what is in folders that are
+        `unread`, so what was there before stays in the results.
+        """
+        with self._transaction() as base:
+            base.execute("DELETE FROM left_out")
+            base.execute(
+                "INSERT INTO left_out SELECT name FROM files "
+                "WHERE name NOT IN (SELECT name FROM temp.noted)"
+            )
+            for folder in map(os.fsencode, unread):
+                base.execute(
+                    "DELETE FROM left_out WHERE name = ? OR substr(name, 1, ?) = ?",
+                    (folder, len(folder) + 1, folder + b"/"),
+                )
+            return int(base.execute("SELECT count(*) FROM left_out").fetchone()[0])
+
+    def leave_out_nothing(self) -> None:
+        with self._transaction() as base:
+            base.execute("DELETE FROM left_out")
 
     def forget_failures(self) -> None:
         """So that they are tried again."""
@@ -160,11 +212,10 @@ class Journal:
             base.execute("DELETE FROM files WHERE reason != ''")
 
     def labelled(self) -> Iterator[Labelled]:
-        """Every file that is done, by name; one at a time, however many there are."""
+        """Every file that is done and not left out, by name; one at a time, however many."""
         with self._in_words():
             num_classes = len(self.facts().get("classes", ()))
-        files = self._rows("SELECT name FROM files WHERE done = 1 AND reason = '' ORDER BY name")
-        for (name,) in files:
+        for (name,) in self._rows(LABELLED):
             rows = self._rows(
                 "SELECT start_s, end_s, probabilities FROM windows WHERE name = ? ORDER BY number",
                 name,
@@ -180,9 +231,16 @@ class Journal:
                 labelled = Labelled(name=os.fsdecode(name), windows=windows)
             yield labelled
 
+    def names(self) -> Iterator[str]:
+        """Of what `labelled` gives."""
+        for (name,) in self._rows(LABELLED):
+            with self._in_words():
+                text = os.fsdecode(name)
+            yield text
+
     def failures(self) -> Iterator[tuple[str, str]]:
         for name, reason in self._rows(
-            "SELECT name, reason FROM files WHERE reason != '' ORDER BY name"
+            f"SELECT name, reason FROM files WHERE reason != '' AND {IN_RESULTS} ORDER BY name"
         ):
             with self._in_words():
                 failure = os.fsdecode(name), str(reason)
@@ -190,13 +248,15 @@ class Journal:
 
     def _rows(self, query: str, *values: Any) -> Iterator[tuple[Any, ...]]:
         with self._in_words():
-            yield from self._base.execute(query, values)
+            for row in self._base.execute(query, values):  # noqa: UP028 - it may outlive the base
+                yield row
 
     def counts(self) -> tuple[int, int]:
         """Files labelled, and files that failed."""
         with self._told():
             labelled, failed = self._base.execute(
-                "SELECT sum(done = 1 AND reason = ''), sum(reason != '') FROM files"
+                "SELECT sum(done = 1 AND reason = ''), sum(reason != '') FROM files "
+                f"WHERE {IN_RESULTS}"
             ).fetchone()
         return labelled or 0, failed or 0
 
@@ -206,10 +266,34 @@ class Journal:
             self._base.execute("ATTACH ? AS other", (str(other),))
             try:
                 with self._transaction() as base:
-                    for table in ("files", "windows"):
+                    for table in ("windows", "left_out"):
+                        base.execute(
+                            f"DELETE FROM {table} WHERE name IN (SELECT name FROM other.files)"
+                        )
+                    for table in ("files", "windows", "left_out"):
                         base.execute(f"INSERT OR REPLACE INTO {table} SELECT * FROM other.{table}")
             finally:
                 self._base.execute("DETACH other")
+
+    @classmethod
+    @contextmanager
+    def copy_of(cls, path: Path) -> Iterator["Journal"]:
+        """To look into: the journal itself is neither locked nor changed in any byte."""
+        with tempfile.TemporaryDirectory() as folder:
+            copy = Path(folder) / "journal"
+            with _no_other_run(path):
+                for end in ("", "-wal"):
+                    if Path(f"{path}{end}").exists():
+                        shutil.copyfile(f"{path}{end}", f"{copy}{end}")
+            with cls(copy, shown_as=path) as journal:
+                yield journal
+
+    @staticmethod
+    def remove(path: Path) -> None:
+        """With what SQLite keeps beside it."""
+        with _no_other_run(path) if path.exists() else nullcontext():
+            for end in ("", "-wal", "-shm"):
+                Path(f"{path}{end}").unlink(missing_ok=True)
 
     @contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:
@@ -242,13 +326,52 @@ class Journal:
                     "command again; what was labelled is kept."
                 ) from error
             if "locked" in words:
-                raise UserError(
-                    f"{self.path} is being written by another run: wait for it, or pass another "
-                    "--out."
-                ) from error
+                raise _is_written(self.path) from error
             raise UserError(f"{self.path} can't be used ({words}).") from error
         except (sqlite3.Error, ValueError, TypeError, OverflowError) as error:
             raise UserError(
                 f"{self.path} is no journal of `engine label` ({error}): remove it, or pass "
                 "another --out."
             ) from error
+
+
+@contextmanager
+def _no_other_run(path: Path) -> Iterator[None]:
+    """Nobody writes the journal meanwhile; raises where somebody does."""
+    first, count = LOCKED_BYTES
+    with path.open("rb") as file:
+        try:
+            fcntl.lockf(file, fcntl.LOCK_SH | fcntl.LOCK_NB, count, first)
+        except BlockingIOError as error:
+            raise _is_written(path) from error
+        yield
+
+
+def _is_written(path: Path) -> UserError:
+    return UserError(f"{path} is being written by another run: wait for it, or pass another --out.")
+
+
+def differing(known: dict[str, Any], facts: dict[str, Any], *, mix: bool) -> list[str]:
+    """Which facts two journals both know and don't share, but for what may be mixed."""
+    return [
+        key
+        for key, value in facts.items()
+        if key in known and known[key] != value and not (mix and key in MIXABLE)
+    ]
+
+
+def difference(key: str, known: Any, value: Any) -> str:
+    """To stand behind the word `labels`."""
+    if key == "model":
+        return "made with another model"
+    if key == "root":
+        return f"of {known}, not of {value}"
+    if key in ("include", "exclude"):
+        return f"made {_with_flags(key, known)}, not {_with_flags(key, value)}"
+    return f"made with {key} {known}, not {value}"
+
+
+def _with_flags(key: str, patterns: list[str]) -> str:
+    if not patterns:
+        return f"without --{key}"
+    return "with " + " ".join(f"--{key} {each!r}" for each in patterns)

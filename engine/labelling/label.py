@@ -8,18 +8,20 @@ batch, C classes.
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
+from dali_pipelines.feed import Report
 from dali_pipelines.spec import ClipSpec
 from dali_pipelines.window_loader import WindowLoader
 from dali_pipelines.windows import Window
 from engine.labelling.journal import Answer, Journal
-from engine.labelling.walk import Item
+from engine.labelling.walk import Item, item_of
 
 if TYPE_CHECKING:
     import torch
@@ -45,12 +47,14 @@ class Tally:
     done: int = 0
     known: int = 0
     """Done before this run."""
+    away: int = 0
+    """Of these, files that aren't there at the moment."""
     failed: int = 0
     windows: int = 0
     halved: int = 0
     """How often a batch was too much for the memory."""
-    damage: str = ""
-    """What was labelled though it isn't sound."""
+    report: Report = field(default_factory=Report)
+    """What was labelled though it isn't sound, or unusual."""
 
 
 def label(
@@ -70,20 +74,23 @@ def label(
     on_the_way: dict[Path, tuple[Item, int]] = {}
 
     def wanted() -> Iterator[Path]:
-        """Runs in the loader's thread."""
+        """Runs in the loader's thread, up to the first one in this."""
         for item in items:
             if item.path in on_the_way:
                 continue  # listed twice
             is_done, known = journal.stands(item)
             if is_done:
-                tally.known += 1
-                on_file(tally)
+                pass_over(item, tally, on_file)
             else:
                 on_the_way[item.path] = item, known
                 yield item.path
 
+    paths = wanted()
+    first = next(paths, None)
+    if first is None:
+        return tally  # a folder that is watched is looked at often: no graph for nothing
     loader = WindowLoader(
-        wanted(),
+        chain([first], paths),
         settings.clip,
         window_s=settings.window_s,
         stride_s=settings.stride_s,
@@ -101,7 +108,10 @@ def label(
         while loader.report.failures:
             path, reason = loader.report.failures.popitem()
             told.add(path)
-            failures.append((on_the_way[path][0], reason))
+            item = on_the_way[path][0]
+            now = item_of(item.name, path)
+            # one that is gone meanwhile, with its drive perhaps, is tried again when it is back
+            failures.append((item if now.is_there else now, reason))
         answers = []
         for window, each in zip(windows, found, strict=True):
             if window.path in told:
@@ -134,8 +144,15 @@ def label(
         if writing is not None:
             writing.result()
         write([], [])
-    tally.damage = loader.report.describe_damage()
+    tally.report.take_in(loader.report)
     return tally
+
+
+def pass_over(item: Item, tally: Tally, on_file: Callable[[Tally], None]) -> None:
+    """A file that the journal knows."""
+    tally.known += 1
+    tally.away += not item.is_there
+    on_file(tally)
 
 
 def write_down(

@@ -25,6 +25,10 @@ class Item:
     """-1 where it isn't there."""
     mtime_ns: int
 
+    @property
+    def is_there(self) -> bool:
+        return self.size >= 0
+
 
 @dataclass(frozen=True, kw_only=True)
 class Wanted:
@@ -41,30 +45,47 @@ class Wanted:
             return False
         if self.include and not any(fnmatch.fnmatchcase(name, each) for each in self.include):
             return False
-        return not any(fnmatch.fnmatchcase(name, each) for each in self.exclude)
+        return not self.excludes(name)
+
+    def excludes(self, name: str) -> bool:
+        return any(fnmatch.fnmatchcase(name, each) for each in self.exclude)
 
 
-def below(root: Path, wanted: Wanted) -> Iterator[Item]:
-    """Videos and folders of frames at any depth; a loop of links is walked once."""
+def below(root: Path, wanted: Wanted, skipped: dict[str, str] | None = None) -> Iterator[Item]:
+    """Videos and folders of frames at any depth; a loop of links is walked once.
+
+    Folders that can't be read, and links that lead nowhere, go into `skipped` with the reason. Such
+    a link is an item where its name is that of a video.
+    """
     if not root.is_dir():
         raise UserError(f"{root} is no folder; name a folder of videos, or pass --list.")
-    for name, path in _walk(root, "", frozenset()):
+    unread: dict[str, str] = {}
+    for name, path in _walk(root, "", frozenset(), unread):
         if wanted.takes(name):
             yield item_of(name, path)
+    if skipped is not None:
+        skipped |= {
+            name: reason for name, reason in unread.items() if not wanted.excludes(f"{name}/")
+        }
 
 
 def _walk(
-    folder: Path, prefix: str, above: frozenset[tuple[int, int]]
+    folder: Path, prefix: str, above: frozenset[tuple[int, int]], skipped: dict[str, str]
 ) -> Iterator[tuple[str, Path]]:
     """`above`: the folders that this one lies in, so that a link to one of them ends here."""
     try:
         status = folder.stat()
         with os.scandir(folder) as found:
             entries = sorted(
-                (each for each in found if not each.name.startswith(".")), key=_sort_key
+                (each for each in found if not _is_passed_over(each.name)), key=_sort_key
             )
-    except OSError:
-        return  # gone meanwhile, or not ours to read
+    except FileNotFoundError:
+        return  # gone meanwhile
+    except OSError as error:
+        if not prefix:
+            raise UserError(f"{folder} can't be read ({error.strerror}).") from error
+        skipped[prefix.rstrip("/")] = str(error.strerror)
+        return
     here = (status.st_dev, status.st_ino)
     if here in above:
         return
@@ -74,11 +95,19 @@ def _walk(
         yield prefix.rstrip("/"), folder
         return
     for entry in entries:
-        path = folder / entry.name
+        name, path = prefix + entry.name, folder / entry.name
+        is_video = path.suffix.lower() in VIDEO_SUFFIXES
         if entry.name in folders:
-            yield from _walk(path, f"{prefix}{entry.name}/", above | {here})
-        elif path.suffix.lower() in VIDEO_SUFFIXES and _is(entry.is_file):
-            yield prefix + entry.name, path
+            yield from _walk(path, f"{name}/", above | {here}, skipped)
+        elif is_video and (_is(entry.is_file) or _leads_nowhere(entry)):
+            yield name, path
+        elif _leads_nowhere(entry):
+            skipped[name] = "the link leads nowhere"
+
+
+def _is_passed_over(name: str) -> bool:
+    """Hidden, or the file system's own, which the administrator alone may read."""
+    return name.startswith(".") or name == "lost+found"
 
 
 def _sort_key(entry: "os.DirEntry[str]") -> bytes:
@@ -88,8 +117,18 @@ def _sort_key(entry: "os.DirEntry[str]") -> bytes:
 def _is(kind: Callable[[], bool]) -> bool:
     try:
         return kind()
-    except OSError:  # a link that leads nowhere, or round in a circle
+    except OSError:  # the link leads nowhere, or round in a circle
         return False
+
+
+def _leads_nowhere(entry: "os.DirEntry[str]") -> bool:
+    if not entry.is_symlink():
+        return False
+    try:
+        entry.stat()
+    except OSError:
+        return True
+    return False
 
 
 def listed(lines: Iterable[str], wanted: Wanted) -> Iterator[Item]:

@@ -5,10 +5,13 @@ All are made anew from the journal, by name, and replace what was there whole or
 
 import csv
 import json
+import os
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from html import escape
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import numpy as np
 
@@ -94,14 +97,18 @@ def _parquet(path: Path, found: Iterable[Labelled], style: Style) -> None:
             ("windows", pa.int64()), ("review", pa.bool_()),
         ]
     )  # fmt: skip
-    temporary = path.with_name(f".{path.name}.new")
-    with parquet.ParquetWriter(temporary, schema) as writer:
+    with atomic.new_binary(path) as file, parquet.ParquetWriter(file, schema) as writer:
         for rows in _in_parts(row_of(each, style) for each in found):
             plain = [
-                row | {"path": _plain(row["path"]), "top": list(row["top"].items())} for row in rows
+                row
+                | {
+                    "path": _plain(row["path"]),
+                    "label": _plain(row["label"]),
+                    "top": [(_plain(name), share) for name, share in row["top"].items()],
+                }
+                for row in rows
             ]
             writer.write_table(pa.Table.from_pylist(plain, schema))
-    temporary.replace(path)
 
 
 def _in_parts(rows: Iterator[Row]) -> Iterator[list[Row]]:
@@ -129,7 +136,7 @@ def _labelstudio(path: Path, found: Iterable[Labelled], style: Style) -> None:
             "from_name": "label", "to_name": "video", "type": "choices",
             "value": {"choices": [row["label"]]},
         }  # fmt: skip
-        address = f"/data/local-files/?d={row['path']}"
+        address = f"/data/local-files/?d={quote(os.fsencode(row['path']))}"
         prediction = {"model_version": "engine", "score": row["confidence"], "result": [choice]}
         return {"data": {"video": address}, "predictions": [prediction]}
 
@@ -184,6 +191,11 @@ def format_of(out: Path, named: str | None) -> str:
     return named
 
 
+def failures_of(labels: Path) -> Path:
+    """The CSV of files that failed; another one for each name of `labels`."""
+    return labels.with_name(f"failures-{labels.name.removesuffix('.csv')}.csv")
+
+
 @dataclass(frozen=True, kw_only=True)
 class Outputs:
     labels: Path
@@ -208,8 +220,12 @@ def write(journal: Journal, outputs: Outputs, style: Style) -> list[Path]:
         _stream(outputs.segments, SEGMENT_COLUMNS, _segment_rows(journal, style))
         written.append(outputs.segments)
     if outputs.subtitles is not None:
+        shared = _shared_names(journal.names())
         for each in journal.labelled():
-            _write_vtt(outputs.subtitles, each, style)
+            name = _short_name(each.name)
+            if name in shared:
+                name = _long_name(each.name)
+            _write_vtt(outputs.subtitles / name, each, style)
         written.append(outputs.subtitles)
     return written
 
@@ -237,17 +253,42 @@ def _segment(segment: Segment, style: Style) -> Row:
     }
 
 
-def _write_vtt(folder: Path, labelled: Labelled, style: Style) -> None:
-    """Subtitles under the video's own name, which players find by themselves."""
-    parts = [part for part in Path(labelled.name).parts if part not in ("/", "..")]
-    path = folder.joinpath(*parts).with_suffix(".vtt")
+def _short_name(video: str) -> str:
+    """Of its subtitles, below their folder: day.mp4 has day.vtt, which players find."""
+    return str(_below(video).with_suffix(".vtt"))
+
+
+def _long_name(video: str) -> str:
+    """Where the short one would be that of another video too."""
+    return f"{_below(video)}.vtt"
+
+
+def _below(video: str) -> Path:
+    """Nothing is written outside of the folder, wherever the video is."""
+    parts = [part for part in Path(video).parts if part not in ("/", "..")]
+    return Path(*parts) if parts else Path("video")
+
+
+def _shared_names(videos: Iterable[str]) -> set[str]:
+    """Names of subtitles that more than one video would get."""
+    seen: set[str] = set()
+    shared: set[str] = set()
+    for video in videos:
+        names = {_short_name(video), _long_name(video)}
+        shared |= names & seen
+        seen |= names
+    return shared
+
+
+def _write_vtt(path: Path, labelled: Labelled, style: Style) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with atomic.new_text(path) as file:
         file.write("WEBVTT\n")
         for segment in _segments(labelled, style):
             span = f"{_clock(segment.start_s)} --> {_clock(segment.end_s)}"
-            name = style.class_names[segment.label].replace("<", "&lt;")
-            file.write(f"\n{span}\n{name} ({segment.confidence:.0%})\n")
+            name = " ".join(style.class_names[segment.label].split())  # a line break ends a cue
+            words = f"{escape(name, quote=False)} ({segment.confidence:.0%})"
+            file.write(f"\n{span}\n{words}\n")
 
 
 def _clock(seconds: float) -> str:

@@ -1,0 +1,51 @@
+"""What was asked of `engine label`, refused where it can't be meant."""
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+from engine.errors import UserError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Asked:
+    """What the command line says."""
+
+    videos: list[Path]
+    model: Path | None
+    out: Path
+    format: str | None
+    is_list: bool
+    include: tuple[str, ...]
+    exclude: tuple[str, ...]
+    window_s: float | None
+    stride_s: float | None
+    segments: Path | None
+    subtitles: Path | None
+    smooth_s: float | None
+    top_k: int
+    min_confidence: float
+    fresh: bool
+    retry: bool
+    mix: bool
+    shard: str | None
+    cluster: bool
+    workers: int | None
+    watch: bool
+    dry_run: bool
+    batch_size: int
+    timeout_s: float
+    device: str
+
+    def __post_init__(self) -> None:
+        for flag, value in (("--window", self.window_s), ("--stride", self.stride_s)):
+            if value is not None and not 0 < value < math.inf:
+                raise UserError(f"{flag} takes seconds above 0, as in {flag} 2, not {value:g}.")
+        if self.smooth_s is not None and not 0 <= self.smooth_s < math.inf:
+            raise UserError(f"--smooth takes seconds from 0 up, not {self.smooth_s:g}.")
+        if not 0 <= self.min_confidence <= 1:
+            raise UserError(
+                f"--min-confidence takes a share from 0 to 1, not {self.min_confidence:g}."
+            )
+        if not 1 <= self.timeout_s < math.inf:
+            raise UserError(f"--timeout takes seconds from 1 up, not {self.timeout_s:g}.")

@@ -1,0 +1,82 @@
+"""What a run labels: a folder, or the paths of a list.
+
+Walked through more than once: to be counted, to be labelled, and again where it is watched.
+"""
+
+import dataclasses
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+from engine.errors import UserError
+from engine.labelling import walk
+from engine.labelling.walk import Item, Wanted
+
+A_LIST = "a list"
+"""What the root of a list is called, whose names are as they were listed."""
+
+
+class Source:
+    """Raises UserError where it isn't there."""
+
+    def __init__(self, videos: Path, wanted: Wanted, *, is_list: bool) -> None:
+        self._videos = videos
+        self._wanted = wanted
+        self._is_list = is_list
+        self._piped: list[str] | None = None
+        self.skipped: dict[str, str] = {}
+        """What the last walk couldn't look into, and why."""
+        if not is_list:
+            if videos.is_file():
+                raise UserError(
+                    f"{videos} is a file: name a folder, or pass --list if it lists paths."
+                )
+        elif str(videos) == "-":
+            self._piped = os.fsdecode(sys.stdin.buffer.read()).split("\n")
+        elif not videos.is_file():
+            raise UserError(f"{videos} is no file: name a list of paths, or - for standard input.")
+
+    @property
+    def root(self) -> str:
+        """What the names are relative to, however the folder is spelt."""
+        return A_LIST if self._is_list else str(self._videos.resolve())
+
+    def items(self) -> Iterator[Item]:
+        return self._items(self._wanted)
+
+    def check(self, total: int, there: int) -> None:
+        """Refuse what looks like a drive that is away, by how many items there are."""
+        whole = dataclasses.replace(self._wanted, shard=(0, 1))  # a shard may have no file
+        if there or any(item.is_there for item in self._items(whole)):
+            return
+        if total:
+            raise UserError(
+                f"none of the {total:,} files of {self.name} is there at the moment; check that "
+                "the paths are right and their drive is connected. The results are left as they "
+                "are."
+            )
+        hint = "" if self._is_list else "that its drive is connected, and "
+        raise UserError(
+            f"there are no videos in {self.name} to label; check {hint}--include and --exclude. "
+            "The results are left as they are."
+        )
+
+    @property
+    def name(self) -> str:
+        return "standard input" if self._piped is not None else str(self._videos)
+
+    def _items(self, wanted: Wanted) -> Iterator[Item]:
+        self.skipped.clear()
+        if not self._is_list:
+            yield from walk.below(self._videos, wanted, self.skipped)
+        elif self._piped is not None:
+            yield from walk.listed(self._piped, wanted)
+        else:
+            with self._videos.open("rb") as file:
+                yield from walk.listed(map(os.fsdecode, file), wanted)
+
+
+def folder_of(root: str) -> Path:
+    """To which names are relative that were given with this root."""
+    return Path() if root == A_LIST else Path(root)

@@ -1,0 +1,317 @@
+"""`engine label` run a second time: what it keeps, refuses and replaces."""
+
+import csv
+import io
+import json
+import shutil
+import signal
+import sqlite3
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import videos
+from test_engine_label import noise, run, wait_for
+
+from engine import cli
+from engine.labelling.journal import Journal
+
+__all__ = ["run"]
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def three(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Read only."""
+    folder = tmp_path_factory.mktemp("three") / "three"
+    folder.mkdir()
+    for number, name in enumerate(("a.mp4", "b.mp4", "c.mp4")):
+        videos.write_video(
+            folder / name, codec="h264", frames=16, size=(96, 72), draw=noise(number)
+        )
+    return folder
+
+
+@pytest.fixture
+def films(three: Path, tmp_path: Path) -> Path:
+    """A copy that a test may change."""
+    return Path(shutil.copytree(three, tmp_path / "films"))
+
+
+@pytest.fixture
+def run_engine(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Any:
+    """The command line in this process, where everything is loaded already."""
+
+    def run(*words: object, stdin: str = "") -> "subprocess.CompletedProcess[str]":
+        monkeypatch.setattr(sys, "argv", ["engine", *map(str, words)])
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(stdin.encode())))
+        before = signal.getsignal(signal.SIGINT)
+        try:
+            with pytest.raises(SystemExit) as ended:
+                cli.main()
+        finally:
+            signal.signal(signal.SIGINT, before)
+        assert isinstance(ended.value.code, int)
+        return subprocess.CompletedProcess(words, ended.value.code, *capsys.readouterr())
+
+    return run
+
+
+def paths_in(out: Path) -> list[str]:
+    with out.open(newline="") as file:
+        return [row["path"] for row in csv.DictReader(file)]
+
+
+def bytes_in(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
+
+
+def test_a_dry_run_changes_nothing(run: Path, films: Path, tmp_path: Path, run_engine: Any) -> None:
+    out = tmp_path / "results" / "labels.csv"
+    assert run_engine("label", films, "--model", run, "--out", out).returncode == 0
+    before = bytes_in(out.parent)
+    (films / "a.mp4").touch()
+    (films / "b.mp4").unlink()
+    dry = run_engine("label", films, "--model", run, "--out", out, "--dry-run")
+    assert dry.returncode == 0, dry.stderr
+    assert "a.mp4\n1 to label; 1 of 2 are done" in dry.stdout
+    assert bytes_in(out.parent) == before
+
+
+def test_files_that_are_away_for_a_moment_keep_their_labels(
+    run: Path, films: Path, tmp_path: Path, run_engine: Any
+) -> None:
+    out, paths = tmp_path / "labels.csv", tmp_path / "paths.txt"
+    paths.write_text("".join(f"{path}\n" for path in sorted(films.iterdir())))
+    words = ("label", paths, "--list", "--model", run, "--out", out)
+    assert run_engine(*words).returncode == 0
+    before = out.read_bytes()
+    (films / "b.mp4").rename(tmp_path / "b.mp4")
+    away = run_engine(*words)
+    assert away.returncode == 1
+    assert "1 of these aren't there at the moment, and keep their labels" in away.stdout
+    assert out.read_bytes() == before
+    (tmp_path / "b.mp4").rename(films / "b.mp4")
+    back = run_engine(*words)
+    assert back.returncode == 0
+    assert "0 files labelled (0 windows); 3 were done before" in back.stdout
+    assert out.read_bytes() == before
+
+
+def test_ctrl_c_says_that_labels_are_kept(run: Path, films: Path, tmp_path: Path) -> None:
+    out = tmp_path / "new" / "folder" / "labels.csv"
+    words = ["label", films, "--model", run, "--out", out, "--watch"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "engine", *map(str, words)], stderr=subprocess.PIPE, text=True
+    )
+    try:
+        wait_for(out.exists)
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate(timeout=120)
+    finally:
+        process.kill()
+    assert process.returncode == 130
+    assert errors == (
+        "engine: stopped; what was labelled is kept, and the same command goes on from there.\n"
+    )
+    assert paths_in(out) == ["a.mp4", "b.mp4", "c.mp4"]
+
+
+def test_another_folder_or_filter_is_refused_with_the_choices(
+    run: Path, films: Path, tmp_path: Path, run_engine: Any
+) -> None:
+    out, other = tmp_path / "labels.csv", tmp_path / "other"
+    shutil.copytree(films, other)
+    (other / "a.mp4").rename(other / "d.mp4")
+    words = ("--model", run, "--out", out)
+    assert run_engine("label", films, *words).returncode == 0
+    before = out.read_bytes()
+    refused = run_engine("label", other, *words)
+    assert refused.returncode == 2
+    assert f"holds labels of {films}, not of {other}: pass --fresh" in refused.stderr
+    assert "another --out; --mix goes on, and keeps both" in refused.stderr
+    assert out.read_bytes() == before
+    fewer = run_engine("label", films, *words, "--include", "a*")
+    assert "made without --include, not with --include 'a*': pass --fresh" in fewer.stderr
+    as_list = run_engine("label", "-", "--list", *words, stdin=str(films / "a.mp4"))
+    assert f"holds labels of {films}, not of a list" in as_list.stderr
+    assert run_engine("label", other, *words, "--mix").returncode == 0
+    assert paths_in(out) == ["a.mp4", "b.mp4", "c.mp4", "d.mp4"]
+    alone = run_engine("label", other, *words)
+    assert "1 files of earlier runs aren't in" in alone.stdout
+    assert "--mix keeps them in" in alone.stdout
+    assert paths_in(out) == ["b.mp4", "c.mp4", "d.mp4"]
+
+
+def test_the_same_folder_by_another_name_is_the_same(
+    run: Path, films: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, run_engine: Any
+) -> None:
+    words = ("--model", run, "--out", tmp_path / "labels.csv")
+    assert run_engine("label", films, *words).returncode == 0
+    (tmp_path / "link").symlink_to(films)
+    monkeypatch.chdir(tmp_path)
+    for name in ("films", "./films/", "link", films / ".." / "films"):
+        done = run_engine("label", name, *words, "--dry-run")
+        assert "0 to label; 3 of 3 are done" in done.stdout, done.stderr
+    films.rename(tmp_path / "moved")
+    moved = run_engine("label", "moved", *words)
+    assert moved.returncode == 2
+    assert "if it is the same folder, moved or renamed, --mix goes on with it" in moved.stderr
+    gone_on = run_engine("label", "moved", *words, "--mix")
+    assert "0 files labelled (0 windows); 3 were done before" in gone_on.stdout
+    assert "0 to label" in run_engine("label", "moved", *words, "--dry-run").stdout
+
+
+def test_a_list_may_grow_and_an_old_journal_goes_on(
+    run: Path, films: Path, tmp_path: Path, run_engine: Any
+) -> None:
+    out = tmp_path / "labels.csv"
+    words = ("label", "-", "--list", "--model", run, "--out", out)
+    names = [str(films / name) for name in ("a.mp4", "b.mp4")]
+    first = run_engine(*words, stdin="\n".join(names))
+    assert first.returncode == 0, first.stderr
+    base = sqlite3.connect(tmp_path / "labels.csv.journal")  # as they were written before
+    base.executescript(
+        "DELETE FROM facts WHERE key IN ('root', 'include', 'exclude', 'merged');"
+        "DROP TABLE left_out;"
+    )
+    base.close()
+    names.append(str(films / "c.mp4"))
+    more = run_engine(*words, stdin="\n".join(names))
+    assert more.returncode == 0, more.stderr
+    assert "1 files labelled (1 windows)" in more.stdout
+    assert "2 were done before" in more.stdout
+    assert paths_in(out) == names
+
+
+def test_what_is_gone_leaves_the_results_and_comes_back_without_work(
+    run: Path, films: Path, tmp_path: Path, run_engine: Any
+) -> None:
+    out = tmp_path / "labels.csv"
+    words = ("label", films, "--model", run, "--out", out)
+    (films / "broken.mp4").write_bytes(b"no video")
+    assert run_engine(*words).returncode == 1
+    before = out.read_bytes()
+    for name in ("b.mp4", "broken.mp4"):
+        (films / name).rename(tmp_path / name)
+    fewer = run_engine(*words)
+    assert fewer.returncode == 0, fewer.stderr
+    assert f"2 files of earlier runs aren't in {films} now" in fewer.stdout
+    assert paths_in(out) == ["a.mp4", "c.mp4"]
+    assert not (tmp_path / "failures-labels.csv").exists()
+    (tmp_path / "b.mp4").rename(films / "b.mp4")
+    back = run_engine(*words)
+    assert "0 files labelled (0 windows); 3 were done before" in back.stdout
+    assert out.read_bytes() == before
+
+
+@pytest.mark.parametrize("how", ["missing", "empty", "links", "list"])
+def test_a_drive_that_is_away_leaves_the_results_as_they_are(
+    how: str, run: Path, films: Path, tmp_path: Path, run_engine: Any
+) -> None:
+    out, paths, root = tmp_path / "labels.csv", tmp_path / "paths.txt", films
+    paths.write_text("".join(f"{path}\n" for path in sorted(films.iterdir())))
+    if how == "links":
+        root = tmp_path / "links"
+        root.mkdir()
+        for path in films.iterdir():
+            (root / path.name).symlink_to(path)
+    words = ["label", root, "--model", run, "--out", out]
+    if how == "list":
+        words[1:2] = [paths, "--list"]
+    assert run_engine(*words).returncode == 0
+    before = out.read_bytes()
+    films.rename(tmp_path / "away")
+    if how == "empty":
+        films.mkdir()
+    for more in ([], ["--fresh"]):
+        away = run_engine(*words, *more)
+        assert away.returncode == 2, away.stdout
+        assert {
+            "missing": "is no folder", "empty": "check that its drive is connected",
+            "links": "none of the 3 files of", "list": "none of the 3 files of",
+        }[how] in away.stderr  # fmt: skip
+        assert out.read_bytes() == before
+    if how == "empty":
+        films.rmdir()
+    (tmp_path / "away").rename(films)
+    assert "0 to label" in run_engine(*words, "--dry-run").stdout
+
+
+def test_failures_of_another_out_stay(
+    run: Path, films: Path, tmp_path: Path, run_engine: Any
+) -> None:
+    (films / "broken.mp4").write_bytes(b"no video")
+    for name, more in (("one.csv", ()), ("two.csv", ("--exclude", "broken*"))):
+        run_engine("label", films, "--model", run, "--out", tmp_path / name, *more)
+    assert paths_in(tmp_path / "failures-one.csv") == ["broken.mp4"]
+    assert not (tmp_path / "failures-two.csv").exists()
+    assert not (tmp_path / "failures.csv").exists()
+
+
+def test_links_that_lead_nowhere_are_named(
+    run: Path, films: Path, tmp_path: Path, run_engine: Any
+) -> None:
+    (films / "folder").symlink_to(tmp_path / "nothing")
+    done = run_engine("label", films, "--model", run, "--out", tmp_path / "labels.csv")
+    assert done.returncode == 1
+    assert (
+        "1 folders or links couldn't be looked into: folder (the link leads nowhere)" in done.stdout
+    )
+
+
+def test_a_shard_without_files_has_a_result_that_merges(
+    run: Path, films: Path, tmp_path: Path, run_engine: Any
+) -> None:
+    (films / "c.mp4").unlink()
+    outs = [tmp_path / f"labels-{number}.csv" for number in (1, 2, 3)]
+    for number, out in enumerate(outs, 1):
+        done = run_engine("label", films, "--model", run, "--out", out, "--shard", f"{number}/3")
+        assert done.returncode == 0, done.stderr
+    assert sorted(map(paths_in, outs))[0] == []
+    merged = run_engine(
+        "label", "--merge", *outs, "--format", "fiftyone", "--out", tmp_path / "samples.json"
+    )
+    assert merged.returncode == 0, merged.stderr
+    samples = json.loads((tmp_path / "samples.json").read_text())["samples"]
+    assert [each["filepath"] for each in samples] == [str(films / "a.mp4"), str(films / "b.mp4")]
+
+
+def test_a_merge_replaces_no_labels_of_ours_and_nothing_where_it_fails(
+    run: Path, films: Path, tmp_path: Path, run_engine: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name, more in (("labels.csv", ()), ("one.csv", ()), ("two.csv", ("--window", 1))):
+        assert run_engine("label", films, "--model", run, "--out", name, *more).returncode == 0
+    before = bytes_in(tmp_path)
+    refused = run_engine("label", "--merge", "one.csv")
+    assert refused.returncode == 2
+    assert "labels.csv.journal holds labels that were made here" in refused.stderr
+    mixed = run_engine("label", "--merge", "one.csv", "two.csv", "--fresh")
+    assert mixed.returncode == 2
+    assert "holds labels made with window 1" in mixed.stderr
+    assert bytes_in(tmp_path) == before
+    assert run_engine("label", "--merge", "one.csv", "--fresh").returncode == 0
+    assert run_engine("label", "--merge", "one.csv").returncode == 0  # it comes of a merge
+    with Journal(tmp_path / "labels.csv.journal") as journal:
+        assert journal.counts() == (3, 0)
+
+
+def test_shards_of_different_folders_are_joined_only_with_mix(
+    run: Path, films: Path, tmp_path: Path, run_engine: Any
+) -> None:
+    other = Path(shutil.copytree(films, tmp_path / "other"))
+    outs = [tmp_path / "labels-1.csv", tmp_path / "labels-2.csv"]
+    for number, (folder, out) in enumerate(zip((films, other), outs, strict=True), 1):
+        words = ("--model", run, "--out", out, "--shard", f"{number}/2")
+        assert run_engine("label", folder, *words).returncode == 0
+    words = ("label", "--merge", *outs, "--out", tmp_path / "labels.csv")
+    refused = run_engine(*words)
+    assert refused.returncode == 2
+    assert f"labels of {other}, not of {films}" in refused.stderr
+    assert "pass --mix to join them" in refused.stderr
+    assert run_engine(*words, "--mix").returncode == 0
+    assert paths_in(tmp_path / "labels.csv") == ["a.mp4", "b.mp4", "c.mp4"]
