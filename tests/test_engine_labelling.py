@@ -127,6 +127,12 @@ def test_patterns_choose(tree: Path) -> None:
     assert names(below(tree, Wanted(include=("a/*",), exclude=("*.AVI",)))) == ["a/deep/er/y.webm"]
 
 
+def test_a_list_may_begin_with_a_byte_order_mark(tree: Path) -> None:
+    (found,) = listed([f"\ufeff{tree}/b.mp4\n"], Wanted())
+    assert found.is_there
+    assert found.name == f"{tree}/b.mp4"
+
+
 def test_lists_name_what_is_not_there(tree: Path) -> None:
     found = list(listed([f"{tree}/b.mp4\n", "\n", "gone.mp4\n"], Wanted()))
     assert [item.size for item in found] == [1, -1]

@@ -133,8 +133,10 @@ def _leads_nowhere(entry: "os.DirEntry[str]") -> bool:
 
 def listed(lines: Iterable[str], wanted: Wanted) -> Iterator[Item]:
     """One path a line; empty lines and what comes again are left out by whoever keeps them."""
-    for line in lines:
+    for number, line in enumerate(lines):
         name = line.rstrip("\r\n")
+        if number == 0:
+            name = name.removeprefix("\ufeff")  # as some editors begin a file
         if name and wanted.takes(name):
             yield item_of(name, Path(name))
 
