@@ -6,12 +6,13 @@ and a resumed run draws the same; the loaders hand the numbers to their operator
 
 import math
 from dataclasses import dataclass
+from typing import Annotated
 
 import numpy as np
 
-from dali_pipelines.errors import SpecError
 from dali_pipelines.frame_plan import FramePlan
 from dali_pipelines.sampling import plan_frames
+from dali_pipelines.settings import Range, Share, check
 from dali_pipelines.spec import ClipSpec
 
 
@@ -22,17 +23,13 @@ class Augment:
 
     flip: bool = True
     """Mirror every second clip; switch it off where classes tell left from right."""
-    brightness: float = 0.0
-    contrast: float = 0.0
-    saturation: float = 0.0
-    hue: float = 0.0
+    brightness: Share = 0.0
+    contrast: Share = 0.0
+    saturation: Share = 0.0
+    hue: Annotated[float, Range(least=0, most=180)] = 0.0
 
     def __post_init__(self) -> None:
-        for name in ("brightness", "contrast", "saturation"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise SpecError(f"{name} must be from 0 to 1, not {getattr(self, name)}")
-        if not 0 <= self.hue <= 180:
-            raise SpecError(f"hue must be from 0 to 180 degrees, not {self.hue}")
+        check(self)
 
     @property
     def changes_colour(self) -> bool:

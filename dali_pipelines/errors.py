@@ -1,5 +1,6 @@
 """What this package raises when the user, not the code, can mend it."""
 
+import difflib
 from pathlib import Path
 
 
@@ -21,3 +22,10 @@ class VideoError(ValueError):
 
 class LoaderError(RuntimeError):
     """A loader broke down, through no fault of the file's that its message names."""
+
+
+def unknown_words(kind: str, name: str, choices: list[str]) -> str:
+    """What is said of a misspelt name: all choices, and the nearest one."""
+    near = difflib.get_close_matches(name, choices, n=1)
+    hint = f"; did you mean {near[0]!r}?" if near else "."
+    return f"unknown {kind} {name!r}{hint} Choose from: {', '.join(choices)}"

@@ -1,5 +1,7 @@
 """What a command may end with. cli.py alone catches these, and prints one sentence."""
 
+from dali_pipelines.errors import unknown_words
+
 
 class UserError(Exception):
     """Something that the user can mend; the message names the thing and the mend."""
@@ -15,8 +17,4 @@ class RefusedError(UserError):
 
 def unknown_name(kind: str, name: str, choices: list[str]) -> UserError:
     """The error for a misspelt name: all choices, and the nearest one."""
-    import difflib
-
-    near = difflib.get_close_matches(name, choices, n=1)
-    hint = f"; did you mean {near[0]!r}?" if near else ""
-    return UserError(f"unknown {kind} {name!r}{hint} Choose from: {', '.join(choices)}.")
+    return UserError(f"{unknown_words(kind, name, choices)}.")

@@ -584,7 +584,7 @@ def _checkpoint_seeds(folder: Path) -> Iterator[Path]:
     from engine.training.checkpoint import Config
 
     for family in ("cnn-lstm", "timesformer"):
-        model, clip = ModelSpec.of_preset(family, "small", num_classes=3)
+        model, clip = ModelSpec.of_preset(family, "small", 3)
         config = Config(model=model, clip=clip, class_names=["a", "b", "ü"], step=3,
                         metrics={"top1": 0.5}, versions={"torch": "2"})  # fmt: skip
         path = folder / f"{family}.json"

@@ -189,14 +189,15 @@ def test_plain_plans_compose_to_the_frames_themselves(
 @pytest.mark.parametrize(
     ("values", "reason"),
     [
-        ({"sampling": "often"}, "sampling 'often' is not one of uniform, equidistant"),
+        ({"sampling": "often"}, "unknown sampling 'often'. Choose from: uniform, equidistant"),
         ({"num_frames": 0}, "num_frames must be a whole number of at least 1"),
         ({"num_frames": 2.5}, "num_frames must be a whole number"),
-        ({"fps": float("nan")}, "fps must be above 0"),
-        ({"mean": (float("nan"), 1.0, 1.0)}, "mean and std take three numbers"),
+        ({"fps": float("nan")}, "fps must be a number above 0, not nan"),
+        ({"mean": (float("nan"), 1.0, 1.0)}, "mean must be a list of 3, each a number, not"),
         ({"crop": 300}, "crop 300 is larger than the short side 256"),
-        ({"fps": 0.0}, "fps must be above 0"),
-        ({"std": (1.0, 0.0, 1.0)}, "std must be above 0"),
+        ({"fps": 0.0}, "fps must be a number above 0"),
+        ({"mean": 1}, "mean must be a list of 3, each a number, not 1"),
+        ({"std": (1.0, 0.0, 1.0)}, "std must be a list of 3, each a number above 0"),
         ({"colour": 1}, "unknown clip settings: colour"),
     ],
 )

@@ -18,7 +18,7 @@ ALL = list(FAMILIES)
 
 def small(family: str, **overrides: Any) -> tuple[nn.Module, torch.Tensor]:
     torch.manual_seed(0)
-    spec, clip = ModelSpec.of_preset(family, "small", num_classes=5, **overrides)
+    spec, clip = ModelSpec.of_preset(family, "small", 5, **overrides)
     clips = torch.randn(3, clip.num_frames, 3, clip.crop, clip.crop)
     return build(spec, clip).eval(), clips
 
@@ -51,7 +51,7 @@ def test_a_spec_survives_being_saved(family: str) -> None:
     import json
 
     for preset in PRESETS[family]:
-        spec, _ = ModelSpec.of_preset(family, preset, num_classes=7)
+        spec, _ = ModelSpec.of_preset(family, preset, 7)
         assert ModelSpec.from_dict(json.loads(json.dumps(spec.to_dict()))) == spec
 
 

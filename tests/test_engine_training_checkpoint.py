@@ -20,7 +20,7 @@ from engine.training.checkpoint import Config
 
 
 def config(step: int) -> Config:
-    model, clip = ModelSpec.of_preset("cnn-lstm", "small", num_classes=3)
+    model, clip = ModelSpec.of_preset("cnn-lstm", "small", 3)
     return Config(
         model=model,
         clip=clip,

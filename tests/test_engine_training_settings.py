@@ -2,6 +2,7 @@
 
 import tomllib
 from collections import Counter
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -244,21 +245,84 @@ def test_any_text_can_be_saved() -> None:
     assert tomllib.loads(recipes.to_toml(values)) == values
 
 
+TOML_VALUES = st.recursive(
+    st.integers()
+    | st.just(10**400)
+    | st.floats()
+    | st.booleans()
+    | st.text()
+    | st.dates()
+    | st.datetimes()
+    | st.times(),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(), inner, max_size=3),
+    max_leaves=5,
+)
+WORDS = ("fp32", "top1", "CTHW", "vivit", "none", "focal", "", "\0", "joint", "factorised")
+ANY_VALUE = TOML_VALUES | st.sampled_from(WORDS)
+FIELDS = sorted({each.name for kind in FAMILIES.values() for each in fields(kind.Options)})
+
+
+def resolves_or_says_why(settings: dict[str, Any]) -> None:
+    try:
+        recipe = Recipe.resolve(settings)
+    except UserError as error:
+        if not str(error).endswith("."):
+            raise AssertionError(f"{error} is no sentence") from error
+        return
+    recipe.model_spec(3)
+    assert Recipe.resolve(recipe.flat()) == recipe
+
+
+@given(st.sampled_from(recipes.setting_names()), ANY_VALUE)
+def test_any_value_of_any_setting_is_used_or_refused(name: str, value: Any) -> None:
+    resolves_or_says_why({"model": "cnn-lstm", "preset": "small", name: value})
+
+
+@given(st.sampled_from(list(FAMILIES)), st.sampled_from(FIELDS) | st.text(), ANY_VALUE)
+def test_any_value_of_any_option_is_used_or_refused(family: str, name: str, value: Any) -> None:
+    options = {name: value}
+    resolves_or_says_why({"model": family, "preset": "small", "options": options})
+    recurrence = {"recurrence": options}
+    resolves_or_says_why({"model": family, "preset": "small", "options": recurrence})
+
+
 @pytest.mark.parametrize(
     ("given_", "message"),
     [
         ({}, "no model is named"),
         ({"model": "cnn-lstm", "learning_rate": 1}, "unknown setting 'learning_rate'"),
-        ({"model": "cnn-lstm", "lr": "fast"}, "lr must be of kind float, not 'fast'"),
-        ({"model": "cnn-lstm", "epochs": 1.5}, "epochs must be of kind int"),
-        ({"model": "cnn-lstm", "flip": 1}, "flip must be of kind bool"),
-        ({"model": "cnn-lstm", "lr": 0.0}, "lr must be above 0"),
+        ({"model": "cnn-lstm", "lr": "fast"}, "lr must be a number above 0, not 'fast'"),
+        (
+            {"model": "cnn-lstm", "epochs": 1.5},
+            "epochs must be a whole number of at least 1, not 1.5",
+        ),
+        ({"model": "cnn-lstm", "flip": 1}, "flip must be true or false, not 1"),
+        ({"model": "cnn-lstm", "lr": 0.0}, "lr must be a number above 0"),
         ({"model": "cnn-lstm", "optimiser": "adamv"}, "did you mean 'adam"),
         ({"model": "cnn-lstm", "schedule": "cosin"}, "did you mean 'cosine'"),
         ({"model": "cnn-lstm", "loss": "hinge"}, "unknown loss"),
         ({"model": "cnn-lstm", "metric": "top-1"}, "did you mean 'top1'"),
-        ({"model": "cnn-lstm", "warmup": 1.0}, "a share of the run below 1"),
+        ({"model": "cnn-lstm", "warmup": 1.0}, "warmup must be a number of at least 0 and below 1"),
         ({"model": "cnn-lstm", "crop": 300}, "crop 300 is larger"),
+        ({"model": ["x"]}, "model must be a text, not \\['x'\\]"),
+        ({"model": "cnn-lstm", "preset": 5}, "preset must be a text, not 5"),
+        ({"model": "cnn-lstm", "weights": 5}, "weights must be a text"),
+        ({"model": "cnn-lstm", "options": 5}, "options must be a table, not 5"),
+        ({"model": "cnn-lstm", "fps": "abc"}, "fps must be a number above 0, not 'abc'"),
+        ({"model": "cnn-lstm", "mean": 1}, "mean must be a list of 3, each a number, not 1"),
+        ({"model": "cnn-lstm", "schedule": 5}, "schedule must be one of cosine, step"),
+        ({"model": "cnn-lstm", "precision": 5}, "precision must be one of auto, fp32"),
+        ({"model": "cnn-lstm", "metric": 5}, "metric must be one of top1"),
+        ({"model": "cnn-lstm", "layout": "CTHW"}, "layout must be TCHW, since cnn-lstm"),
+        ({"model": "cnn-lstm", "momentum": 7}, "momentum must be a number of at least 0 and below"),
+        ({"model": "cnn-lstm", "lr": float("inf")}, "lr must be a number above 0, not inf"),
+        ({"model": "cnn-lstm", "lr": 10**400}, "lr must be a number above 0, not 1000"),
+        ({"model": "cnn-lstm", "lr": 1 << 99999}, "not a number too long to print"),
+        ({"model": "cnn-lstm", "seed": 2**63}, "seed must be a whole number"),
+        ({"model": "cnn-lstm", "options": {"backbone": 5}}, "backbone must be a text, not 5"),
+        ({"model": "cnn-lstm", "options": {"num_classes": 5}}, "cnn-lstm has no 'num_classes'"),
+        ({"model": "cnn-lstm", "options": {"recurrence": 5}}, "recurrence must be a table"),
+        ({"model": "vivit", "options": {"dim": 50}}, "dim must be a multiple of the number of"),
         ({"model": "cnn-lstm", "options": {"hidden": 3}}, "cnn-lstm has no 'hidden'"),
         (
             {"model": "cnn-lstm", "options": {"recurrence": {"width": 3}}},

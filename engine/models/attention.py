@@ -7,7 +7,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 
+from dali_pipelines.errors import SpecError
+
 EPS = 1e-6
+
+
+def check_heads(dim: int, heads: int) -> None:
+    """Each head gets an equal part of the width."""
+    if dim % heads:
+        raise SpecError(f"dim must be a multiple of the number of heads, {heads}, not {dim}")
 
 
 class Attention(nn.Module):

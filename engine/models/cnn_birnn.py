@@ -5,13 +5,14 @@ from dataclasses import dataclass, field
 
 from torch import nn
 
+from dali_pipelines.settings import Count
 from engine.models.recurrent import EyeOptions, Recurrence, RecurrentClassifier
 
 
 @dataclass(frozen=True, kw_only=True)
 class Options(EyeOptions):
     backbone: str = "mnasnet_050"
-    embedding: int = 256
+    embedding: Count = 256
     recurrence: Recurrence = field(default_factory=lambda: Recurrence(cell="rnn"))
 
 

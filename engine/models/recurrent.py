@@ -10,6 +10,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from dali_pipelines.settings import Count, Natural, ShareBelowOne, check
 from engine.models.backbone import Backbone
 
 Cell = Literal["rnn", "gru", "lstm"]
@@ -19,11 +20,14 @@ CELLS: dict[Cell, type[nn.RNNBase]] = {"rnn": nn.RNN, "gru": nn.GRU, "lstm": nn.
 @dataclass(frozen=True, kw_only=True)
 class Recurrence:
     cell: Cell = "lstm"
-    hidden: int = 256
-    layers: int = 1
+    hidden: Count = 256
+    layers: Count = 1
     bidirectional: bool = True
-    dropout: float = 0.0
+    dropout: ShareBelowOne = 0.0
     """Between layers, and before the classifier."""
+
+    def __post_init__(self) -> None:
+        check(self)
 
     @property
     def width(self) -> int:
@@ -46,7 +50,7 @@ class EyeOptions:
 
     backbone: str
     freeze_backbone: bool = False
-    reduction: int = 0
+    reduction: Natural = 0
     """See Backbone: 0 averages over the picture, 8 or 16 keep where things are."""
     centred: bool = False
     """Take each feature's mean over the clip away. What stands still is gone then, and motion is
@@ -54,6 +58,9 @@ class EyeOptions:
     backbone_config: dict[str, Any] | None = None
     """Of a `hf:` backbone, so that a checkpoint needs nothing from the hub."""
     recurrence: Recurrence = field(default_factory=Recurrence)
+
+    def __post_init__(self) -> None:
+        check(self)
 
 
 class RecurrentClassifier(nn.Module):

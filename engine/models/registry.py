@@ -138,7 +138,7 @@ class ModelSpec:
 
     @classmethod
     def of_preset(
-        cls, family: str, preset: str, num_classes: int, **overrides: Any
+        cls, family: str, preset: str, num_classes: int, /, **overrides: Any
     ) -> tuple[Self, ClipSpec]:
         if family not in FAMILIES:
             raise unknown_name("model", family, list(FAMILIES))

@@ -11,22 +11,36 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from engine.models.attention import EPS, Attention, Block, DropPath, Mlp, Stem, init_weights
+from dali_pipelines.settings import Count, Positive, ShareBelowOne, check
+from engine.models.attention import (
+    EPS,
+    Attention,
+    Block,
+    DropPath,
+    Mlp,
+    Stem,
+    check_heads,
+    init_weights,
+)
 
 AttentionKind = Literal["divided", "joint", "space"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    dim: int = 768
-    depth: int = 12
-    heads: int = 12
-    mlp_ratio: float = 4.0
-    patch: int = 16
+    dim: Count = 768
+    depth: Count = 12
+    heads: Count = 12
+    mlp_ratio: Positive = 4.0
+    patch: Count = 16
     convolutional_stem: bool = False
     attention: AttentionKind = "divided"
-    dropout: float = 0.0
-    drop_path: float = 0.0
+    dropout: ShareBelowOne = 0.0
+    drop_path: ShareBelowOne = 0.0
+
+    def __post_init__(self) -> None:
+        check(self)
+        check_heads(self.dim, self.heads)
 
 
 class TimeSformer(nn.Module):

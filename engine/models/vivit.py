@@ -12,25 +12,30 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from dali_pipelines.settings import Count, Positive, ShareBelowOne, check
 from engine.errors import UserError
-from engine.models.attention import EPS, Block, Stem, init_weights
+from engine.models.attention import EPS, Block, Stem, check_heads, init_weights
 
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
     kind: Literal["factorised", "joint"] = "joint"
-    dim: int = 768
-    depth: int = 12
-    time_depth: int = 4
+    dim: Count = 768
+    depth: Count = 12
+    time_depth: Count = 4
     """Layers over time; the factorised model alone has them."""
-    heads: int = 12
-    mlp_ratio: float = 4.0
-    patch: int = 16
-    tubelet: int = 2
+    heads: Count = 12
+    mlp_ratio: Positive = 4.0
+    patch: Count = 16
+    tubelet: Count = 2
     """Frames in one token."""
     convolutional_stem: bool = False
-    dropout: float = 0.0
-    drop_path: float = 0.0
+    dropout: ShareBelowOne = 0.0
+    drop_path: ShareBelowOne = 0.0
+
+    def __post_init__(self) -> None:
+        check(self)
+        check_heads(self.dim, self.heads)
 
 
 class FactorisedViViT(nn.Module):

@@ -8,7 +8,7 @@ of a batch, N classes.
 import dataclasses
 import gc
 import time
-from dataclasses import dataclass, field
+from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -31,27 +31,12 @@ from engine.training.distill import Teacher
 from engine.training.losses import Criterion, mix
 from engine.training.optim import make_optimiser, make_schedule
 from engine.training.recipe import Recipe
+from engine.training.standing import Standing
 from engine.training.validation import validate
 
 
-@dataclass(kw_only=True)
-class Standing:
-    """Where a run stands; a checkpoint holds it."""
-
-    step: int = 0
-    epoch: int = 0
-    best_step: int = -1
-    best_value: float = float("-inf")
-    """Of the metric, turned so that more is better."""
-    epochs_without_gain: int = 0
-    num_clips: int = 0
-    """These four are sums over the epoch so far."""
-    num_right: float = 0.0
-    loss_sum: float = 0.0
-    seconds: float = 0.0
-    waited_s: float = 0.0
-    history: list[dict[str, float]] = field(default_factory=list)
-    """A row for each epoch that is done."""
+class StopWaiting(BaseException):
+    """Ends the wait for the loader's next batch; raised by a signal's handler."""
 
 
 class Trainer:
@@ -108,6 +93,7 @@ class Trainer:
         self._saved_at = time.monotonic()
         self._tensorboard: Any = None
         self._wrapping: tuple[bool, Any] | None = None
+        self._is_waiting = False
 
     @property
     def served(self) -> nn.Module:
@@ -118,7 +104,11 @@ class Trainer:
         """Train to the end, and say whether it was reached: somebody may have asked to stop."""
         standing, loop = self.standing, self.recipe.loop
         while standing.epoch < loop.epochs and not self._is_stale():
-            if not self._train_epoch():
+            try:
+                finished = self._train_epoch()
+            except StopWaiting:
+                finished = False
+            if not finished:
                 self._save()
                 return False
             self._end_epoch()
@@ -141,6 +131,13 @@ class Trainer:
                 self._mark_best(found)
             history.write(self.run_folder, self.standing.history)
 
+    def stop(self) -> None:
+        """After this step, or at once where its clips are still waited for; but several processes
+        stop together, which is after a step."""
+        self.stop_asked = True
+        if self._is_waiting and self.fabric.world_size == 1:
+            raise StopWaiting
+
     def _is_stale(self) -> bool:
         patience = self.recipe.loop.patience
         return bool(patience) and self.standing.epochs_without_gain >= patience
@@ -152,7 +149,7 @@ class Trainer:
         self.display.begin_epoch(standing.epoch, self.recipe.loop.epochs, self.steps_per_epoch)
         batches = iter(self.train)
         begun = time.monotonic()
-        while parts := list(islice(batches, self.recipe.loop.accumulate)):
+        while parts := self._next_parts(batches):
             standing.waited_s += time.monotonic() - begun
             save, stop = self._step(model, parts)
             standing.seconds += time.monotonic() - begun
@@ -165,6 +162,18 @@ class Trainer:
                 self._save()
         self._check_pending()
         return True
+
+    def _next_parts(self, batches: Iterator[Batch]) -> list[Batch]:
+        before = self.train.state_dict()
+        try:
+            self._is_waiting = True
+            parts = list(islice(batches, self.recipe.loop.accumulate))
+            self._is_waiting = False
+        except StopWaiting:
+            self._is_waiting = False
+            self.train.load_state_dict(before)  # a part that it gave already is given again
+            raise
+        return parts
 
     def _wrapped(self, frozen: bool) -> Any:
         """The model as Fabric runs it; anew when other weights learn than before."""
@@ -253,6 +262,13 @@ class Trainer:
         again = f"begin anew from {last} with --weights, and {mend}" if last else mend
         raise RefusedError(f"{what}{of_clips if names else ''}: {again}.")
 
+    def _refuse_unreadable(self, purpose: str) -> None:
+        reasons = [f" ({path}: {reason})" for path, reason in self.report().failures.items()]
+        raise UserError(
+            f"none of the clips {purpose} can be read{''.join(reasons[:1])}: repair them, or index "
+            "the dataset anew; `engine data check` lists what is wrong."
+        )
+
     def _sum(self, values: list[Any]) -> list[float]:
         """Over all ranks."""
         numbers = torch.tensor([float(value) for value in values])
@@ -262,9 +278,14 @@ class Trainer:
 
     def _end_epoch(self) -> None:
         standing, loop = self.standing, self.recipe.loop
+        if not standing.num_clips:
+            self._refuse_unreadable("to learn from")
         self.display.validating()
         self._agree_on_buffers()
         metrics = validate(self.fabric, self.served, self.val, len(self.class_names))
+        if not metrics.pop("num_clips"):
+            self._save()
+            self._refuse_unreadable("to validate on")
         value = -metrics["loss"] if loop.metric == "loss" else metrics[loop.metric]
         if isinstance(self.schedule, ReduceLROnPlateau):
             self.schedule.step(value)

@@ -4,10 +4,10 @@ import dataclasses
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import TYPE_CHECKING, Literal
 
 from dali_pipelines.feed import ClipRow
-from engine.errors import UserError, unknown_name
+from dali_pipelines.settings import NotNegative, Positive, Share, ShareBelowOne, check
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -20,35 +20,23 @@ Balance = Literal["none", "weights", "sampling"]
 @dataclass(frozen=True, kw_only=True)
 class LossConfig:
     loss: LossName = "cross-entropy"
-    focal_gamma: float = 2.0
+    focal_gamma: NotNegative = 2.0
     """How much less `focal` minds what is already known."""
-    label_smoothing: float = 0.0
+    label_smoothing: ShareBelowOne = 0.0
     balance: Balance = "none"
-    mixup: float = 0.0
+    mixup: NotNegative = 0.0
     """Alpha of the mixing of whole clips; 0 mixes none."""
-    cutmix: float = 0.0
+    cutmix: NotNegative = 0.0
     """The same for rectangles cut out of clips; with both, each step takes one by chance."""
     teacher: str = ""
     """A run or checkpoint whose answers are learnt, too."""
-    teacher_weight: float = 0.5
+    teacher_weight: Share = 0.5
     """Share of the teacher's answers in the loss; the labels have the rest."""
-    temperature: float = 4.0
+    temperature: Positive = 4.0
     """How much the teacher's and the student's answers are softened for that."""
 
     def __post_init__(self) -> None:
-        if self.loss not in get_args(LossName):
-            raise unknown_name("loss", self.loss, list(get_args(LossName)))
-        if self.balance not in get_args(Balance):
-            raise unknown_name("balance", self.balance, list(get_args(Balance)))
-        if not 0 <= self.label_smoothing < 1:
-            raise UserError(f"label_smoothing is from 0 to below 1, not {self.label_smoothing}.")
-        if not 0 <= self.teacher_weight <= 1:
-            raise UserError(f"teacher_weight is from 0 to 1, not {self.teacher_weight}.")
-        if not self.temperature > 0:
-            raise UserError(f"temperature must be above 0, not {self.temperature}.")
-        for name in ("focal_gamma", "mixup", "cutmix"):
-            if not getattr(self, name) >= 0:
-                raise UserError(f"{name} can't be negative, as {getattr(self, name)} is.")
+        check(self)
 
 
 class Criterion:

@@ -3,9 +3,9 @@
 import math
 import re
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal
 
-from engine.errors import UserError, unknown_name
+from dali_pipelines.settings import Count, NotNegative, Positive, ShareBelowOne, check
 
 if TYPE_CHECKING:
     from torch import nn
@@ -19,35 +19,24 @@ ScheduleName = Literal["cosine", "step", "plateau", "constant"]
 @dataclass(frozen=True, kw_only=True)
 class OptimConfig:
     optimiser: OptimiserName = "adamw"
-    lr: float = 1e-4
-    momentum: float = 0.9
+    lr: Positive = 1e-4
+    momentum: ShareBelowOne = 0.9
     """Of SGD alone."""
-    weight_decay: float = 0.05
+    weight_decay: NotNegative = 0.05
     """On matrices and kernels; never on biases, normalisation and embeddings of places."""
-    layer_decay: float = 1.0
+    layer_decay: Positive = 1.0
     """Each block learns this much slower than the one behind it; 1 makes all alike."""
-    clip_grad: float = 1.0
+    clip_grad: NotNegative = 1.0
     """Greatest length of the gradient; 0 leaves it alone."""
     schedule: ScheduleName = "cosine"
-    warmup: float = 0.1
+    warmup: ShareBelowOne = 0.1
     """Share of all steps in which the rate rises from nought; `plateau` has no warm-up."""
-    step_epochs: int = 10
+    step_epochs: Count = 10
     """Epochs after which `step` divides the rate by ten, again and again, and without any gain in
     which `plateau` does."""
 
     def __post_init__(self) -> None:
-        if self.optimiser not in get_args(OptimiserName):
-            raise unknown_name("optimiser", self.optimiser, list(get_args(OptimiserName)))
-        if self.schedule not in get_args(ScheduleName):
-            raise unknown_name("schedule", self.schedule, list(get_args(ScheduleName)))
-        for name in ("lr", "layer_decay", "step_epochs"):
-            if not getattr(self, name) > 0:
-                raise UserError(f"{name} must be above 0, not {getattr(self, name)}.")
-        for name in ("weight_decay", "clip_grad", "momentum", "warmup"):
-            if not getattr(self, name) >= 0:
-                raise UserError(f"{name} can't be negative, as {getattr(self, name)} is.")
-        if self.warmup >= 1:
-            raise UserError(f"warmup is a share of the run below 1, not {self.warmup}.")
+        check(self)
 
 
 def make_optimiser(model: "nn.Module", config: OptimConfig) -> "Optimizer":

@@ -8,10 +8,19 @@ import dataclasses
 import tomllib
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, Self, get_args
+from typing import Annotated, Any, Literal, Self
 
 from dali_pipelines.augment import Augment
 from dali_pipelines.errors import SpecError
+from dali_pipelines.settings import (
+    Count,
+    Natural,
+    Range,
+    ShareBelowOne,
+    check,
+    check_value,
+    from_plain,
+)
 from dali_pipelines.spec import ClipSpec
 from engine.errors import UserError, unknown_name
 from engine.models.registry import PRESETS, ModelSpec
@@ -24,38 +33,29 @@ Precision = Literal["auto", "fp32", "bf16", "fp16"]
 
 @dataclass(frozen=True, kw_only=True)
 class LoopConfig:
-    epochs: int = 20
-    batch_size: int = 16
+    epochs: Count = 20
+    batch_size: Count = 16
     """Clips of one step, over all devices."""
-    accumulate: int = 1
+    accumulate: Count = 1
     """Parts in which a batch goes through the model, to save memory."""
     precision: Precision = "auto"
     """auto: bf16 on a GPU that has it, else fp32."""
     metric: Metric = "top1"
     """Of the validation part; it chooses the best checkpoint."""
-    patience: int = 0
+    patience: Natural = 0
     """Epochs without a gain after which the run ends; 0 goes on to the last epoch."""
-    freeze_epochs: int = 0
+    freeze_epochs: Natural = 0
     """Epochs in which only the head learns, and what lies between it and the backbone."""
-    ema: float = 0.0
+    ema: ShareBelowOne = 0.0
     """Share of the old in a running average of the weights, 0.999 say; it is what is then
     validated and saved. 0 keeps none."""
     compile: bool = False
     """Train through torch.compile."""
-    seed: int = 0
+    seed: Annotated[int, Range(least=0, below=2**63)] = 0
+    """torch takes no larger ones."""
 
     def __post_init__(self) -> None:
-        for name, literal in {"metric": Metric, "precision": Precision}.items():
-            if getattr(self, name) not in get_args(literal):
-                raise unknown_name(name, getattr(self, name), list(get_args(literal)))
-        for name in ("epochs", "batch_size", "accumulate"):
-            if getattr(self, name) < 1:
-                raise UserError(f"{name} must be at least 1, not {getattr(self, name)}.")
-        for name in ("patience", "freeze_epochs", "seed"):
-            if getattr(self, name) < 0:
-                raise UserError(f"{name} can't be negative, as {getattr(self, name)} is.")
-        if not 0 <= self.ema < 1:
-            raise UserError(f"ema is from 0 to below 1, not {self.ema}.")
+        check(self)
 
 
 SECTIONS: dict[str, Any] = {
@@ -90,14 +90,23 @@ class Recipe:
             raise unknown_name("setting", unknown[0], setting_names())
         if "model" not in given:
             raise UserError("no model is named: pass --model, vit-lstm say.")
-        family, name = given["model"], given.get("preset", "base")
-        ModelSpec.of_preset(family, name, num_classes=1, **given.get("options", {}))  # checks them
-        preset = PRESETS[family][name]
-        values = {**preset.clip.to_dict(), "weights": preset.weights, **preset.training, **given}
         try:
-            sections = {key: _section(kind, values) for key, kind in SECTIONS.items()}
+            for setting in MODEL_SETTINGS:
+                if setting in given:
+                    check_value(cls, setting, given[setting])
+            family, name = given["model"], given.get("preset", "base")
+            ModelSpec.of_preset(family, name, 1, **given.get("options", {}))  # checks them
+            preset = PRESETS[family][name]
+            values = {**preset.clip.to_dict(), "weights": preset.weights, **preset.training}
+            values |= given
+            sections = {key: from_plain(kind, values) for key, kind in SECTIONS.items()}
         except SpecError as error:
             raise UserError(f"{error}.") from error
+        if sections["clip"].layout != "TCHW":
+            raise UserError(
+                f"layout must be TCHW, since {family} takes frames before colors, "
+                f"not {sections['clip'].layout}."
+            )
         return cls(
             model=family,
             preset=name,
@@ -129,7 +138,7 @@ def read(path: Path) -> dict[str, Any]:
         return tomllib.loads(path.read_text())
     except OSError as error:
         raise UserError(f"{path} can't be read ({error.strerror}).") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{path} is no recipe in TOML ({error}).") from error
 
 
@@ -159,20 +168,3 @@ def _toml(value: Any) -> str:
             return json.dumps(
                 value, ensure_ascii=False
             )  # strings, numbers and truth are written alike
-
-
-def _section(kind: Any, values: dict[str, Any]) -> Any:
-    own = {}
-    for each in dataclasses.fields(kind):
-        if each.name in values:
-            value = values[each.name]
-            if each.type in (int, float, bool, str) and not _is_a(value, each.type):
-                raise UserError(f"{each.name} must be of kind {each.type.__name__}, not {value!r}.")
-            own[each.name] = tuple(value) if isinstance(value, list) else value
-    return kind(**own)
-
-
-def _is_a(value: Any, kind: type) -> bool:
-    if isinstance(value, bool):
-        return kind is bool
-    return isinstance(value, (int, float) if kind is float else kind)

@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from lightning.fabric import Fabric
 from torch import nn
-from torchmetrics import MeanMetric
+from torchmetrics import MeanMetric, SumMetric
 from torchmetrics.classification import MulticlassAccuracy, MulticlassF1Score
 
 from dali_pipelines.feed import ClipLoader
@@ -15,8 +15,9 @@ from dali_pipelines.feed import ClipLoader
 def validate(
     fabric: Fabric, model: nn.Module, loader: ClipLoader, num_classes: int
 ) -> dict[str, float]:
-    """Loss, top1, top5 and f1 (macro) over the clips of all ranks."""
+    """Loss, top1, top5 and f1 (macro) over the clips of all ranks, and how many those are."""
     metrics: dict[str, Any] = {
+        "num_clips": SumMetric(),
         "loss": MeanMetric(),
         "top1": MulticlassAccuracy(num_classes, average="micro"),
         "top5": MulticlassAccuracy(num_classes, average="micro", top_k=min(5, num_classes)),
@@ -32,8 +33,11 @@ def validate(
         with fabric.autocast():
             logits = model(clips).float()
         losses = nn.functional.cross_entropy(logits, labels, reduction="none")
+        metrics["num_clips"].update(len(labels))
         metrics["loss"].update(losses)
         for name in ("top1", "top5", "f1"):
             metrics[name].update(logits, labels)
     model.train()
+    if not metrics["num_clips"].compute():
+        return {"num_clips": 0.0}
     return {name: float(metric.compute()) for name, metric in metrics.items()}
