@@ -193,6 +193,8 @@ class ClipLoader(ABC):
         self.rows = list(rows)
         self.feed = feed
         self.report = Report()
+        self.note = ""
+        """What whoever started it should know, where something isn't as usual."""
         self._epoch = 0
         self._done = 0
         """Batches of this epoch that were handed out."""

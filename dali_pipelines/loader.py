@@ -121,8 +121,7 @@ class DaliLoader(ClipLoader):
             clips_BTCHW = done[0][1]
         else:
             clips_BTCHW = torch.cat([tensor for _, tensor in done])
-            place = {row_id: n for n, row_id in enumerate(clip.row.id for clip in clips)}
-            order = sorted(range(len(delivered)), key=lambda n: place[delivered[n].row.id])
+            order = _in_order([clip.row for clip in clips], [clip.row for clip in delivered])
             views = torch.arange(len(clips_BTCHW)).view(len(delivered), -1)[order].flatten()
             clips_BTCHW = clips_BTCHW[views.to(clips_BTCHW.device)]
             delivered = [delivered[n] for n in order]
@@ -186,6 +185,14 @@ class DaliLoader(ClipLoader):
             codecs = DALI_ON_CPU if self._gpu is None else NVDEC_CODECS
             self._taken[row.path] = row.codec in codecs and suits_dali(video_file.probe(row.path))
         return self._taken[row.path]
+
+
+def _in_order(asked: list[ClipRow], delivered: list[ClipRow]) -> list[int]:
+    """Places in `delivered`, as `asked` has them. A row may come twice, and may be missing."""
+    places: dict[ClipRow, list[int]] = {}
+    for number, row in enumerate(delivered):
+        places.setdefault(row, []).append(number)
+    return [places[row].pop(0) for row in asked if places.get(row)]
 
 
 def _job(reader: ClipReader, row: ClipRow, epoch: int) -> "Job[ReadClip | VideoError]":

@@ -6,9 +6,12 @@ DaliLoader to its pixels, and the benchmarks to a multiple of its speed.
 """
 
 import gc
+import mmap
 import os
 import re
+import shutil
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -25,6 +28,9 @@ from dali_pipelines.pixels import Frame, resized_size, to_pixels
 from dali_pipelines.wanted_frames import decode_in_turn
 
 TIMEOUT_S = 600.0
+SHARED = Path("/dev/shm")
+PREFETCH = 2
+"""Batches that each worker has ready; DataLoader's default."""
 Decode = Callable[[ClipRow, IntArray], list[Frame]]
 """The frames of these numbers, ascending, as they are in the file."""
 
@@ -45,16 +51,25 @@ class TorchLoader(ClipLoader):
         self._num_workers = len(os.sched_getaffinity(0)) if num_workers is None else num_workers
         self._decode = decode
         self._timeout_s = timeout_s
+        needed = (PREFETCH * self._num_workers + 1) * _bytes_of_batch(feed) * feed.world
+        self._through_pipes = self._num_workers > 0 and needed > _free_shared_memory()
+        if self._through_pipes:
+            self.note = (
+                f"{SHARED} has less than the {needed / 2**20:,.0f} MiB that the torch loader's "
+                "batches take, so that they go through pipes, which is slower; in a container, "
+                "raise --shm-size"
+            )
 
     def _load(self, batches: list[list[ClipRow]]) -> Iterator[Batch | None]:
         rows = [row for batch in batches for row in batch]
         positions = iter(range(len(rows)))
-        at_work = torch.full((max(1, self._num_workers), 2), -1, dtype=torch.int64).share_memory_()
+        at_work = _shared_table(max(1, self._num_workers))
         gc.collect()  # a DALI graph that is garbage must go here, where its threads are
         loader: DataLoader[Any] = DataLoader(
-            ClipDataset(rows, self.feed, self._epoch, at_work, self._decode),
+            ClipDataset(rows, self.feed, self._epoch, at_work, self._decode, self._through_pipes),
             batch_sampler=[[next(positions) for _ in batch] for batch in batches],
             num_workers=self._num_workers,
+            prefetch_factor=PREFETCH if self._num_workers else None,
             collate_fn=list,
             timeout=self._timeout_s if self._num_workers else 0,
             worker_init_fn=_keep_what_is_inherited,
@@ -76,8 +91,25 @@ class TorchLoader(ClipLoader):
         if not whole:
             return None
         return make_batch(
-            torch.cat([item.clips for item in whole]), [item.row for item in whole], self.feed
+            torch.cat([torch.as_tensor(item.clips) for item in whole]),
+            [item.row for item in whole],
+            self.feed,
         )
+
+
+def _bytes_of_batch(feed: Feed) -> int:
+    spec, size = feed.spec, getattr(torch, feed.values).itemsize
+    return feed.batch_size * feed.num_views * spec.num_frames * 3 * spec.crop**2 * size
+
+
+def _free_shared_memory() -> int:
+    return shutil.disk_usage(SHARED).free if SHARED.is_dir() else 0
+
+
+def _shared_table(num_lines: int) -> torch.Tensor:
+    """Two numbers a line that forked workers write and this process reads."""
+    memory = mmap.mmap(-1, num_lines * 2 * torch.int64.itemsize)
+    return torch.frombuffer(memory, dtype=torch.int64).view(num_lines, 2).fill_(-1)
 
 
 def _keep_what_is_inherited(worker: int) -> None:
@@ -87,7 +119,8 @@ def _keep_what_is_inherited(worker: int) -> None:
 
 class Item(NamedTuple):
     row: ClipRow
-    clips: torch.Tensor
+    clips: torch.Tensor | np.ndarray
+    """A tensor goes to another process through shared memory, an array through a pipe."""
     num_damaged: int
 
 
@@ -99,8 +132,10 @@ class ClipDataset(Dataset[Any]):
         epoch: int,
         at_work: torch.Tensor,
         decode: Decode | None,
+        through_pipes: bool,
     ) -> None:
         self._decode = decode
+        self._through_pipes = through_pipes
         self._rows = rows
         self._feed = feed
         self._epoch = epoch
@@ -120,7 +155,9 @@ class ClipDataset(Dataset[Any]):
                 raise VideoError(row.path, "the index counts no frames in it; index it anew")
             looks = self._feed.looks(row, self._epoch)
             seen = [self._clip_TCHW(row, look) for look in looks]
-            return Item(row, torch.stack([clip for clip, _ in seen]), sum(odd for _, odd in seen))
+            clips = torch.stack([clip for clip, _ in seen])
+            num_damaged = sum(odd for _, odd in seen)
+            return Item(row, clips.numpy() if self._through_pipes else clips, num_damaged)
         except VideoError as error:
             return error
         except OSError as error:

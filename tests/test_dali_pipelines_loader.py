@@ -296,6 +296,65 @@ def test_half_precision_and_layout(synth_rows: list[ClipRow]) -> None:
     assert_loaders_agree(synth_rows[:5], feed)
 
 
+def test_a_clip_that_comes_twice_keeps_its_places(tmp_path: Path) -> None:
+    """As where rare classes are seen more often; videos and extracted frames in one batch."""
+    video, frames = rows_of(
+        [videos.write_video(tmp_path / "a"), write_frames(tmp_path / "b", ".jpg")]
+    )
+    again = dataclasses.replace(video, repeat=1)
+    rows = [video, frames, again, frames, video]
+    feed = Feed(spec=SMALL, augment=Augment())
+    (ours,), (plain,) = DaliLoader(rows, feed), TorchLoader(rows, feed, num_workers=0)
+    assert ours.ids.tolist() == plain.ids.tolist() == [0, 1, 0, 1, 0]
+    for one, other in zip(ours.clips, plain.clips, strict=True):
+        assert_same_pixels(one, other, SMALL)
+
+
+SMALL_SHARED_MEMORY = ("unshare", "--mount", "sh", "-c",
+                       'mount -t tmpfs -o size=1m tmpfs /dev/shm && exec "$@"', "sh")  # fmt: skip
+"""A container's /dev/shm has 64 MiB unless it is started with more."""
+
+
+@pytest.fixture(scope="session")
+def with_small_shared_memory() -> tuple[str, ...]:
+    """Words to put before a command."""
+    if not shutil.which("unshare"):
+        pytest.skip("there is no unshare here")
+    tried = subprocess.run([*SMALL_SHARED_MEMORY, "true"], capture_output=True, text=True)
+    if tried.returncode:
+        pytest.skip(f"this user may not mount: {tried.stderr.strip()}")
+    return SMALL_SHARED_MEMORY
+
+
+def test_the_plain_loader_works_where_shared_memory_is_small(
+    with_small_shared_memory: tuple[str, ...], synth_master: Path
+) -> None:
+    code = f"""
+import sys
+from pathlib import Path
+sys.path.insert(0, {str(Path(__file__).parent)!r})
+from test_dali_pipelines_loader import ClipSpec, Feed, TorchLoader, rows_of
+rows = rows_of(sorted(Path(sys.argv[1]).rglob("*.avi"))[:8])
+feed = Feed(spec=ClipSpec(num_frames=8, resize=72, crop=64), batch_size=4)
+loader = TorchLoader(rows, feed, num_workers=2, timeout_s=60)
+print([batch.clips.shape[0] for batch in loader], loader.report.failures)
+print(loader.note)
+"""
+    done = subprocess.run(
+        [*with_small_shared_memory, sys.executable, "-c", code, str(synth_master)],
+        capture_output=True, text=True, timeout=120,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("[4, 4] {}\n/dev/shm has less than the 8 MiB")
+    assert not done.stderr
+
+
+def test_the_plain_loader_says_nothing_where_shared_memory_is_large(
+    synth_rows: list[ClipRow],
+) -> None:
+    assert TorchLoader(synth_rows, Feed(spec=SMALL, batch_size=1), num_workers=1).note == ""
+
+
 @pytest.mark.parametrize("augment", [None, JITTER])
 def test_bytes_are_the_pixels_that_would_be_normalised(
     synth_rows: list[ClipRow], augment: Augment | None
