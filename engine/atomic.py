@@ -1,16 +1,19 @@
 """Files and folders that appear whole or not at all: temporary name, sync, rename."""
 
 import csv
+import errno
 import io
 import os
+import secrets
 import shutil
-import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO, TextIO
 
 from engine.errors import UserError
+
+NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
 @contextmanager
@@ -25,20 +28,20 @@ def new_text(path: Path) -> Iterator[TextIO]:
 @contextmanager
 def new_binary(path: Path) -> Iterator[BinaryIO]:
     """Write a file; on an error what stood there before is left as it was."""
-    prefix = f".{path.name[:40]}."  # the whole may leave no room for what is added
+    temporary = _temporary(path)
     try:
-        descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=prefix)
+        file = temporary.open("xb")
     except OSError as error:
         raise UserError(f"{path.parent} can't be written to ({error.strerror}).") from error
     try:
-        with os.fdopen(descriptor, "wb") as file:
+        with file:
             yield file
             file.flush()
             os.fsync(file.fileno())
-        Path(temporary).chmod(0o666 & ~_umask())
-        Path(temporary).replace(path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
+        temporary.replace(path)
+    except BaseException as error:
+        temporary.unlink(missing_ok=True)
+        _name_if_full(path, error)
         raise
 
 
@@ -59,25 +62,35 @@ def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[object]
 def new_folder(path: Path) -> Iterator[Path]:
     """Fill the yielded folder; it gets the name `path` at the end. `path` must be new or empty."""
     path = path.absolute()
-    if path == Path.cwd():
-        raise UserError("the current folder can't be the new one; name a folder inside it.")
-    if path.exists() and (not path.is_dir() or any(path.iterdir())):
-        raise UserError(f"{path} already exists and isn't empty; name a new folder or remove it.")
+    require_new(path)
+    temporary = _temporary(path)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
+        temporary.mkdir(parents=True)
     except OSError as error:
         raise UserError(f"{path.parent} can't be written to ({error.strerror}).") from error
     try:
         yield temporary
-        temporary.chmod(0o777 & ~_umask())
         temporary.replace(path)
-    except BaseException:
+    except BaseException as error:
         shutil.rmtree(temporary, ignore_errors=True)
+        _name_if_full(path, error)
         raise
 
 
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
+def require_new(path: Path) -> None:
+    """An error where `new_folder` would refuse the name, for commands that make it at their end."""
+    if path.absolute() == Path.cwd():
+        raise UserError("the current folder can't be the new one; name a folder inside it.")
+    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        raise UserError(f"{path} already exists and isn't empty; name a new folder or remove it.")
+
+
+def _name_if_full(path: Path, error: BaseException) -> None:
+    """The error of a full disk names a temporary file, or the one that was copied."""
+    if isinstance(error, OSError) and error.errno in NO_ROOM:
+        raise OSError(error.errno, error.strerror, str(path)) from error
+
+
+def _temporary(path: Path) -> Path:
+    """A name beside it that nobody else has; the whole name may leave no room for what is added."""
+    return path.with_name(f".{path.name[:40]}.{secrets.token_hex(8)}")

@@ -1,7 +1,9 @@
 """Whole or not at all."""
 
+import errno
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -30,6 +32,23 @@ def test_files_and_folders_get_ordinary_permissions(tmp_path: Path) -> None:
         os.umask(mask)
     assert (tmp_path / "file").stat().st_mode & 0o777 == 0o644
     assert (tmp_path / "folder").stat().st_mode & 0o777 == 0o755
+
+
+def test_writing_never_sets_the_umask(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is the whole process's: to set it for a moment opens the new files of other threads."""
+    monkeypatch.setattr(os, "umask", lambda mask: pytest.fail("the umask was set"))
+    with atomic.new_text(tmp_path / "file"):
+        pass
+    with atomic.new_folder(tmp_path / "folder"):
+        pass
+
+
+@pytest.mark.parametrize("new", [atomic.new_text, atomic.new_folder])
+def test_a_full_disk_names_what_was_being_made(new: Any, tmp_path: Path) -> None:
+    wanted = tmp_path / "wanted"
+    with pytest.raises(OSError, match="No space left") as caught, new(wanted):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "/somewhere/else")
+    assert caught.value.filename == str(wanted)
 
 
 def test_a_failed_folder_leaves_nothing(tmp_path: Path) -> None:

@@ -58,6 +58,7 @@ def test_archives_whole_or_by_class(nested: bool, synth_master: Path, tmp_path: 
     imported = import_hmdb51(archives, tmp_path / "out")
     assert_same(synth_master, tmp_path / "out")
     assert imported.index.grammars == {"HMDB51": 30}
+    assert imported.index.manifest == manifest.load(tmp_path / "out")
     assert splits.current(manifest.load(tmp_path / "out")) == "official fold 1 seed 0"
     assert len(imported.odd_counts) == 9  # the synthetic set is smaller than the real one
 

@@ -117,7 +117,8 @@ def test_the_seed_decides_every_byte(tmp_path: Path, synth_master: Path) -> None
             if path.is_file()
         }
 
-    synthetic.make_dataset(tmp_path / "same", num_classes=3, clips_per_class=10, seed=0)
+    same = synthetic.make_dataset(tmp_path / "same", num_classes=3, clips_per_class=10, seed=0)
+    assert same.manifest == manifest.load(tmp_path / "same")
     synthetic.make_dataset(tmp_path / "other", num_classes=3, clips_per_class=10, seed=1)
     assert digests(tmp_path / "same") == digests(synth_master)
     assert digests(tmp_path / "other") != digests(synth_master)

@@ -74,6 +74,7 @@ def compile_(
     from engine.training.memory import keep_freed_memory
     from trt.probe import this_gpu
 
+    atomic.require_new(out)
     gpu = this_gpu()
     if gpu is None:
         keep_freed_memory()
@@ -91,9 +92,7 @@ def compile_(
             f"{asked.backend} can be built here and not run, so nothing would prove it: "
             "pass --unproved to have it all the same."
         )
-    with atomic.new_folder(out) as stage:
-        config = compiling.cached(asked, gpu, stage, print)
-    _tell(config, out)
+    _tell(compiling.cached(asked, gpu, out, print), out)
 
 
 def _asked(

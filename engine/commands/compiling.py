@@ -240,7 +240,7 @@ def copy(folder: Path, out: Path) -> None:
 
 
 def cached(asked: Asked, gpu: Gpu | None, out: Path, tell: Callable[[str], None]) -> Config:
-    """The artifact into `out`: built under a lock and kept, or what was built and kept before."""
+    """The artifact as `out`: built under a lock and kept, or what was built and kept before."""
     from filelock import FileLock
 
     folder = asked.cache or user_cache() / "artifacts"
@@ -258,7 +258,8 @@ def cached(asked: Asked, gpu: Gpu | None, out: Path, tell: Callable[[str], None]
                 _keep_proof(source, stage)
                 _keep_clips(source, stage)
                 config = artifact.seal(stage, config)
-        copy(finished, out)
+        with atomic.new_folder(out) as stage:
+            copy(finished, stage)
     return config
 
 

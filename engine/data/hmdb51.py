@@ -41,7 +41,8 @@ def import_hmdb51(path: Path, out: Path) -> Imported:
         _place_splits(folder, stage / hmdb51_splits.FOLDER)
         _place_videos(path, folder, stage)
         index = index_stage(stage)
-        return Imported(index=index, odd_counts=hmdb51_splits.odd_counts(index.manifest))
+        odd_counts = hmdb51_splits.odd_counts(index.manifest)
+    return Imported(index=index.moved_to(out), odd_counts=odd_counts)
 
 
 def index_stage(stage: Path) -> Index:

@@ -1,7 +1,7 @@
 """From a folder to its manifest: find the clips, open each, write one row a clip."""
 
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -21,6 +21,10 @@ class Index:
     unreadable: dict[str, str]
     """What can't be opened, and why. Clips keep their row, with 0 frames."""
     ignored: list[str]
+
+    def moved_to(self, root: Path) -> "Index":
+        """The same, once the folder has got its name."""
+        return replace(self, manifest=replace(self.manifest, root=root))
 
 
 def index_folder(

@@ -71,7 +71,8 @@ def make_dataset(out: Path, *, num_classes: int, clips_per_class: int, seed: int
             if outcome.error:
                 raise UserError(f"{out} can't be written ({outcome.error}); is the disk full?")
         _write_split_files(stage / hmdb51_splits.FOLDER, plans, seed)
-        return hmdb51.index_stage(stage)
+        index = hmdb51.index_stage(stage)
+    return index.moved_to(out)
 
 
 @dataclass(frozen=True, kw_only=True)
