@@ -51,7 +51,7 @@ def free_port() -> int:
 
 
 def serve(run: Path, home: Path, *more: str) -> Server:
-    pytest.importorskip("streamlit", reason="needs Streamlit: pip install 'engine[app]'")
+    pytest.importorskip("streamlit", reason="needs Streamlit: pip install -e '.[app]'")
     (home / "tmp").mkdir()
     films = home / "films"
     port = free_port()

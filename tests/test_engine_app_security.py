@@ -85,7 +85,7 @@ def test_it_listens_on_this_machine_alone_and_to_its_own_page(server: Server) ->
 def test_what_app_says_to_wrong_words(
     words: dict[str, Any], message: str, run: Path, tmp_path: Path
 ) -> None:
-    pytest.importorskip("streamlit", reason="needs Streamlit: pip install 'engine[app]'")
+    pytest.importorskip("streamlit", reason="needs Streamlit: pip install -e '.[app]'")
     asked: dict[str, Any] = {
         "models": [run], "videos": None, "host": "localhost", "max_upload_mb": 1,
         "open_": False, "device": "auto",
@@ -108,7 +108,9 @@ def test_without_streamlit_one_sentence_says_what_to_install(tmp_path: Path) -> 
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert result.returncode == 3
-    assert result.stderr.endswith("isn't installed: pip install 'engine[app]'.\n")
+    assert result.stderr.endswith(
+        "isn't installed: pip install -e '.[app]' in the folder of the clone.\n"
+    )
     assert result.stderr.count("\n") == 1
 
 

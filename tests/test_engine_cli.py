@@ -99,7 +99,7 @@ def test_info_tells_machine_decoders_and_backends(run_engine) -> None:
     assert facts["advice"]
     assert all(hint in table for hint in facts["advice"])
     if not facts["backends"]["onnx"]["usable"]:
-        assert "pip install 'engine[onnx]'" in table  # brackets are no markup
+        assert "pip install -e '.[onnx]'" in table  # brackets are no markup
 
 
 @pytest.mark.slow

@@ -202,7 +202,7 @@ def test_what_is_missing_names_the_command(monkeypatch, run_engine, tmp_path) ->
 
     monkeypatch.setattr(probe, "version", nowhere)
     for name, extra in (("openvino", "openvino"), ("onnx", "onnx")):
-        assert BACKENDS[name].probe(None).mend == f"pip install 'engine[{extra}]'"
+        assert BACKENDS[name].probe(None).mend == probe.install_command(extra)
 
 
 def test_an_interrupted_build_leaves_nothing(trained, tmp_path) -> None:

@@ -18,7 +18,7 @@ __all__ = ["films", "run", "undisturbed"]
 def test_a_worker_that_is_killed_costs_nothing(
     undisturbed: Any, run: Path, films: Path, tmp_path: Path
 ) -> None:
-    pytest.importorskip("ray", reason="needs Ray: pip install 'engine[cluster]'")
+    pytest.importorskip("ray", reason="needs Ray: pip install -e '.[cluster]'")
     expected, _ = undisturbed
     out = tmp_path / "labels.csv"
     command = [

@@ -16,7 +16,7 @@ def test_every_answer_has_a_reason_and_what_is_missing_a_command() -> None:
     for status in probe_all(None).values():
         assert status.why
         if not status.usable and "not installed" in status.why:
-            assert status.mend.startswith("pip install 'engine[")
+            assert status.mend.startswith("pip install -e '.[")
     assert probe_all(None)["eager"].usable
     assert probe_all(None)["tensorrt"].why == "no NVIDIA GPU"
 
@@ -35,9 +35,9 @@ def test_answers_follow_what_is_installed(monkeypatch: pytest.MonkeyPatch) -> No
     assert "builds engines and runs them here" in with_gpu["tensorrt-rtx"].why
     assert "but can't run them here" in without["tensorrt-rtx"].why
     assert without["tensorrt-rtx"].usable
-    assert without["onnx"].mend == "pip install 'engine[onnx]'"
+    assert without["onnx"].mend == probe.install_command("onnx")
     installed.clear()
-    assert probe_all(HOPPER)["tensorrt"].mend == "pip install 'engine[tensorrt]'"
+    assert probe_all(HOPPER)["tensorrt"].mend == probe.install_command("tensorrt")
 
 
 def test_inductor_needs_a_compiler(monkeypatch: pytest.MonkeyPatch, tmp_path) -> None:

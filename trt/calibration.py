@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 from trt.errors import CompileError
 from trt.job import Job
+from trt.probe import install_command
 
 if TYPE_CHECKING:
     import torch
@@ -15,7 +16,7 @@ def nncf_and_clips(job: Job) -> "tuple[Any, list[torch.Tensor]]":
     try:
         import nncf
     except ImportError as error:
-        raise CompileError("int8 needs NNCF: pip install 'engine[openvino]'.") from error
+        raise CompileError(f"int8 needs NNCF: {install_command('openvino')}.") from error
     if job.calibration is None:
         raise CompileError("int8 is calibrated on training clips: pass --data with a dataset.")
     job.on_step("measuring ranges")

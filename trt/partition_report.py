@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from trt.errors import CompileError
+from trt.probe import install_command
 
 if TYPE_CHECKING:
     from torch.export import ExportedProgram
@@ -96,8 +97,8 @@ def imported() -> Any:
             import torch_tensorrt
         except ImportError as error:
             raise CompileError(
-                "Torch-TensorRT is not installed: pip install 'engine[tensorrt]', or "
-                "'engine[tensorrt-rtx]'."
+                f"Torch-TensorRT is not installed: {install_command('tensorrt')}, or with "
+                "tensorrt-rtx in its place."
             ) from error
     logging.getLogger("torch_tensorrt").setLevel(logging.ERROR)
     return torch_tensorrt

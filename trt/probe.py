@@ -33,9 +33,12 @@ def installed(package: str) -> str:
 
 
 def missing(library: str, extra: str) -> Status:
-    return Status(
-        usable=False, why=f"{library} is not installed", mend=f"pip install 'engine[{extra}]'"
-    )
+    return Status(usable=False, why=f"{library} is not installed", mend=install_command(extra))
+
+
+def install_command(extra: str) -> str:
+    """Of an extra in pyproject.toml. On PyPI the name engine belongs to somebody else's package."""
+    return f"pip install -e '.[{extra}]' in the folder of the clone"
 
 
 def this_device() -> str:

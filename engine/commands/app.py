@@ -34,12 +34,13 @@ def app(
     from engine.app import site
     from engine.commands.opened import class_names_of
     from engine.errors import RefusedError, UserError
+    from trt.probe import install_command
 
     try:
         from streamlit.web import bootstrap
     except ImportError as error:
         raise RefusedError(
-            "the page needs Streamlit, which isn't installed: pip install 'engine[app]'."
+            f"the page needs Streamlit, which isn't installed: {install_command('app')}."
         ) from error
     for path in models:
         class_names_of(path)

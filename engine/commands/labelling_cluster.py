@@ -19,6 +19,7 @@ from dali_pipelines.feed import Report
 from engine.errors import RefusedError
 from engine.labelling.journal import Answer, Journal
 from engine.labelling.walk import Item
+from trt.probe import install_command
 
 if TYPE_CHECKING:
     from engine.commands.labelling_options import Asked
@@ -45,7 +46,7 @@ def label_on_cluster(
         import ray
     except ImportError as error:
         raise RefusedError(
-            "--cluster needs Ray, which isn't installed: pip install 'engine[cluster]'."
+            f"--cluster needs Ray, which isn't installed: {install_command('cluster')}."
         ) from error
     from engine.labelling.label import Tally, pass_over
 
