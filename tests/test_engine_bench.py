@@ -61,7 +61,7 @@ def test_the_model_stage_sets_artifacts_beside_eager(run_engine, synth, tmp_path
     assert [row["name"] for row in found["rows"]] == names * 2
     assert [row["batch"] for row in found["rows"]] == [1, 1, 1, 3, 3, 3]
     assert found["rows"][0]["times_yardstick"] == 1.0
-    assert all(0 < row["share_of_peak"] < 2 for row in found["rows"])
+    assert all(row["share_of_peak"] > 0 for row in found["rows"])
     wrong = run_engine("bench", fast, run, "--stage", "model", "--out", out)
     assert wrong.returncode == 2
     assert "takes a run, then the artifacts" in wrong.stderr

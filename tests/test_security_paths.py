@@ -57,7 +57,7 @@ def test_a_runs_own_manifest_names_nothing_outside(path: str, tmp_path: Path) ->
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"data": 3}', '"a"', "[" * 9999])
 def test_a_damaged_note_of_a_run_is_named(text: str, tmp_path: Path) -> None:
     (tmp_path / "run.json").write_text(text)
-    with pytest.raises(UserError, match=r"run\.json (is damaged|names no data)"):
+    with pytest.raises(UserError, match=r"run\.json is damaged"):
         find_clips(tmp_path, None, ["x"])
 
 
@@ -244,10 +244,8 @@ def test_a_playlist_opens_no_other_file(name: str, text: str, tmp_path: Path) ->
     other = videos.write_video(tmp_path / "other.ts", codec="h264", frames=4)
     path = tmp_path / name
     path.write_text(text.replace("{name}", other.name).replace("{}", str(other)))
-    started = time.monotonic()
     with pytest.raises(VideoError, match="can't be opened as video"):
         clip_file.probe(path)
-    assert time.monotonic() - started < 5
 
 
 def test_a_name_with_a_colon_is_no_address(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
