@@ -9,6 +9,7 @@ from torch import nn
 
 from engine.errors import UserError
 from engine.models import registry, timesformer, vivit
+from engine.models.attention import Stem
 from engine.models.backbone import Backbone
 from engine.models.recurrent import Recurrence
 from engine.models.registry import FAMILIES, PRESETS, ModelSpec, build
@@ -158,6 +159,8 @@ def test_every_recurrence(cell: Any, bidirectional: bool) -> None:
         (lambda: Backbone("keras:vgg", size=64), "unknown source of backbones 'keras'"),
         (lambda: Backbone("mnasnet_050", size=64, reduction=7), "by .*, not by 7"),
         (lambda: Backbone("torchvision:mobilenet_v2", size=64, reduction=8), "one of timm's"),
+        (lambda: Backbone("test_vit", size=8), "can't read pictures of 8² pixels"),
+        (lambda: Stem(8, 12, convolutional=True), "patch must be a power of 2"),
     ],
 )
 def test_wrong_names_are_told_with_the_right_ones(call: Any, message: str) -> None:

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 
 from dali_pipelines.errors import SpecError
+from engine.errors import UserError
 
 EPS = 1e-6
 
@@ -97,7 +98,10 @@ class Stem(nn.Module):
             self.layers: nn.Module = kind(3, dim, size, stride=size)
             return
         steps = patch.bit_length() - 1
-        assert patch == 2**steps
+        if patch != 2**steps:
+            raise UserError(
+                f"patch must be a power of 2 where convolutional_stem is true, not {patch}."
+            )
         layers: list[nn.Module] = []
         width = 3
         for step in range(steps):

@@ -48,7 +48,13 @@ class Backbone(nn.Module):
                 self.network, self._level = _from_timm(model, size, pretrained, reduction)
         except (OSError, ValueError, RuntimeError) as error:  # each library has its own
             raise offline(name, error) from error
-        self.width = self._probe(size)
+        try:
+            self.width = self._probe(size)
+        except RuntimeError as error:
+            raise UserError(
+                f"{name} can't read pictures of {size}² pixels ({str(error).splitlines()[0]}): "
+                "take another --size."
+            ) from error
 
     def forward(self, pictures_BCHW: Tensor) -> Tensor:
         if self._level is not None:
