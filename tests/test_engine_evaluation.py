@@ -1,6 +1,7 @@
 """Evaluation: figures equal to scikit-learn's, protocols that say what was tested, the page."""
 
 import csv
+import dataclasses
 import json
 import re
 import shutil
@@ -165,6 +166,29 @@ def test_several_runs_stand_side_by_side(
     refused = run_engine("evaluate", one, two, "--splits", "official", "--out", tmp_path)
     assert refused.returncode == 2
     assert "takes three runs, one trained under each fold" in refused.stderr
+
+
+@pytest.mark.slow
+def test_each_part_views_and_dataset_has_a_report_of_its_own(
+    run_engine, trained: tuple[Path, Path, Path], tmp_path: Path
+) -> None:
+    root, one, two = trained
+    run = Path(shutil.copytree(one, tmp_path / "run"))
+    fewer = Path(shutil.copytree(root, tmp_path / "fewer"))
+    listed = manifest.load(fewer)
+    dataclasses.replace(listed, clips=listed.clips[1:]).save()
+    for flags in ((), ("--split", "val"), ("--views", "2x1"), ("--data", fewer)):
+        result = run_engine("evaluate", run, *flags)
+        assert result.returncode == 0, result.stderr
+    own = json.loads((run / "evaluation" / "report.json").read_text())
+    assert own[0]["protocol"]["split"] == "test"
+    names = sorted(path.name for path in run.glob("evaluation*"))
+    assert names[:1] == ["evaluation"]
+    assert names[1].startswith("evaluation-test-1x1-fewer-")
+    assert names[2:] == ["evaluation-test-2x1", "evaluation-val-1x1"]
+    several = run_engine("evaluate", run, two)
+    assert several.returncode == 2
+    assert "several runs share one report: name a folder for it with --out" in several.stderr
 
 
 @pytest.mark.slow

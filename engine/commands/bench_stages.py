@@ -113,8 +113,8 @@ def end_to_end(
     if peers and all(map(is_artifact, runs)):
         raise UserError("--against takes the weights of a run: name the run, too.")
     found = [find_clips(run, data, class_names_of(run)) for run in runs]
-    listed, scheme = found[0]
-    if any(other.clips != listed.clips for other, _ in found):
+    listed, scheme, _ = found[0]
+    if any(other.listed.clips != listed.clips for other in found):
         raise UserError(
             "the runs held back different clips: pass --data with one dataset for all of them."
         )

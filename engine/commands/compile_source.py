@@ -85,7 +85,8 @@ class Source:
 
     @cached_property
     def clips(self) -> tuple[Manifest, str]:
-        return find_clips(self._asked.run, self._asked.data, self.config.class_names)
+        found = find_clips(self._asked.run, self._asked.data, self.config.class_names)
+        return found.listed, found.scheme
 
     @cached_property
     def proof_rows(self) -> list[ClipRow]:
@@ -144,9 +145,13 @@ class Source:
         found = self.ask(lambda clips: model(clips.to(device)), "Asking the fp32 model")
         self.model.to("cpu")
         if path is not None:
-            with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as file:
-                np.save(file, found)
-            Path(file.name).replace(path)
+            try:
+                with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as file:
+                    np.save(file, found)
+                Path(file.name).replace(path)
+            except OSError as error:
+                reason = error.strerror or error
+                raise UserError(f"{path.parent} can't be written to ({reason}).") from error
         return found
 
     def ask(self, run: "Callable[[torch.Tensor], torch.Tensor]", title: str) -> Logits:

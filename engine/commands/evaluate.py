@@ -27,7 +27,13 @@ def evaluate(
         str | None,
         typer.Option(help="official: of three runs, one for each fold, mean and deviation."),
     ] = None,
-    out: Annotated[Path | None, typer.Option(help="Folder of the report; RUN/evaluation.")] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder of the report; RUN/evaluation, or RUN/evaluation-SPLIT-VIEWS by itself. "
+            "Several runs need one."
+        ),
+    ] = None,
     loader: Annotated[str | None, typer.Option(help="dali or torch.")] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Videos in a batch.")] = 16,
     device: Annotated[str, typer.Option(help="auto, gpu or cpu.")] = "auto",
@@ -40,23 +46,30 @@ def evaluate(
     Example: [bold]engine evaluate run --data my_videos --split test --views 5x3[/bold]
     """
     from engine.commands.opened import parse_views
+    from engine.errors import UserError
     from engine.evaluation import report
 
+    if len(runs) > 1 and out is None:
+        raise UserError("several runs share one report: name a folder for it with --out.")
     num_clips, num_crops = parse_views(views)
-    evaluated = [
+    tested = [
         _evaluate(
             run, data, split, name=name, num_clips=num_clips, num_crops=num_crops,
             loader=loader, batch_size=batch_size, device=device,
         )
         for run, name in zip(runs, _names(runs), strict=True)
     ]  # fmt: skip
+    evaluated = [each for each, _ in tested]
     if splits is not None:
         _check_folds(splits, evaluated)
     _print(evaluated)
     for each in evaluated:
         if each.predictions.damage:
             print(f"{each.name}: {each.predictions.damage}")
-    folder = out or runs[0] / "evaluation"
+    _, are_own = tested[0]
+    folder = out or report.folder_of(
+        runs[0], split=split, views=f"{num_clips}x{num_crops}", data=None if are_own else data
+    )
     print(f"written to {report.write(folder, evaluated)}")
     failed = sum(len(each.predictions.failures) for each in evaluated)
     raise typer.Exit(1 if failed else 0)
@@ -73,7 +86,8 @@ def _evaluate(
     loader: str | None,
     batch_size: int,
     device: str,
-) -> "Evaluated":
+) -> "tuple[Evaluated, bool]":
+    """And whether the clips are the run's own."""
     from dali_pipelines.feed import Feed
     from engine.commands.opened import find_clips, open_predictor
     from engine.data.clip_rows import clip_rows
@@ -87,7 +101,7 @@ def _evaluate(
     model = open_predictor(run, device)
     if model.device.type == "cpu":
         keep_freed_memory()
-    listed, scheme = find_clips(run, data, model.class_names)
+    listed, scheme, are_own = find_clips(run, data, model.class_names)
     rows, num_bad = clip_rows(listed, split)
     clip = model.clip
     feed = Feed(
@@ -98,6 +112,8 @@ def _evaluate(
         values="uint8",
     )
     made = make_loader(loader or default_loader(), rows, feed, gpu=model.device.index)
+    if made.note:
+        print(made.note)
     with progress_bar(f"Testing {name}", total=len(rows), unit="clips") as advance:
         predictions = predict(model, made, advance)
     source_of = {number: clip.source for number, clip in enumerate(listed.clips)}
@@ -109,7 +125,7 @@ def _evaluate(
         labels = predictions.labels_N.repeat(num_views)
         groups = [source for source in sources for _ in range(num_views)]
         levels["clip"] = measure(of_views, labels, groups)
-    return Evaluated(
+    evaluated = Evaluated(
         name=name,
         class_names=model.class_names,
         levels=levels,
@@ -127,6 +143,7 @@ def _evaluate(
             device=model.runs_on,
         ),
     )
+    return evaluated, are_own
 
 
 def _names(runs: list[Path]) -> list[str]:

@@ -7,7 +7,7 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from dali_pipelines.spec import ClipSpec
 from engine.errors import UserError
@@ -117,19 +117,28 @@ def parse_views(text: str) -> tuple[int, int]:
     return int(clips), int(crops)
 
 
-def find_clips(path: Path, data: Path | None, learnt: list[str]) -> "tuple[Manifest, str]":
-    """The dataset, of the classes that were learnt, and under which splits: the run's own where it
-    is the one that the run learnt from."""
-    listed, scheme = _listed(path, data)
+class FoundClips(NamedTuple):
+    listed: "Manifest"
+    scheme: str
+    """By which the clips were split."""
+    are_own: bool
+    """Whether they are those that the run learnt from, under its own splits."""
+
+
+def find_clips(path: Path, data: Path | None, learnt: list[str]) -> FoundClips:
+    """The dataset, of the classes that were learnt: with the run's own splits where it is the one
+    that the run learnt from."""
+    found = _listed(path, data)
+    listed = found.listed
     if listed.class_names != learnt:
         raise UserError(
             f"{listed.root} has other classes than {path} learnt: "
             f"{_differing(listed.class_names, learnt)}."
         )
-    return listed, scheme
+    return found
 
 
-def _listed(path: Path, data: Path | None) -> "tuple[Manifest, str]":
+def _listed(path: Path, data: Path | None) -> FoundClips:
     import dataclasses
 
     from engine.data import manifest, splits
@@ -140,17 +149,16 @@ def _listed(path: Path, data: Path | None) -> "tuple[Manifest, str]":
         if data is None:
             raise UserError(f"{path} is no run's folder: pass --data with a dataset.")
         listed = manifest.load(data)
-        return listed, splits.current(listed)
+        return FoundClips(listed, splits.current(listed), are_own=False)
     facts = run_folder.read_facts(folder)
-    if not isinstance(facts.get("data"), str) or not isinstance(facts.get("scheme"), str):
-        raise UserError(f"{folder / run_folder.FACTS} names no data: pass another run.")
     root = data or Path(facts["data"])
     own = dataclasses.replace(manifest.load(folder), root=root)
     if data is not None:
         listed = manifest.load(data)
         if not {clip.path for clip in own.clips} <= {clip.path for clip in listed.clips}:
-            return listed, f"{splits.current(listed)}, of other clips than the run's"
-    return own, facts["scheme"]
+            scheme = f"{splits.current(listed)}, of other clips than the run's"
+            return FoundClips(listed, scheme, are_own=False)
+    return FoundClips(own, facts["scheme"], are_own=True)
 
 
 def _differing(found: list[str], learnt: list[str]) -> str:

@@ -6,6 +6,7 @@ OUT/report.json  report.html                for all runs together
 """
 
 import dataclasses
+import hashlib
 import json
 import re
 from collections.abc import Sequence
@@ -20,6 +21,7 @@ from engine.evaluation import filmstrips
 from engine.evaluation.metrics import most_confused
 from engine.evaluation.predict import Predictions
 
+REPORT = "report.json"
 MOST_PAIRS = 6
 EXAMPLES = 2
 
@@ -74,6 +76,24 @@ class Confused:
     gif: Path
 
 
+def folder_of(run: Path, *, split: str, views: str, data: Path | None = None) -> Path:
+    """Where a run's report lies by itself: a folder for each part, views and other dataset.
+
+    `data` is None where the clips are the run's own.
+    """
+    words = [split, views]
+    if data is not None:
+        where = str(data.absolute()).encode(errors="surrogateescape")
+        words += [data.absolute().name, hashlib.sha256(where).hexdigest()[:6]]
+    is_usual = words == ["test", "1x1"]
+    return run / ("evaluation" if is_usual else f"evaluation-{'-'.join(words)}")
+
+
+def read(folder: Path) -> list[dict[str, Any]]:
+    """What `write` put into report.json."""
+    return json.loads((folder / REPORT).read_text())
+
+
 def write(out: Path, runs: list[Evaluated]) -> Path:
     """Everything; returns the page."""
     from engine.evaluation import page
@@ -86,7 +106,7 @@ def write(out: Path, runs: list[Evaluated]) -> Path:
         _write_tables(folder, run)
         matrix = _draw_confusion(folder / "confusion.png", run)
         parts.append((run, page.as_address(matrix), _confused_clips(folder / "confused", run)))
-    with atomic.new_text(out / "report.json") as file:
+    with atomic.new_text(out / REPORT) as file:
         json.dump([_as_json(run) for run in runs], file, indent=2)
         file.write("\n")
     path = out / "report.html"
