@@ -95,7 +95,7 @@ def _interrupt(signum: int, frame: FrameType | None) -> None:
 
 def main() -> None:
     """Run the command line; the only place where errors become words and exit codes."""
-    from dali_pipelines.errors import SpecError, VideoError
+    from dali_pipelines.errors import LoaderError, SpecError, VideoError
     from engine.errors import UserError
     from trt.errors import CompileError
 
@@ -108,7 +108,7 @@ def main() -> None:
     arguments = [argument for argument in arguments if argument != "--debug"]
     try:
         app(arguments, prog_name="engine")
-    except (UserError, SpecError, VideoError, CompileError) as error:
+    except (UserError, SpecError, VideoError, LoaderError, CompileError) as error:
         if debug:
             raise
         print(f"engine: {error}", file=sys.stderr)

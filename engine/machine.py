@@ -15,6 +15,10 @@ SPEED_FLAGS = {
     "avx512_bf16": "bf16",
     "amx_tile": "AMX",
 }
+CONTAINER_LIMITS = (
+    Path("/sys/fs/cgroup/memory.max"),
+    Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"),
+)
 LIBRARIES = ("torch", "torchvision", "nvidia-dali-cuda120", "nvidia-dali-cuda130", "av", "timm",
              "transformers", "openvino", "torch-tensorrt", "torch-tensorrt-rtx")  # fmt: skip
 
@@ -43,12 +47,25 @@ def describe_machine() -> Machine:
         cpu=model,
         num_cores=len(os.sched_getaffinity(0)),
         cpu_extras=[name for flag, name in SPEED_FLAGS.items() if flag in flags],
-        memory_gib=round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
+        memory_gib=round(_physical_memory() / 2**30, 1),
         gpu=gpu,
         gpu_memory_gib=gpu_memory_gib,
         cuda=cuda,
         libraries=_versions(),
     )
+
+
+def memory_limit() -> int:
+    """The most bytes that this process may take: the machine's, or its container's if fewer."""
+    limits = [_physical_memory()]
+    for path in CONTAINER_LIMITS:
+        text = path.read_text().strip() if path.is_file() else ""
+        limits += [int(text)] if text.isdigit() else []  # "max" where there is none
+    return min(limits)
+
+
+def _physical_memory() -> int:
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 def _gpu() -> tuple[Gpu | None, float, str]:

@@ -51,6 +51,22 @@ def run_engine() -> RunEngine:
     return run
 
 
+@pytest.fixture(scope="session")
+def on_small_disk() -> Callable[[Path, str], list[str]]:
+    """Words before a command, for which a folder is a file system of so many bytes."""
+
+    def words(folder: Path, size: str) -> list[str]:
+        mount = f'mount -t tmpfs -o size={size} tmpfs "$0" && exec "$@"'
+        return ["unshare", "--mount", "sh", "-c", mount, str(folder)]
+
+    if not shutil.which("unshare"):
+        pytest.skip("there is no unshare here")
+    tried = subprocess.run([*words(Path("/dev/shm"), "1m"), "true"], capture_output=True, text=True)
+    if tried.returncode:
+        pytest.skip(f"this user may not mount: {tried.stderr.strip()}")
+    return words
+
+
 @pytest.fixture
 def mark(tmp_path: Path) -> Path:
     """Is there once something was run that mustn't be."""

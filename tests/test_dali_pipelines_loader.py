@@ -310,25 +310,10 @@ def test_a_clip_that_comes_twice_keeps_its_places(tmp_path: Path) -> None:
         assert_same_pixels(one, other, SMALL)
 
 
-SMALL_SHARED_MEMORY = ("unshare", "--mount", "sh", "-c",
-                       'mount -t tmpfs -o size=1m tmpfs /dev/shm && exec "$@"', "sh")  # fmt: skip
-"""A container's /dev/shm has 64 MiB unless it is started with more."""
-
-
-@pytest.fixture(scope="session")
-def with_small_shared_memory() -> tuple[str, ...]:
-    """Words to put before a command."""
-    if not shutil.which("unshare"):
-        pytest.skip("there is no unshare here")
-    tried = subprocess.run([*SMALL_SHARED_MEMORY, "true"], capture_output=True, text=True)
-    if tried.returncode:
-        pytest.skip(f"this user may not mount: {tried.stderr.strip()}")
-    return SMALL_SHARED_MEMORY
-
-
 def test_the_plain_loader_works_where_shared_memory_is_small(
-    with_small_shared_memory: tuple[str, ...], synth_master: Path
+    on_small_disk: Any, synth_master: Path
 ) -> None:
+    """A container's /dev/shm has 64 MiB unless it is started with more."""
     code = f"""
 import sys
 from pathlib import Path
@@ -341,7 +326,7 @@ print([batch.clips.shape[0] for batch in loader], loader.report.failures)
 print(loader.note)
 """
     done = subprocess.run(
-        [*with_small_shared_memory, sys.executable, "-c", code, str(synth_master)],
+        [*on_small_disk(Path("/dev/shm"), "1m"), sys.executable, "-c", code, str(synth_master)],
         capture_output=True, text=True, timeout=120,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr

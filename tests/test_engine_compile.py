@@ -97,6 +97,23 @@ def test_the_same_question_is_built_once(trained, compile_, tmp_path) -> None:
 
 
 @pytest.mark.slow
+def test_a_full_disk_is_named_and_not_the_cache(trained, on_small_disk, tmp_path) -> None:
+    command = [sys.executable, "-m", "engine", "compile", str(trained), "--backend", "eager"]
+    places = {"out": tmp_path / "out", "cache": tmp_path / "cache"}
+    for full, folder in places.items():
+        folder.mkdir()
+        done = subprocess.run(
+            [*on_small_disk(folder, "64k"), *command, "--out", str(places["out"] / full),
+             "--cache", str(places["cache"])],
+            capture_output=True, text=True,
+        )  # fmt: skip
+        assert done.returncode == 2, done.stderr
+        assert done.stderr.startswith(f"engine: {folder}"), done.stderr
+        assert "No space left on device" in done.stderr
+        assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.slow
 def test_two_at_a_time_build_once(trained, tmp_path) -> None:
     command = [
         sys.executable, "-m", "engine", "compile", str(trained), "--cache", str(tmp_path / "cache"),

@@ -1,8 +1,15 @@
 """Recipes and studies: every shipped file starts, and a study's table is what its runs reached."""
 
 import csv
+import dataclasses
 import json
+import math
+import os
+import re
 import shutil
+import signal
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +18,8 @@ from test_engine_train import trainer_of
 
 from engine.data import manifest, splits
 from engine.errors import UserError
+from engine.experiments import search
+from engine.experiments import trial as trials
 from engine.experiments.experiment import FOLDER, Experiment, Trial
 from engine.training import checkpoint
 from engine.training.display import Display
@@ -31,11 +40,11 @@ def test_the_published_experiments_are_all_there() -> None:
 @pytest.mark.parametrize("name", SHIPPED)
 def test_every_recipe_loads_and_says_what_was_published(name: str) -> None:
     experiment = Experiment.load(name)
-    trials = experiment.trials()
-    assert len({trial.name for trial in trials}) == len(trials)
-    for trial in trials:
+    found = experiment.trials()
+    assert len({trial.name for trial in found}) == len(found)
+    for trial in found:
         Recipe.resolve(trial.settings)
-    told = [experiment.published_for(trial) for trial in trials]
+    told = [experiment.published_for(trial) for trial in found]
     assert sum(map(bool, told)) >= len(experiment.published)
 
 
@@ -81,14 +90,32 @@ def write(folder: Path, text: str) -> str:
     ("text", "message"),
     [
         ("colour = 1\n", "unknown entry 'colour'"),
-        ('[train]\nmodel = "cnn-lstm"\nlr = -1.0\n', "lr must be above 0"),
+        ('[train]\nmodel = "cnn-lstm"\nlr = -1.0\n', "lr must be a number above 0"),
         ('[train]\nmodel = "cnn-lstm"\n[vary]\noptimiser = ["sgd", "adma"]\n', "did you mean"),
         ('[train]\nmodel = "cnn-lstm"\n[vary]\nlr = [1]\n[search]\nlr = [1]\n', "has both"),
+        (
+            '[train]\nmodel = "cnn-lstm"\n[vary]\nlr = 1\n',
+            "vary must be a table, each value a list",
+        ),
+        ('[train]\nmodel = "cnn-lstm"\n[vary]\nlr = []\n', "lr is an empty list"),
+        ("views = 3\n", "views must be a text, not 3"),
+        ("search = 5\n", "search must be a table"),
     ],
 )
 def test_a_wrong_file_is_told_before_anything_runs(text: str, message: str, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=message):
         Experiment.load(write(tmp_path, text))
+
+
+RANGES = ("0.001", "[]", "{ low = 1 }", "{ low = 0, high = 1, log = true }",
+          '{ low = "a", high = 2 }', "{ low = 2, high = 1 }")  # fmt: skip
+
+
+@pytest.mark.parametrize("given_", RANGES)
+def test_a_wrong_range_is_told_with_an_example(given_: str, tmp_path: Path) -> None:
+    text = f'[train]\nmodel = "cnn-lstm"\n[search]\nlr = {given_}\n'
+    with pytest.raises(UserError, match=r"lr must be a list of values, or a range as in \{ low"):
+        search.check(Experiment.load(write(tmp_path, text)))
 
 
 def test_a_wrong_name_lists_the_shipped_ones(run_engine) -> None:
@@ -101,8 +128,53 @@ def test_a_wrong_name_lists_the_shipped_ones(run_engine) -> None:
 
 
 def test_names_of_trials_are_names_of_folders() -> None:
-    trial = Trial(scheme="grouped", varied={"weights": "a/b c", "lr": 0.001}, settings={})
-    assert trial.name == "grouped_weights=b-c_lr=0.001"
+    trial = Trial(scheme="grouped", varied={"optimiser": "sgd", "lr": 0.001}, settings={})
+    assert trial.name == "grouped_optimiser=sgd_lr=0.001"
+
+
+def test_trials_with_other_values_have_other_folders() -> None:
+    values = ["one/base", "two/base", "base", "base ", "b" * 300, "b" * 301, "ö" * 300]
+    names = {Trial(scheme="grouped", varied={"weights": each}, settings={}).name for each in values}
+    assert len(names) == len(values)
+    assert all(re.fullmatch(r"[\w=.,-]+", name) and len(name.encode()) < 256 for name in names)
+    assert any(name.startswith("grouped_weights=base_") for name in names)
+
+
+def test_another_trial_in_its_folder_is_told(dataset: Path, tmp_path: Path) -> None:
+    settings = {"model": "cnn-lstm", "preset": "small"}
+    trial = Trial(scheme="grouped", varied={}, settings=settings)
+    folder = trials.begin(trial, dataset, tmp_path, views="1x1")
+    assert folder == trials.begin(trial, dataset, tmp_path, views="1x1")
+    changed = dataclasses.replace(trial, settings={**settings, "lr": 0.5, "epochs": 99})
+    root = Path(shutil.copytree(dataset, tmp_path / "other"))
+    kept = manifest.load(root)
+    dataclasses.replace(kept, clips=kept.clips[1:]).save()
+    for other, data, views, names in (
+        (changed, dataset, "1x1", "epochs, lr"), (trial, dataset, "3x1", "views"),
+        (trial, root, "1x1", "clips"),
+    ):  # fmt: skip
+        with pytest.raises(
+            UserError, match=f"differs from this one in {names}: name another --out"
+        ):
+            trials.begin(other, data, tmp_path, views=views)
+
+
+@pytest.mark.parametrize(("metric", "best"), [("loss", 0.25), ("top1", 0.75)])
+def test_a_search_lists_the_best_first(metric: str, best: float, tmp_path: Path) -> None:
+    pytest.importorskip("optuna")
+    vals = iter([0.5, 0.25, float("nan"), 0.75])
+
+    def run_trial(trial: Trial) -> trials.Result:
+        return trials.Result(trial=trial, figures={}, val=next(vals))
+
+    experiment = Experiment(
+        title="t", schemes=["grouped"], train={"model": "cnn-lstm", "metric": metric},
+        search={"trials": 4, "lr": {"low": 0.1, "high": 0.2}},
+    )  # fmt: skip
+    found = search.search(experiment, tmp_path, run_trial)
+    assert found[0].val == best
+    assert found[1].val == 0.5
+    assert math.isnan(found[-1].val)
 
 
 @pytest.fixture(scope="module")
@@ -134,12 +206,50 @@ def test_a_study_runs_every_combination_once(run_engine, dataset: Path, tmp_path
         assert float(row["top1"]) == pytest.approx(100 * report["video"]["top1"], abs=0.1)
         assert float(row["low"]) <= float(row["top1"]) <= float(row["high"])
     assert "published figures don't compare" in result.stdout
+    assert splits.current(manifest.load(dataset)) == "grouped seed 0"
     assert (tmp_path / "out" / "results.png").stat().st_size > 0
 
     shutil.rmtree(tmp_path / "out" / "grouped_sampling=random")
     again = run_engine(*arguments)
     assert again.returncode == 0, again.stderr
     assert again.stderr.count("clips to learn from") == 1  # the others were done
+    assert rows_of(tmp_path / "out") == rows
+
+    other = run_engine(*arguments, "--set", "lr=0.5")
+    assert other.returncode == 2
+    assert "differs from this one in lr: name another --out, or remove that folder" in other.stderr
+
+
+@pytest.mark.slow
+def test_a_study_leaves_the_datasets_own_splits_alone_even_when_it_is_killed(
+    run_engine, dataset: Path, tmp_path: Path
+) -> None:
+    root = Path(shutil.copytree(dataset, tmp_path / "set"))
+    before = {path: path.read_bytes() for path in root.rglob("*") if path.is_file()}
+    study = write(tmp_path, '[train]\nmodel = "vit-lstm"\n')
+    arguments = ["study", study, "--data", root, "--scheme", "stratified", "--out",
+                 tmp_path / "out", *SMALL]  # fmt: skip
+    process = subprocess.Popen(
+        [sys.executable, "-m", "engine", *map(str, arguments)],
+        stderr=subprocess.PIPE, text=True, start_new_session=True,
+    )  # fmt: skip
+    assert process.stderr is not None
+    for line in process.stderr:
+        if "clips to learn from" in line:
+            break
+    os.killpg(process.pid, signal.SIGKILL)
+    process.communicate()
+    assert {path: path.read_bytes() for path in root.rglob("*") if path.is_file()} == before
+    done = run_engine(*arguments)
+    assert done.returncode == 0, done.stderr
+    assert {path: path.read_bytes() for path in root.rglob("*") if path.is_file()} == before
+    trial = tmp_path / "out" / "stratified"
+    assert json.loads((trial / "run.json").read_text())["scheme"] == "stratified seed 0"
+
+    rows = rows_of(tmp_path / "out")  # a report that somebody else wrote there changes nothing
+    told = run_engine("evaluate", trial, "--split", "train", "--out", trial / "evaluation")
+    assert told.returncode == 0, told.stderr
+    assert run_engine(*arguments).returncode == 0
     assert rows_of(tmp_path / "out") == rows
 
 
@@ -167,12 +277,12 @@ def test_a_search_goes_on_where_it_stopped(run_engine, dataset: Path, tmp_path: 
         'optimiser = ["sgd", "adamw"]\n'
     )
     out = tmp_path / "out"
-    for trials in (1, 2):
-        study = write(tmp_path, text.format(trials=trials))
+    for num_trials in (1, 2):
+        study = write(tmp_path, text.format(trials=num_trials))
         result = run_engine("study", study, "--data", dataset, "--out", out, *SMALL[4:])
         assert result.returncode == 0, result.stderr
         assert result.stderr.count("clips to learn from") == 1
-        assert len(rows_of(out)) == trials
+        assert len(rows_of(out)) == num_trials
     values = [float(row["val"]) for row in rows_of(out)]
     assert values == sorted(values, reverse=True)
 

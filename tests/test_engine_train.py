@@ -2,11 +2,13 @@
 
 import csv
 import json
+import os
 import random
 import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,11 +18,13 @@ import pytest
 import torch
 
 from dali_pipelines.feed import Feed
+from dali_pipelines.loader import DaliLoader
+from engine.commands.training import stop_kindly
 from engine.data import manifest, splits
 from engine.data.clip_rows import clip_rows
 from engine.data.loading import make_loader
 from engine.errors import UserError
-from engine.training import checkpoint, history
+from engine.training import checkpoint, history, run_folder
 from engine.training.display import Display
 from engine.training.distill import Teacher
 from engine.training.fabric import make_fabric
@@ -435,6 +439,124 @@ def test_a_folder_that_cannot_be_written_is_named(
     result = run_engine("train", "--data", dataset, *CNN, "--out", tmp_path / "file" / "run")
     assert result.returncode == 2
     assert f"{tmp_path / 'file' / 'run'} can't be written to" in result.stderr
+
+
+@pytest.mark.slow
+def test_facts_that_are_missing_or_wrong_are_told(
+    run_engine, dataset: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "run"
+    assert run_engine("train", "--data", dataset, *CNN, "--epochs", 1, "--out", out).returncode == 0
+    whole = json.loads((out / "run.json").read_text())
+    for name in ("data", "scheme", "classes", "digest", "world"):
+        for harmed in ({**whole, name: {}}, {key: whole[key] for key in whole if key != name}):
+            (out / "run.json").write_text(json.dumps(harmed))
+            with pytest.raises(UserError, match=rf"run\.json is damaged \(its {name} is missing"):
+                run_folder.load(out)
+    result = run_engine("train", "--out", out, "--resume")
+    assert result.returncode == 2
+    assert "is damaged" in result.stderr
+    assert result.stderr.count("\n") == 1
+
+
+def broken(dataset: Path, root: Path, part: str) -> Path:
+    """A copy of which no clip of one part can be read, though the index knows them all."""
+    shutil.copytree(dataset, root)
+    for clip in manifest.load(root).clips:
+        if clip.split == part:
+            (root / clip.path).write_bytes(b"no video")
+    return root
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("part", "purpose", "num_checkpoints", "processes"),
+    [("train", "to learn from", 0, 2), ("val", "to validate on", 1, 1)],
+)
+def test_clips_of_which_none_can_be_read_make_no_best_checkpoint(
+    part: str, purpose: str, num_checkpoints: int, processes: int, run_engine, dataset: Path,
+    tmp_path: Path,
+) -> None:  # fmt: skip
+    out = tmp_path / "run"
+    result = run_engine(
+        "train", "--data", broken(dataset, tmp_path / "set", part), *CNN, "--epochs", 2,
+        "--devices", processes, "--device", "cpu", "--out", out,
+    )  # fmt: skip
+    assert result.returncode == 2, result.stderr
+    assert f"none of the clips {purpose} can be read (" in result.stderr
+    assert "Traceback" not in result.stderr
+    assert "best" not in result.stdout
+    assert checkpoint.best_of(out) is None
+    assert len(list(out.glob("checkpoints/*"))) == num_checkpoints
+
+
+@pytest.mark.slow
+def test_two_runs_in_one_folder_are_refused(run_engine, dataset: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    settings = ("--data", dataset, *CNN, "--epochs", 500)
+    first = subprocess.Popen(command(*settings, "--out", out), stderr=subprocess.PIPE, text=True)
+    assert first.stderr is not None
+    for line in first.stderr:
+        if line.startswith("epoch 1/"):
+            break
+    for second in ((*settings, "--out", out), ("--out", out, "--resume")):
+        refused = run_engine("train", *second)
+        assert refused.returncode == 2
+        assert f"another process is training in {out}: wait for it to end" in refused.stderr
+    first.kill()
+    first.wait()
+    resumed = subprocess.Popen(command("--out", out, "--resume"), stderr=subprocess.PIPE, text=True)
+    assert resumed.stderr is not None
+    said = next((line for line in resumed.stderr if "going on after step" in line), "")
+    resumed.kill()
+    resumed.communicate()
+    assert said
+
+
+class Stalled(DaliLoader):
+    """Gives five parts of a batch; somebody loses patience while the sixth doesn't come."""
+
+    def _load(self, batches: Any) -> Iterator[Any]:
+        for number, batch in enumerate(super()._load(batches)):
+            if number == 5:
+                os.kill(os.getpid(), signal.SIGTERM)
+                threading.Event().wait(60)
+            yield batch
+
+
+@pytest.mark.slow
+def test_one_signal_ends_the_wait_for_a_batch_and_nothing_is_lost(
+    dataset: Path, tmp_path: Path, quiet: Display
+) -> None:
+    settings: dict[str, Any] = {"batch_size": 8, "accumulate": 4, "epochs": 2}
+    whole = trained(dataset, tmp_path / "a", quiet, **settings)
+    stopped = trainer_of(dataset, tmp_path / "b", quiet, **settings)
+    stopped.train = Stalled(stopped.train.rows, stopped.train.feed)
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        stop_kindly(stopped)
+        assert not stopped.run()
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    assert stopped.standing.step == 1
+    again = trainer_of(dataset, tmp_path / "b", quiet, **settings)
+    found = checkpoint.last_of(tmp_path / "b")
+    assert found is not None
+    again.resume(found)
+    assert again.run()
+    for a, b in zip(whole.raw.parameters(), again.raw.parameters(), strict=True):
+        assert torch.equal(a, b)
+
+
+@pytest.mark.slow
+def test_clips_that_no_memory_holds_are_refused(run_engine, dataset: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    result = run_engine("train", "--data", dataset, *CNN, "--frames", 10_000_000, "--out", out)
+    assert result.returncode == 3
+    assert "batches of 4 clips of 10,000,000 frames and 32² pixels take" in result.stderr
+    assert "lower --frames, --size or --batch-size" in result.stderr
+    assert not out.exists()
 
 
 def test_curves_are_drawn(tmp_path: Path) -> None:

@@ -8,12 +8,12 @@ import typer
 if TYPE_CHECKING:
     from engine.experiments.experiment import Experiment
 
-DATA = typer.Option(help="Folder of the dataset; its splits are dealt anew for each scheme.")
+DATA = typer.Option(help="Folder of the dataset; its own splits stay as they are.")
 OUT = typer.Option(help="Folder of the runs and results; what lies there is not run again.")
 SET = typer.Option("--set", help="A setting that wins over the file's, KEY=VALUE, again and again.")
 CACHE = typer.Option(help="Keep decoded frames in this folder for later epochs and runs.")
 DEVICE = typer.Option(help="auto, gpu or cpu.")
-SCHEME = typer.Option(help="Split the dataset this way instead of the file's.")
+SCHEME = typer.Option(help="Split the clips this way instead of the file's.")
 
 
 def study(
@@ -76,6 +76,7 @@ def _run(
     import shlex
     import sys
 
+    from engine.commands.opened import parse_views
     from engine.commands.train import setting
     from engine.data import manifest
     from engine.errors import UserError
@@ -89,12 +90,16 @@ def _run(
         experiment = dataclasses.replace(experiment, schemes=[scheme])
     experiment.check()
     search.check(experiment)
+    views = "{}x{}".format(*parse_views(experiment.views))
+    experiment = dataclasses.replace(experiment, views=views)
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"{out} can't be made a folder ({error.strerror}).") from error
     flags = ["--device", device, *(["--cache", str(cache)] if cache else [])]
-    all_of = experiment.trials()
+    all_of = [] if experiment.search else experiment.trials()
+    for each in all_of:  # another trial's folder is told before the first hour, too
+        trials.begin(each, data, out, views=experiment.views)
 
     def run_trial(each: trials.Trial) -> trials.Result:
         print(f"\n== {each.scheme}: {each.describe()}", flush=True)

@@ -15,6 +15,12 @@ SIDES = {"left", "right", "clockwise", "anticlockwise", "counterclockwise"}
 def train(
     out: Annotated[Path, typer.Option(help="Folder of the run: checkpoints, curves, settings.")],
     data: Annotated[Path | None, typer.Option(help="Folder of a dataset with splits.")] = None,
+    scheme: Annotated[
+        str | None,
+        typer.Option(
+            help="Split the clips this way for this run; the dataset keeps its own splits."
+        ),
+    ] = None,
     model: Annotated[
         str | None,
         typer.Option(help="vit-lstm, cnn-lstm, cnn-birnn, timesformer or vivit."),
@@ -142,7 +148,7 @@ def train(
     if option:
         given["options"] = _nested([setting(each) for each in option])
     if resume:
-        if given or size or recipe:
+        if given or size or recipe or scheme:
             raise UserError(
                 "a resumed run keeps its settings: leave all but --out, --data, --loader, --cache "
                 "and --device out."
@@ -151,7 +157,7 @@ def train(
     else:
         if data is None:
             raise UserError("no dataset is named: pass --data with its folder.")
-        chosen, facts = _begun(given, size, recipe, data, device)
+        chosen, facts = _begun(given, size, recipe, data, scheme, device)
     if chosen.weights != "none" or str(chosen.options.get("backbone")).startswith("hf:"):
         hub.stay_offline_if_unreachable()
     with training.explained_out_of_memory(chosen):
@@ -172,7 +178,12 @@ def train(
 
 
 def _begun(
-    given: dict[str, Any], size: int | None, recipe: str | None, data: Path, device: str
+    given: dict[str, Any],
+    size: int | None,
+    recipe: str | None,
+    data: Path,
+    scheme: str | None,
+    device: str,
 ) -> "tuple[Recipe, dict[str, Any]]":
     import re
     import shlex
@@ -180,7 +191,7 @@ def _begun(
 
     import torch
 
-    from engine.data import manifest, splits
+    from engine.data import splits
     from engine.training import recipe as recipes
     from engine.training.fabric import is_first_process
 
@@ -193,7 +204,7 @@ def _begun(
     if size is not None:
         clip = recipes.Recipe.resolve(settings).clip
         settings |= {"crop": size, "resize": round(size * clip.resize / clip.crop)}
-    listed = manifest.load(data)
+    listed, how_split = splits.dealt(data, scheme)
     classes = listed.class_names
     sided = [name for name in classes if SIDES & set(re.split(r"[\W_]+", name.lower()))]
     if sided and "flip" not in settings:
@@ -204,7 +215,8 @@ def _begun(
         "command": shlex.join(["engine", *sys.argv[1:]]),
         "data": str(data.absolute()),
         "classes": classes,
-        "scheme": splits.current(listed),
+        "scheme": how_split,
+        "dealt_by": scheme,
     }
     return recipes.Recipe.resolve(settings), facts
 
@@ -230,17 +242,18 @@ def setting(text: str) -> tuple[str, Any]:
         return key, tomllib.loads(f"value = {value}")["value"]
     except tomllib.TOMLDecodeError:
         return key, value
+    except (ValueError, RecursionError) as error:  # too many digits, or too many brackets
+        raise UserError(f"the value of {key} can't be read ({error}).") from error
 
 
 def _nested(settings: list[tuple[str, Any]]) -> dict[str, Any]:
     """recurrence.hidden = 5 belongs into a table."""
+    from engine.training.recipe import merge
+
     nested: dict[str, Any] = {}
     for key, value in settings:
         table, dot, name = key.partition(".")
-        if dot:
-            nested.setdefault(table, {})[name] = value
-        else:
-            nested[key] = value
+        nested = merge(nested, {table: {name: value}} if dot else {key: value})
     return nested
 
 

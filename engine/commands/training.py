@@ -13,6 +13,9 @@ if TYPE_CHECKING:
     from engine.training.recipe import Recipe
 
 INTERRUPTED = 130
+BYTES_OF_FLOAT = 4
+BATCHES_HELD = 3
+"""The one that is learnt from, and two that the loader has ready."""
 
 
 def run(
@@ -35,7 +38,7 @@ def run(
     import torch
 
     from dali_pipelines.feed import Feed
-    from engine.data import manifest
+    from engine.data import splits
     from engine.data.clip_rows import clip_rows
     from engine.data.loading import default_loader, make_loader, open_cache
     from engine.errors import UserError
@@ -50,7 +53,7 @@ def run(
     from engine.training.memory import keep_freed_memory
 
     root = Path(facts["data"])
-    listed = manifest.load(root)
+    listed, _ = splits.dealt(root, facts.get("dealt_by"))
     if len(listed.class_names) < 2:
         raise UserError(f"{root} has one class only; a model tells at least two apart.")
     train_rows, num_bad = clip_rows(listed, "train")
@@ -77,6 +80,10 @@ def run(
             f"a batch of {recipe.loop.batch_size} clips can't be shared by {world} processes in "
             f"{recipe.loop.accumulate} parts; take a multiple of {parts}."
         )
+    if resume and is_first_process():
+        run_folder.hold(out)
+    if fabric.device.type == "cpu":
+        _refuse_clips_beyond_memory(recipe)
     torch.manual_seed(recipe.loop.seed)
     spec = recipe.model_spec(len(listed.class_names))
     last = checkpoint.last_of(out) if resume else None
@@ -94,7 +101,7 @@ def run(
     versions = describe_machine().libraries
     if not resume and is_first_process():
         facts |= {"digest": digest, "weights": told, "world": world, "versions": versions}
-        run_folder.create(out, recipe, facts, root / manifest.FILE_NAME)
+        run_folder.create(out, recipe, facts, listed)
 
     fabric.launch()
     if fabric.device.type == "cpu":
@@ -135,6 +142,8 @@ def run(
             teacher=taught_by,
             save_every_s=save_every_s,
         )
+        if trainer.train.note:
+            display.tell(trainer.train.note)
         if last is not None:
             trainer.resume(last)
             display.tell(f"going on after step {trainer.standing.step:,}, from {last}")
@@ -143,7 +152,7 @@ def run(
                     f"it began with {facts['world']} processes and goes on with {world}: batches "
                     "are the same, the last bits of the weights are not"
                 )
-        _stop_kindly(trainer)
+        stop_kindly(trainer)
         finished = trainer.run()
     report = trainer.report()
     if not fabric.is_global_zero:
@@ -164,7 +173,23 @@ def _make_model(recipe: "Recipe", spec: Any, *, fresh: bool) -> tuple[Any, str]:
     return network, weights.load(network, source).describe()
 
 
-def _stop_kindly(trainer: "Trainer") -> None:
+def _refuse_clips_beyond_memory(recipe: "Recipe") -> None:
+    """Before the system ends the process without a word."""
+    from engine.errors import RefusedError
+    from engine.machine import memory_limit
+
+    clip, loop = recipe.clip, recipe.loop
+    size = clip.num_frames * 3 * clip.crop**2 * BYTES_OF_FLOAT
+    needed, limit = BATCHES_HELD * size * loop.batch_size // loop.accumulate, memory_limit()
+    if needed > limit:
+        raise RefusedError(
+            f"batches of {loop.batch_size} clips of {clip.num_frames:,} frames and {clip.crop}² "
+            f"pixels take {needed / 2**30:,.0f} GiB where there are {limit / 2**30:,.0f}: lower "
+            "--frames, --size or --batch-size, or raise --accumulate."
+        )
+
+
+def stop_kindly(trainer: "Trainer") -> None:
     """The first Ctrl-C, or a cluster's SIGTERM, ends the run after a step; the second at once."""
     import os
 
@@ -177,8 +202,8 @@ def _stop_kindly(trainer: "Trainer") -> None:
             return  # a loader's worker; the run ends it
         if trainer.stop_asked:
             raise Interrupted
-        trainer.stop_asked = True
         trainer.display.tell("stopping after this step; once more to stop at once")
+        trainer.stop()
 
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, ask)

@@ -1,8 +1,9 @@
 """Which clips train a model, which choose its checkpoint, which test it.
 
 Schemes are pure: the same clips and seed give the same parts, whatever the order of the files on
-disk. `apply` writes them into the manifest, a CSV for others, and a note of which scheme it was,
-since an accuracy means nothing without it. Whether a scheme leaks is audit.py's question.
+disk. `deal` gives them to clips in memory; `apply` also writes them into the manifest, a CSV for
+others, and a note of which scheme it was, since an accuracy means nothing without it. Whether a
+scheme leaks is audit.py's question.
 """
 
 import dataclasses
@@ -10,6 +11,7 @@ import json
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
@@ -18,8 +20,8 @@ from engine import atomic
 from engine.data import hmdb51_splits
 from engine.data.doctor import usable_clips
 from engine.data.grouping import assign_sources
-from engine.data.manifest import Clip, Manifest, Split
-from engine.errors import UserError
+from engine.data.manifest import Clip, Manifest, Split, load
+from engine.errors import UserError, unknown_name
 
 NOTE = "splits/current.json"
 """Says which scheme the manifest's splits were made by."""
@@ -128,8 +130,8 @@ SCHEMES: dict[str, type[Official] | type[Stratified] | type[Grouped] | type[Hmdb
 }
 
 
-def apply(manifest: Manifest, scheme: Scheme) -> Manifest:
-    """Save the manifest with the scheme's parts, and `splits/` beside it. Bad clips get none."""
+def deal(manifest: Manifest, scheme: Scheme) -> Manifest:
+    """The manifest with the scheme's parts; nothing is written. Bad clips get none."""
     usable = dataclasses.replace(manifest, clips=usable_clips(manifest).clips)
     parts = dict(zip((clip.path for clip in usable.clips), scheme.assign(usable), strict=True))
     split = manifest.with_splits(parts.get(clip.path, "") for clip in manifest.clips)
@@ -140,6 +142,23 @@ def apply(manifest: Manifest, scheme: Scheme) -> Manifest:
                 f"{manifest.root} has too few clips or sources for the scheme {scheme.name}: its "
                 f"{part} part would be empty; add clips or choose another scheme."
             )
+    return split
+
+
+def dealt(root: Path, scheme: str | None) -> tuple[Manifest, str]:
+    """A dataset as it lies, or split by the named scheme in memory alone; the scheme in words."""
+    listed = load(root)
+    if scheme is None:
+        return listed, current(listed)
+    if scheme not in SCHEMES:
+        raise unknown_name("scheme", scheme, list(SCHEMES))
+    chosen = SCHEMES[scheme]()
+    return deal(listed, chosen), _in_words(chosen.name, dataclasses.asdict(chosen))
+
+
+def apply(manifest: Manifest, scheme: Scheme) -> Manifest:
+    """Deal, save the manifest, and write `splits/` beside it."""
+    split = deal(manifest, scheme)
     split.save()
     folder = manifest.root / "splits"
     folder.mkdir(exist_ok=True)
@@ -167,7 +186,11 @@ def current(manifest: Manifest) -> str:
         raise UserError(f"{path} is damaged; run `engine data split` again.") from error
     if recorded != digest(manifest):
         return f"{scheme}, edited since"
-    return " ".join([scheme, *(f"{key} {value}" for key, value in note.items())])
+    return _in_words(scheme, note)
+
+
+def _in_words(scheme: str, settings: dict[str, object]) -> str:
+    return " ".join([scheme, *(f"{key} {value}" for key, value in settings.items())])
 
 
 def digest(manifest: Manifest) -> str:

@@ -10,17 +10,23 @@ views = "1x1"                  of testing
 """
 
 import dataclasses
+import hashlib
 import itertools
 import re
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
+from dali_pipelines.errors import SpecError
+from dali_pipelines.settings import check
 from engine.errors import UserError, unknown_name
 from engine.training.recipe import Recipe, merge
 from engine.training.recipe import read as read_toml
 
 FOLDER = Path(__file__).parents[1] / "recipes"
+LONGEST_NAME = 80
+"""Characters; a file system takes 255 bytes."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,8 +40,16 @@ class Trial:
 
     @property
     def name(self) -> str:
-        parts = [self.scheme, *(f"{key}={_short(value)}" for key, value in self.varied.items())]
-        return re.sub(r"[^\w=.,-]+", "-", "_".join(parts))
+        """Of its folder. Where the words leave something out, a digest keeps it from another's."""
+        whole = self._joined(str)
+        short = re.sub(r"[^\w=.,-]+", "-", self._joined(_short))[:LONGEST_NAME]
+        if short == whole:
+            return short
+        return f"{short}_{hashlib.sha256(whole.encode()).hexdigest()[:8]}"
+
+    def _joined(self, words: Callable[[Any], str]) -> str:
+        parts = (f"{key}={words(value)}" for key, value in self.varied.items())
+        return "_".join([self.scheme, *parts])
 
     def describe(self) -> str:
         return ", ".join(f"{key} {_short(value)}" for key, value in self.varied.items()) or "as is"
@@ -72,9 +86,15 @@ class Experiment:
                 raise UserError(f"{path} has no {needed}.")
         if "vary" in values and "search" in values:
             raise UserError(f"{path} has both [vary] and [search]; an experiment has one.")
-        experiment = cls(**values)
+        try:
+            experiment = cls(**values)
+        except SpecError as error:
+            raise UserError(f"{path}: {error}.") from error
         experiment.check()
         return experiment
+
+    def __post_init__(self) -> None:
+        check(self)
 
     def check(self) -> None:
         """Find a wrong setting before the first trial runs, and not in the night after."""
@@ -83,6 +103,9 @@ class Experiment:
         for scheme in self.schemes:
             if scheme not in SCHEMES:
                 raise unknown_name("scheme", scheme, list(SCHEMES))
+        for name, values in {"schemes": self.schemes, **self.vary}.items():
+            if not values:
+                raise UserError(f"{name} is an empty list, so that there is nothing to run.")
         for trial in self.trials():
             Recipe.resolve(trial.settings)
 

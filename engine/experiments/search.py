@@ -16,6 +16,7 @@ from typing import Any
 from engine.errors import RefusedError, UserError
 from engine.experiments.experiment import Experiment, Trial
 from engine.experiments.trial import Result
+from trt.probe import install_command
 
 JOURNAL = "search.log"
 TRIALS = 20
@@ -26,17 +27,18 @@ def search(experiment: Experiment, out: Path, run_trial: Callable[[Trial], Resul
     try:
         import optuna
     except ModuleNotFoundError as error:
-        raise RefusedError("searching needs Optuna: pip install 'engine[tune]'.") from error
+        raise RefusedError(f"searching needs Optuna: {install_command('tune')}.") from error
     from optuna.storages import JournalStorage
     from optuna.storages.journal import JournalFileBackend
 
     ranges = dict(experiment.search)
     num_trials = ranges.pop("trials", TRIALS)
+    lower_is_better = experiment.train.get("metric") == "loss"
     if len(experiment.schemes) != 1:
         raise UserError("a search runs under one scheme; name one in `schemes`.")
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     study = optuna.create_study(
-        direction="minimize" if experiment.train.get("metric") == "loss" else "maximize",
+        direction="minimize" if lower_is_better else "maximize",
         storage=JournalStorage(JournalFileBackend(str(out / JOURNAL))),
         study_name="search",
         load_if_exists=True,
@@ -61,20 +63,48 @@ def search(experiment: Experiment, out: Path, run_trial: Callable[[Trial], Resul
             study.tell(asked, result.val)
         else:
             study.tell(asked, state=optuna.trial.TrialState.FAIL)
-    return sorted(results, key=lambda each: -each.val if math.isfinite(each.val) else math.inf)
+    sign = 1 if lower_is_better else -1
+    return sorted(
+        results, key=lambda each: sign * each.val if math.isfinite(each.val) else math.inf
+    )
 
 
 def check(experiment: Experiment) -> None:
     """Both ends of every range, before anything runs."""
     for name, each in experiment.search.items():
         if name == "trials":
+            if type(each) is not int or each < 1:
+                raise UserError(
+                    f"search: trials must be a whole number of at least 1, not {each!r}."
+                )
             continue
-        if isinstance(each, dict) and not {"low", "high"} <= set(each) <= {"low", "high", "log"}:
-            raise UserError(f"search: {name} takes low and high, and log = true where it fits.")
+        if not _is_list(each) and not _is_range(each):
+            raise UserError(
+                f"search: {name} must be a list of values, or a range as in "
+                f"{{ low = 1e-4, high = 1e-2, log = true }}, not {each!r}."
+            )
         ends = each if isinstance(each, list) else [each["low"], each["high"]]
         for end in ends:
             changed = dataclasses.replace(experiment, search={}, vary={name: [end]})
             changed.check()
+
+
+def _is_list(each: Any) -> bool:
+    """Optuna chooses among plain values alone."""
+    return (
+        isinstance(each, list)
+        and bool(each)
+        and all(isinstance(value, bool | int | float | str) for value in each)
+    )
+
+
+def _is_range(each: Any) -> bool:
+    if not isinstance(each, dict) or not {"low", "high"} <= set(each) <= {"low", "high", "log"}:
+        return False
+    low, high, log = each["low"], each["high"], each.get("log", False)
+    if not all(type(end) in (int, float) for end in (low, high)) or type(log) is not bool:
+        return False
+    return low <= high and (low > 0 or not log)
 
 
 def _suggest(asked: Any, name: str, each: Any) -> Any:

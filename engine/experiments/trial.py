@@ -1,8 +1,13 @@
 """Running one trial: `engine train`, then `engine evaluate`, in processes of their own.
 
-What is done is found done again: a finished trial is read from its report, a begun one is resumed.
+What is done is found done again: a finished trial is read from its result, a begun one is resumed.
+
+OUT/TRIAL/trial.json    what the trial is: settings, clips and their parts, views
+          result.json   its figures, once it is finished
 """
 
+import dataclasses
+import hashlib
 import json
 import subprocess
 import sys
@@ -10,12 +15,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from engine.data import manifest, splits
+from engine import atomic
+from engine.data import splits
 from engine.errors import UserError
+from engine.evaluation import report
 from engine.experiments.experiment import Trial
+from engine.training import checkpoint, run_folder
 from engine.training import recipe as recipes
-from engine.training import run_folder
+from engine.training.recipe import Recipe
 
+FACTS, RESULT = "trial.json", "result.json"
+PART = "test"
 STOPPING_S = 60.0
 
 
@@ -29,31 +39,77 @@ class Result:
     error: str = ""
 
 
+def begin(trial: Trial, root: Path, out: Path, *, views: str) -> Path:
+    """The trial's folder, made or found; an error where it holds another trial."""
+    folder = out / trial.name
+    facts = json.loads(json.dumps(_facts_of(trial, root, views), default=str))
+    if (folder / FACTS).is_file():
+        found = _read(folder / FACTS)
+    elif (folder / run_folder.FACTS).is_file():
+        found = {}
+    else:
+        folder.mkdir(parents=True, exist_ok=True)
+        with atomic.new_text(folder / FACTS) as file:
+            json.dump(facts, file, indent=2)
+        return folder
+    other = sorted(key for key in facts.keys() | found.keys() if facts.get(key) != found.get(key))
+    if other:
+        raise UserError(
+            f"{folder} holds a trial that differs from this one in {', '.join(other)}: name "
+            "another --out, or remove that folder."
+        )
+    return folder
+
+
 def run(
     trial: Trial, root: Path, out: Path, *, views: str, flags: list[str] | None = None
 ) -> Result:
     """`flags` go to `engine train` beside the settings: --cache, --loader, --device."""
-    folder = out / trial.name
-    report = folder / "evaluation" / "report.json"
-    if not report.is_file():
-        splits.apply(manifest.load(root), splits.SCHEMES[trial.scheme]())
+    folder = begin(trial, root, out, views=views)
+    if not (folder / RESULT).is_file():
         error = _train(trial, root, folder, flags or []) or _engine(
-            "evaluate", folder, "--split", "test", "--views", views
+            "evaluate", folder, "--split", PART, "--views", views
         )
         if error:
             return Result(trial=trial, figures={}, val=float("nan"), error=error)
-    (found,) = json.loads(report.read_text())
-    best = json.loads((folder / "best.json").read_text())
-    return Result(trial=trial, figures=found["video"], val=best["value"])
+        found = report.read(report.folder_of(folder, split=PART, views=views))
+        with atomic.new_text(folder / RESULT) as file:
+            facts = {"val": checkpoint.read_best(folder)["value"], "figures": found[0]["video"]}
+            json.dump(facts, file, indent=2)
+    kept = _read(folder / RESULT)
+    return Result(trial=trial, figures=kept["figures"], val=kept["val"])
+
+
+def _facts_of(trial: Trial, root: Path, views: str) -> dict[str, Any]:
+    listed, scheme = splits.dealt(root, trial.scheme)
+    clips = repr([dataclasses.astuple(clip) for clip in listed.clips])
+    return {
+        **Recipe.resolve(trial.settings).flat(),
+        "scheme": scheme,
+        "clips": hashlib.sha256(clips.encode(errors="surrogateescape")).hexdigest()[:16],
+        "views": views,
+    }
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(path.read_text())
+        if not isinstance(found, dict):
+            raise ValueError("it is no table")
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path} is damaged ({error}): remove {path.parent}.") from error
+    return found
 
 
 def _train(trial: Trial, root: Path, folder: Path, flags: list[str]) -> str:
     if (folder / run_folder.FACTS).is_file():
         return _engine("train", "--out", folder, "--data", root, "--resume", *flags)
-    folder.mkdir(parents=True, exist_ok=True)
     recipe = folder / "trial.toml"
     recipe.write_text(recipes.to_toml(trial.settings))
-    return _engine("train", "--data", root, "--recipe", recipe, "--out", folder, *flags)
+    return _engine(
+        "train", "--data", root, "--scheme", trial.scheme, "--recipe", recipe, "--out", folder,
+        *flags,
+    )  # fmt: skip
 
 
 def _engine(*arguments: object) -> str:

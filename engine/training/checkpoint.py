@@ -118,6 +118,8 @@ def read_best(run: Path) -> dict[str, Any]:
         note = json.loads(path.read_text())
         if not NAME.fullmatch(note["checkpoint"]) or not isinstance(note["metric"], str):
             raise ValueError("it names no checkpoint of the run")
+        if not isinstance(note["value"], int | float):
+            raise ValueError("its value is no number")
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise UserError(
             f"{path} is damaged ({error}): name one of the run's checkpoints itself."

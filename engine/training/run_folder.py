@@ -3,52 +3,86 @@
 RUN/recipe.toml    every setting; `engine train --recipe` takes it
     run.json       the command, the data, where the weights came from, machine and versions
     manifest.csv   the clips and their splits, as they were
+    .lock          held by the process that trains; the system frees it when that process ends
 """
 
+import dataclasses
+import fcntl
 import hashlib
 import json
-import shutil
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from dali_pipelines.feed import ClipRow
 from engine import atomic
+from engine.data.manifest import Manifest
 from engine.errors import UserError
 from engine.training import recipe as recipes
 from engine.training.recipe import Recipe
 
-RECIPE, FACTS, MANIFEST = "recipe.toml", "run.json", "manifest.csv"
+RECIPE, FACTS, MANIFEST, LOCK = "recipe.toml", "run.json", "manifest.csv", ".lock"
+NEEDED: dict[str, Any] = {"data": str, "scheme": str}
+"""What whoever opens a run reads of its facts, and of which type it is."""
+TO_RESUME: dict[str, Any] = {
+    **NEEDED,
+    "dealt_by": str | None,
+    "classes": list,
+    "digest": str,
+    "world": int,
+}
 
 
-def create(run: Path, recipe: Recipe, facts: dict[str, Any], manifest: Path) -> None:
-    """Begin a folder; `facts` comes last, and says that the rest is whole."""
+def create(run: Path, recipe: Recipe, facts: dict[str, Any], clips: Manifest) -> None:
+    """Begin a folder and hold it; `facts` comes last, and says that the rest is whole."""
+    try:
+        run.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"{run} can't be written to ({error.strerror}).") from error
+    hold(run)
     if (run / FACTS).exists():
         raise UserError(
             f"{run} already holds a run: pass --resume to go on with it, or name another --out."
         )
-    try:
-        run.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(manifest, run / MANIFEST)
-    except OSError as error:
-        raise UserError(f"{run} can't be written to ({error.strerror}).") from error
+    dataclasses.replace(clips, root=run).save()
     with atomic.new_text(run / RECIPE) as file:
         file.write(recipes.to_toml(recipe.flat()))
     with atomic.new_text(run / FACTS) as file:
         json.dump(facts, file, indent=2)
 
 
+def hold(run: Path) -> None:
+    """Keep other processes from training in this folder for as long as this one lives.
+
+    A record lock: unlike flock's, it isn't inherited by a loader's worker processes, which may
+    outlive a run that was killed by some seconds.
+    """
+    try:
+        descriptor = os.open(run / LOCK, os.O_RDWR | os.O_CREAT, 0o666)
+        fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        raise UserError(
+            f"another process is training in {run}: wait for it to end, or name another --out."
+        ) from error
+    except OSError as error:
+        raise UserError(f"{run} can't be written to ({error.strerror}).") from error
+
+
 def load(run: Path) -> tuple[Recipe, dict[str, Any]]:
     if not (run / FACTS).is_file():
         raise UserError(f"{run} holds no run that could be resumed; leave --resume out.")
-    return Recipe.resolve(recipes.read(run / RECIPE)), read_facts(run)
+    return Recipe.resolve(recipes.read(run / RECIPE)), read_facts(run, TO_RESUME)
 
 
-def read_facts(run: Path) -> dict[str, Any]:
+def read_facts(run: Path, needed: dict[str, Any] = NEEDED) -> dict[str, Any]:
     try:
         facts = json.loads((run / FACTS).read_text())
         if not isinstance(facts, dict):
             raise ValueError("it is no table")
+        for name, kind in needed.items():
+            if not isinstance(facts.get(name), kind):
+                raise ValueError(f"its {name} is missing or of the wrong type")
     except (ValueError, RecursionError) as error:
         raise UserError(f"{run / FACTS} is damaged ({error}); begin the run anew.") from error
     return facts
