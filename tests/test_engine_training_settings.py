@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from torch.nn.functional import cross_entropy, one_hot
 
 from dali_pipelines.feed import ClipRow
+from engine.commands import train
 from engine.errors import UserError
 from engine.models.freezing import is_new, set_frozen
 from engine.models.registry import FAMILIES, PRESETS, ModelSpec, build
@@ -238,6 +239,15 @@ def test_tables_are_merged() -> None:
         "lr": 2,
         "options": {"backbone": "x", "recurrence": {"cell": "gru", "hidden": 9}},
     }
+
+
+def test_values_of_flags_are_those_of_toml() -> None:
+    for text in ("lr=" + "9" * 5000, "lr=" + "[" * 50_000):
+        with pytest.raises(UserError, match="the value of lr can't be read"):
+            train.setting(text)
+    assert train.setting("fps=abc") == ("fps", "abc")
+    options = [train.setting(each) for each in ("recurrence=5", "recurrence.hidden=3", "dim=2")]
+    assert train.nested(options) == {"recurrence": {"hidden": 3}, "dim": 2}
 
 
 def test_any_text_can_be_saved() -> None:

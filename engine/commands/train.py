@@ -146,7 +146,7 @@ def train(
         given["teacher"] = str(teacher.absolute())
     given |= dict(map(setting, set_ or []))
     if option:
-        given["options"] = _nested([setting(each) for each in option])
+        given["options"] = nested([setting(each) for each in option])
     if resume:
         if given or size or recipe or scheme:
             raise UserError(
@@ -246,7 +246,7 @@ def setting(text: str) -> tuple[str, Any]:
         raise UserError(f"the value of {key} can't be read ({error}).") from error
 
 
-def _nested(settings: list[tuple[str, Any]]) -> dict[str, Any]:
+def nested(settings: list[tuple[str, Any]]) -> dict[str, Any]:
     """recurrence.hidden = 5 belongs into a table."""
     from engine.training.recipe import merge
 

@@ -70,7 +70,7 @@ def run(
             f"{out / run_folder.MANIFEST}); restore them, or begin a new run."
         )
     if resume and devices is None:
-        devices = facts["world"] // nodes
+        devices = max(1, facts["world"] // nodes)
     fabric, precision = make_fabric(device, devices or 1, nodes, recipe.loop.precision)
     recipe = dataclasses.replace(recipe, loop=dataclasses.replace(recipe.loop, precision=precision))
     world = fabric.world_size
