@@ -97,19 +97,21 @@ def test_the_same_question_is_built_once(trained, compile_, tmp_path) -> None:
 
 
 @pytest.mark.slow
-def test_a_full_disk_is_named_and_not_the_cache(trained, on_small_disk, tmp_path) -> None:
-    command = [sys.executable, "-m", "engine", "compile", str(trained), "--backend", "eager"]
-    places = {"out": tmp_path / "out", "cache": tmp_path / "cache"}
-    for full, folder in places.items():
-        folder.mkdir()
-        done = subprocess.run(
-            [*on_small_disk(folder, "64k"), *command, "--out", str(places["out"] / full),
-             "--cache", str(places["cache"])],
-            capture_output=True, text=True,
-        )  # fmt: skip
-        assert done.returncode == 2, done.stderr
-        assert done.stderr.startswith(f"engine: {folder}"), done.stderr
-        assert "No space left on device" in done.stderr
+def test_a_full_disk_is_named_be_it_the_artifacts_or_the_caches(
+    trained, on_small_disk, tmp_path
+) -> None:
+    command = [sys.executable, "-m", "engine", "compile", trained, "--backend", "eager"]
+    out, cache = tmp_path / "out", tmp_path / "cache"
+    out.mkdir()
+    cache.mkdir()
+    for full, code, said in (
+        (cache, 3, f"engine: {cache} has 0 MiB left"),
+        (out, 2, f"engine: {out / 'fast'}: No space left on device"),
+    ):
+        words = [*on_small_disk(full, "64k"), *command, "--out", out / "fast", "--cache", cache]
+        done = subprocess.run(list(map(str, words)), capture_output=True, text=True)
+        assert done.returncode == code, done.stderr
+        assert done.stderr.startswith(said)
         assert done.stderr.count("\n") == 1
 
 

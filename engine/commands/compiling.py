@@ -253,6 +253,7 @@ def cached(asked: Asked, gpu: Gpu | None, out: Path, tell: Callable[[str], None]
             tell(f"built before, with the same weights, clips and libraries: {finished}")
         else:
             shutil.rmtree(finished, ignore_errors=True)
+            _refuse_full(folder, source)
             with atomic.new_folder(finished) as stage:
                 config = build(asked, source, stage, gpu, tell)
                 _keep_proof(source, stage)
@@ -261,6 +262,17 @@ def cached(asked: Asked, gpu: Gpu | None, out: Path, tell: Callable[[str], None]
         with atomic.new_folder(out) as stage:
             copy(finished, stage)
     return config
+
+
+def _refuse_full(folder: Path, source: Source) -> None:
+    """Compilers don't say that the disk is full; some take the whole process down."""
+    needed = 2 * (source.checkpoint / "model.safetensors").stat().st_size + PROOF_BYTES
+    free = shutil.disk_usage(folder).free
+    if free < needed:
+        raise RefusedError(
+            f"{folder} has {free / 2**20:,.0f} MiB left where a build takes about "
+            f"{needed / 2**20:,.0f}: make room, or name another --cache."
+        )
 
 
 def _sound(finished: Path) -> Config | None:
