@@ -174,17 +174,18 @@ def test_each_part_views_and_dataset_has_a_report_of_its_own(
 ) -> None:
     root, one, two = trained
     run = Path(shutil.copytree(one, tmp_path / "run"))
-    fewer = Path(shutil.copytree(root, tmp_path / "fewer"))
-    listed = manifest.load(fewer)
-    dataclasses.replace(listed, clips=listed.clips[1:]).save()
-    for flags in ((), ("--split", "val"), ("--views", "2x1"), ("--data", fewer)):
+    other = Path(shutil.copytree(root, tmp_path / "other"))  # of the same names
+    listed = manifest.load(other)
+    changed = dataclasses.replace(listed.clips[0], frames=listed.clips[0].frames - 1)
+    dataclasses.replace(listed, clips=(changed, *listed.clips[1:])).save()
+    for flags in ((), ("--split", "val"), ("--views", "2x1"), ("--data", other)):
         result = run_engine("evaluate", run, *flags)
         assert result.returncode == 0, result.stderr
     own = json.loads((run / "evaluation" / "report.json").read_text())
     assert own[0]["protocol"]["split"] == "test"
     names = sorted(path.name for path in run.glob("evaluation*"))
     assert names[:1] == ["evaluation"]
-    assert names[1].startswith("evaluation-test-1x1-fewer-")
+    assert names[1].startswith("evaluation-test-1x1-other-")
     assert names[2:] == ["evaluation-test-2x1", "evaluation-val-1x1"]
     several = run_engine("evaluate", run, two)
     assert several.returncode == 2

@@ -140,6 +140,25 @@ def test_trials_with_other_values_have_other_folders() -> None:
     assert any(name.startswith("grouped_weights=base_") for name in names)
 
 
+def test_settings_that_are_given_win_over_what_is_searched() -> None:
+    ranges = {"trials": 3, "lr": {"low": 1e-4, "high": 1e-3}, "batch_size": [4, 8]}
+    experiment = Experiment(title="", schemes=["grouped"], search=ranges)
+    left = experiment.with_settings({"lr": 0.5})
+    assert left.search.keys() == {"trials", "batch_size"}
+    assert left.train == {"lr": 0.5}
+    assert not left.with_settings({"batch_size": 4}).search
+
+
+def test_a_command_that_is_killed_in_silence_has_failed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    script = tmp_path / "python"
+    script.write_text("#!/bin/sh\nkill -9 $$\n")
+    script.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(script))
+    assert "engine train was killed by signal 9" in trials._engine("train")
+
+
 def test_another_trial_in_its_folder_is_told(dataset: Path, tmp_path: Path) -> None:
     settings = {"model": "cnn-lstm", "preset": "small"}
     trial = Trial(scheme="grouped", varied={}, settings=settings)

@@ -296,6 +296,12 @@ def wait_for(true: Any) -> None:
         (("{films}", "--min-confidence", "nan"), "--min-confidence takes a share"),
         (("{films}", "--timeout", "nan"), "--timeout takes seconds from 1 up, not nan"),
         (("--merge", "{films}/a.csv"), "name results of label"),
+        (
+            ("{films}", "--model", "{run}", "--out", "a.csv", "--segments", "./a.csv"),
+            "written over",
+        ),
+        (("{films}", "--model", "{run}", "--segments", "labels.csv.journal"), "written over"),
+        (("{films}", "--model", "{run}", "--out", "x.mp4", "--format", "csv"), "name of a video"),
     ],
 )
 @pytest.mark.slow

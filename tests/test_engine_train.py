@@ -491,6 +491,18 @@ def test_clips_of_which_none_can_be_read_make_no_best_checkpoint(
 
 
 @pytest.mark.slow
+def test_a_datasets_folder_is_no_folder_for_a_run(
+    run_engine, dataset: Path, tmp_path: Path
+) -> None:
+    root = Path(shutil.copytree(dataset, tmp_path / "set"))
+    before = (root / manifest.FILE_NAME).read_bytes()
+    result = run_engine("train", "--data", root, "--scheme", "stratified", *CNN, "--out", root)
+    assert result.returncode == 2
+    assert f"{root} is the folder of a dataset: name another --out" in result.stderr
+    assert (root / manifest.FILE_NAME).read_bytes() == before
+
+
+@pytest.mark.slow
 def test_two_runs_in_one_folder_are_refused(run_engine, dataset: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
     settings = ("--data", dataset, *CNN, "--epochs", 500)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from engine.commands.labelling_options import Asked
+from engine.data.folders import VIDEO_SUFFIXES
 from engine.errors import UserError
 from engine.labelling import writers
 from engine.labelling.journal import Journal
@@ -118,13 +119,29 @@ def _parse_shard(text: str | None) -> tuple[int, int]:
 
 
 def outputs_of(asked: Asked) -> writers.Outputs:
-    return writers.Outputs(
+    outputs = writers.Outputs(
         labels=asked.out,
         format=writers.format_of(asked.out, asked.format),
         failures=writers.failures_of(asked.out),
         segments=asked.segments,
         subtitles=asked.subtitles,
     )
+    _check_names(asked, outputs)
+    return outputs
+
+
+def _check_names(asked: Asked, outputs: writers.Outputs) -> None:
+    """Nothing is written over another output, over the list that is read, or over a video."""
+    written = [outputs.labels, journal_of(outputs.labels), outputs.failures]
+    if outputs.segments is not None:
+        written.append(outputs.segments)
+    taken = [path.resolve() for path in asked.videos] if asked.is_list else []
+    for path in written:
+        if path.resolve() in taken:
+            raise UserError(f"{path} would be written over: give each output a name of its own.")
+        if path.suffix.lower() in VIDEO_SUFFIXES:
+            raise UserError(f"{path} has the name of a video: name a file for the results.")
+        taken.append(path.resolve())
 
 
 def make_folders(asked: Asked) -> None:

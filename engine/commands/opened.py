@@ -15,7 +15,7 @@ from engine.errors import UserError
 if TYPE_CHECKING:
     import torch
 
-    from engine.data.manifest import Manifest
+    from engine.data.manifest import Clip, Manifest
     from trt.config import Config
     from trt.program import BytesIn
 
@@ -155,10 +155,15 @@ def _listed(path: Path, data: Path | None) -> FoundClips:
     own = dataclasses.replace(manifest.load(folder), root=root)
     if data is not None:
         listed = manifest.load(data)
-        if not {clip.path for clip in own.clips} <= {clip.path for clip in listed.clips}:
+        if not set(map(_look_of, own.clips)) <= set(map(_look_of, listed.clips)):
             scheme = f"{splits.current(listed)}, of other clips than the run's"
             return FoundClips(listed, scheme, are_own=False)
     return FoundClips(own, facts["scheme"], are_own=True)
+
+
+def _look_of(clip: "Clip") -> tuple[object, ...]:
+    """By which a clip is known again where its dataset lies elsewhere."""
+    return clip.path, clip.label, clip.frames, clip.width, clip.height
 
 
 def _differing(found: list[str], learnt: list[str]) -> str:

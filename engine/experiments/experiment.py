@@ -110,9 +110,14 @@ class Experiment:
             Recipe.resolve(trial.settings)
 
     def with_settings(self, changes: dict[str, Any]) -> Self:
-        """`changes` win over what is varied, too."""
-        kept = {key: values for key, values in self.vary.items() if key not in changes}
-        return dataclasses.replace(self, train=merge(self.train, changes), vary=kept)
+        """`changes` win over what is varied or searched, too."""
+        vary, search = (
+            {key: values for key, values in given.items() if key not in changes}
+            for given in (self.vary, self.search)
+        )
+        if search.keys() <= {"trials"}:
+            search = {}
+        return dataclasses.replace(self, train=merge(self.train, changes), vary=vary, search=search)
 
     def trials(self) -> list[Trial]:
         combinations = itertools.product(*self.vary.values())

@@ -133,4 +133,6 @@ def _engine(*arguments: object) -> str:
         raise
     if status == 130:
         raise UserError("stopped; the same command goes on from here.")
+    if status < 0:
+        return f"engine {arguments[0]} was killed by signal {-status}; run the study again to go on"
     return "" if status in (0, 1) else last.removeprefix("engine: ")
