@@ -149,14 +149,25 @@ def test_settings_that_are_given_win_over_what_is_searched() -> None:
     assert not left.with_settings({"batch_size": 4}).search
 
 
-def test_a_command_that_is_killed_in_silence_has_failed(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("ending", "command", "error"),
+    [
+        ("kill -9 $$", "train", "engine train was killed by signal 9"),
+        ("exit 1", "evaluate", "clips of the test part can't be read"),
+        ("exit 1", "train", ""),
+        ("echo 'engine: no data.' >&2; exit 2", "train", "no data."),
+    ],
+)
+def test_what_a_command_ends_with_is_what_the_trial_says(
+    ending: str, command: str, error: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     script = tmp_path / "python"
-    script.write_text("#!/bin/sh\nkill -9 $$\n")
+    script.write_text(f"#!/bin/sh\n{ending}\n")
     script.chmod(0o755)
     monkeypatch.setattr(sys, "executable", str(script))
-    assert "engine train was killed by signal 9" in trials._engine("train")
+    found = trials._engine(command)
+    assert found.startswith(error)
+    assert bool(found) == bool(error)
 
 
 def test_another_trial_in_its_folder_is_told(dataset: Path, tmp_path: Path) -> None:

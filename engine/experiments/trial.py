@@ -135,4 +135,6 @@ def _engine(*arguments: object) -> str:
         raise UserError("stopped; the same command goes on from here.")
     if status < 0:
         return f"engine {arguments[0]} was killed by signal {-status}; run the study again to go on"
+    if status == 1 and arguments[0] == "evaluate":  # its figures are of the others alone
+        return "clips of the test part can't be read: `engine data check` says which"
     return "" if status in (0, 1) else last.removeprefix("engine: ")
