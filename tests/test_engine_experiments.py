@@ -205,6 +205,14 @@ def test_a_search_lists_the_best_first(metric: str, best: float, tmp_path: Path)
     assert found[0].val == best
     assert found[1].val == 0.5
     assert math.isnan(found[-1].val)
+    again = search.search(
+        experiment, tmp_path, lambda trial: trials.Result(trial=trial, figures={}, val=0.5)
+    )
+    assert len(again) == 4
+    for changed in ({"lr": {"low": 0.1, "high": 0.3}}, {"sampling": ["random"]}):
+        other = dataclasses.replace(experiment, search={"trials": 4, **changed})
+        with pytest.raises(UserError, match="holds a search over other ranges: name another --out"):
+            search.search(other, tmp_path, run_trial)
 
 
 @pytest.fixture(scope="module")

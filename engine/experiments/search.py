@@ -44,6 +44,10 @@ def search(experiment: Experiment, out: Path, run_trial: Callable[[Trial], Resul
         load_if_exists=True,
     )
 
+    if study.user_attrs.get("ranges", ranges) != ranges:
+        raise UserError(f"{out / JOURNAL} holds a search over other ranges: name another --out.")
+    study.set_user_attr("ranges", ranges)
+
     def trial_of(varied: dict[str, Any]) -> Trial:
         return Trial(
             scheme=experiment.schemes[0], varied=varied, settings=experiment.train | varied
