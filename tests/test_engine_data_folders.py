@@ -135,6 +135,7 @@ def test_folders_that_may_not_be_read_are_named_and_not_taken_for_empty() -> Non
     with shared_folder() as root:
         touch(root, "run/a.avi", "jump/b.avi", "swim/c.avi", "swim/frames/0001.jpg")
         (root / "jump").chmod(0o000)
+        (root / "fall").symlink_to(root / "jump")
         (root / "swim" / "frames").chmod(0o000)
         with another_user():
             listing = list_clips(root)
@@ -145,7 +146,7 @@ def test_folders_that_may_not_be_read_are_named_and_not_taken_for_empty() -> Non
         for name in ("run", "jump", "swim", "swim/frames"):
             (root / name).chmod(0o755)
     assert [each.path for each in listing.found] == ["run/a.avi", "swim/c.avi"]
-    assert listing.unreadable == {"jump": "Permission denied", "swim/frames": "Permission denied"}
+    assert listing.unreadable == dict.fromkeys(("fall", "jump", "swim/frames"), "Permission denied")
     assert not listing.ignored
 
 

@@ -500,6 +500,9 @@ def test_a_datasets_folder_is_no_folder_for_a_run(
     assert result.returncode == 2
     assert f"{root} is the folder of a dataset: name another --out" in result.stderr
     assert (root / manifest.FILE_NAME).read_bytes() == before
+    (root / "run.json").write_text("{}")  # a run of before there was a lock
+    again = run_engine("train", "--data", dataset, *CNN, "--out", root)
+    assert "already holds a run" in again.stderr
 
 
 @pytest.mark.slow

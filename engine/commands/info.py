@@ -29,13 +29,17 @@ def info(
 
     from benchmarks.peers import PEERS, lacks
     from engine.machine import describe_machine
+    from engine.parallel import run_each
     from trt.backends import probe_all
 
     console = Console()
     machine = describe_machine()
     decoders = try_decoders(with_gpu=machine.gpu is not None)
     backends = probe_all(machine.gpu)
-    peers = {name: lacks(name) for name in PEERS}
+    outcomes = run_each(
+        lacks, list(PEERS), title="Trying peers", unit="peers", timeout_s=TIMEOUT_S
+    )  # in workers, since their decoders may crash
+    peers = {each.item: str(each.error) if each.error else each.value for each in outcomes}
     hints = advice(machine, decoders, backends)
     if as_json:
         everything = {

@@ -148,6 +148,8 @@ def _why_unreadable(path: Path) -> str:
             next(path.iterdir(), None)
         else:
             path.stat()
+    except FileNotFoundError:
+        return "the link leads nowhere"
     except OSError as error:
-        return "the link leads nowhere" if path.is_symlink() else error.strerror or str(error)
+        return error.strerror or str(error)
     return ""

@@ -36,7 +36,8 @@ TO_RESUME: dict[str, Any] = {
 
 def create(run: Path, recipe: Recipe, facts: dict[str, Any], clips: Manifest) -> None:
     """Begin a folder and hold it; `facts` comes last, and says that the rest is whole."""
-    if (run / MANIFEST).exists() and not (run / LOCK).exists():
+    is_run = any((run / name).exists() for name in (FACTS, LOCK))
+    if (run / MANIFEST).exists() and not is_run:
         raise UserError(f"{run} is the folder of a dataset: name another --out.")
     try:
         run.mkdir(parents=True, exist_ok=True)
