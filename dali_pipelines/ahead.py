@@ -4,8 +4,10 @@ import queue
 import threading
 from collections.abc import Callable, Generator
 from concurrent.futures import Future
-from contextlib import closing
+from contextlib import closing, suppress
 from typing import Any, Generic, TypeVar
+
+from dali_pipelines.errors import Stopped
 
 Item = TypeVar("Item")
 
@@ -15,12 +17,17 @@ LEAVE_S = 5.0
 
 
 def run_ahead(
-    produce: Callable[[threading.Event], Generator[Item, None, None]], *, ahead: int
+    produce: Callable[[threading.Event], Generator[Item, None, None]],
+    *,
+    ahead: int,
+    is_stopped: Callable[[], bool] = lambda: False,
 ) -> Generator[Item, None, None]:
     """Iterate over `produce(stop)` in a thread, up to `ahead` items before they are asked for.
 
     What it raises is raised here. When this iterator is left, `stop` is set and the thread joined;
-    `produce` may set it too, to end what works for it.
+    `produce` may set it too, to end what works for it. Whoever waits is asked for `is_stopped`, and
+    gets `Stopped` once it is true: a signal's handler that raised here would leave locks as they
+    were at that moment.
     """
     stop, left = threading.Event(), threading.Event()
     made: queue.Queue[Any] = queue.Queue(ahead)
@@ -39,7 +46,7 @@ def run_ahead(
     thread.start()
     try:
         while True:
-            item, error = made.get()
+            item, error = _take_unless(made, is_stopped)
             if error is not None:
                 raise error
             if item is _END:
@@ -49,6 +56,13 @@ def run_ahead(
         left.set()
         stop.set()
         thread.join()
+
+
+def _take_unless(made: "queue.Queue[Any]", is_stopped: Callable[[], bool]) -> Any:
+    while not is_stopped():
+        with suppress(queue.Empty):
+            return made.get(timeout=0.1)
+    raise Stopped
 
 
 def put_unless(made: "queue.Queue[Any]", item: Any, stop: threading.Event) -> bool:

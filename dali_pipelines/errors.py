@@ -20,6 +20,10 @@ class VideoError(ValueError):
         return VideoError, (self.path, self.reason)
 
 
+class Stopped(Exception):
+    """The caller no longer wants what it asked for."""
+
+
 class LoaderError(RuntimeError):
     """A loader broke down, through no fault of the file's that its message names."""
 

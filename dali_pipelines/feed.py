@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from dali_pipelines.augment import Augment, Look, training_look
-from dali_pipelines.errors import SpecError
+from dali_pipelines.errors import SpecError, Stopped
 from dali_pipelines.sampling import plan_views
 from dali_pipelines.spec import ClipSpec, Values
 
@@ -199,6 +199,7 @@ class ClipLoader(ABC):
         self._done = 0
         """Batches of this epoch that were handed out."""
         self._begin_at = 0
+        self._is_stopped = False
 
     def __len__(self) -> int:
         return len(self.feed.batches(len(self.rows), self._epoch))
@@ -208,6 +209,8 @@ class ClipLoader(ABC):
         self._done, self._begin_at = self._begin_at, 0
         batches = self.feed.batches(len(self.rows), self._epoch)[self._done :]
         for batch in self._load([[self.rows[each] for each in batch] for batch in batches]):
+            if self._is_stopped:
+                raise Stopped
             self._done += 1
             if batch is not None:
                 yield batch
@@ -215,6 +218,11 @@ class ClipLoader(ABC):
                 yield _empty_batch(self.feed)
         self._epoch += 1
         self._done = 0
+
+    def stop(self) -> None:
+        """Whoever asks for a batch gets `Stopped` from now on. For a signal's handler: it does no
+        more than to say so."""
+        self._is_stopped = True
 
     def state_dict(self) -> dict[str, int]:
         return {"epoch": self._epoch, "done": self._done, "seed": self.feed.seed}

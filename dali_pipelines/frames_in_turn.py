@@ -14,6 +14,7 @@ import av
 from av.video.codeccontext import VideoCodecContext
 from av.video.frame import PictureType
 
+from dali_pipelines.errors import Stopped
 from dali_pipelines.indexed_video import IndexedVideo
 
 
@@ -21,10 +22,6 @@ class Shown(NamedTuple):
     number: int
     frame: av.VideoFrame
     is_damaged: bool
-
-
-class Stopped(Exception):
-    """The caller no longer wants the frames."""
 
 
 class Damaged(Exception):

@@ -18,10 +18,9 @@ from dali_pipelines import video_file
 from dali_pipelines.ahead import Crew, Job, run_ahead
 from dali_pipelines.clip_facts import NVDEC_CODECS, suits_dali
 from dali_pipelines.clip_reader import ClipReader, ReadClip
-from dali_pipelines.errors import LoaderError, VideoError
+from dali_pipelines.errors import LoaderError, Stopped, VideoError
 from dali_pipelines.feed import Batch, ClipLoader, ClipRow, Feed, make_batch
 from dali_pipelines.frame_cache import FrameCache
-from dali_pipelines.frames_in_turn import Stopped
 from dali_pipelines.graph import FRONTS, ClipGraph, Front
 
 if TYPE_CHECKING:
@@ -60,7 +59,11 @@ class DaliLoader(ClipLoader):
         """What DALI's video decoder takes, by path."""
 
     def _load(self, batches: list[list[ClipRow]]) -> Iterator[Batch | None]:
-        return run_ahead(lambda stop: self._batches(batches, stop), ahead=BATCHES_AHEAD)
+        return run_ahead(
+            lambda stop: self._batches(batches, stop),
+            ahead=BATCHES_AHEAD,
+            is_stopped=lambda: self._is_stopped,
+        )
 
     def _batches(
         self, batches: list[list[ClipRow]], stop: threading.Event

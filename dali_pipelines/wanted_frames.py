@@ -17,13 +17,12 @@ from typing import NamedTuple
 import av
 
 from dali_pipelines.clip_facts import is_too_many
-from dali_pipelines.errors import VideoError
+from dali_pipelines.errors import Stopped, VideoError
 from dali_pipelines.frame_plan import IntArray
 from dali_pipelines.frames_in_turn import (
     Damaged,
     OtherOrder,
     Shown,
-    Stopped,
     frames_by_counting,
     frames_by_index,
     is_b_frame,

@@ -15,9 +15,8 @@ from threading import Event, Thread
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from dali_pipelines.ahead import LEAVE_S, put_unless, run_ahead
-from dali_pipelines.errors import LoaderError, VideoError
+from dali_pipelines.errors import LoaderError, Stopped, VideoError
 from dali_pipelines.feed import Report
-from dali_pipelines.frames_in_turn import Stopped
 from dali_pipelines.graph import ClipGraph
 from dali_pipelines.spec import ClipSpec, Values
 from dali_pipelines.windows import ReadWindow, Window, plan_windows, read_windows

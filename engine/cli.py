@@ -93,6 +93,18 @@ def _interrupt(signum: int, frame: FrameType | None) -> None:
     raise Interrupted
 
 
+def _run(arguments: list[str]) -> None:
+    try:
+        app(arguments, prog_name="engine")
+    except Exception as error:
+        each: BaseException | None = error
+        while each is not None:
+            if isinstance(each, Interrupted):  # a lock, say, that it found half taken
+                raise each from error
+            each = each.__context__
+        raise
+
+
 def main() -> None:
     """Run the command line; the only place where errors become words and exit codes."""
     from dali_pipelines.errors import LoaderError, SpecError, VideoError
@@ -107,7 +119,7 @@ def main() -> None:
     debug = "--debug" in arguments
     arguments = [argument for argument in arguments if argument != "--debug"]
     try:
-        app(arguments, prog_name="engine")
+        _run(arguments)
     except (UserError, SpecError, VideoError, LoaderError, CompileError) as error:
         if debug:
             raise

@@ -11,8 +11,7 @@ import pytest
 import videos
 
 from dali_pipelines import indexed_video, wanted_frames
-from dali_pipelines.errors import VideoError
-from dali_pipelines.frames_in_turn import Stopped
+from dali_pipelines.errors import Stopped, VideoError
 from dali_pipelines.indexed_video import open_indexed
 from dali_pipelines.packet_index import PacketIndex, Run
 from dali_pipelines.pixels import to_pixels

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -531,11 +531,11 @@ def test_two_runs_in_one_folder_are_refused(run_engine, dataset: Path, tmp_path:
 class Stalled(DaliLoader):
     """Gives five parts of a batch; somebody loses patience while the sixth doesn't come."""
 
-    def _load(self, batches: Any) -> Iterator[Any]:
-        for number, batch in enumerate(super()._load(batches)):
+    def _batches(self, batches: Any, stop: threading.Event) -> Generator[Any, None, None]:
+        for number, batch in enumerate(super()._batches(batches, stop)):
             if number == 5:
                 os.kill(os.getpid(), signal.SIGTERM)
-                threading.Event().wait(60)
+                stop.wait(60)
             yield batch
 
 

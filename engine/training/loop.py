@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from dali_pipelines.errors import Stopped
 from dali_pipelines.feed import Batch, ClipLoader, Report
 from engine.errors import RefusedError, UserError
 from engine.models.freezing import set_frozen
@@ -33,10 +34,6 @@ from engine.training.optim import make_optimiser, make_schedule
 from engine.training.recipe import Recipe
 from engine.training.standing import Standing
 from engine.training.validation import validate
-
-
-class StopWaiting(BaseException):
-    """Ends the wait for the loader's next batch; raised by a signal's handler."""
 
 
 class Trainer:
@@ -93,7 +90,6 @@ class Trainer:
         self._saved_at = time.monotonic()
         self._tensorboard: Any = None
         self._wrapping: tuple[bool, Any] | None = None
-        self._is_waiting = False
 
     @property
     def served(self) -> nn.Module:
@@ -106,7 +102,7 @@ class Trainer:
         while standing.epoch < loop.epochs and not self._is_stale():
             try:
                 finished = self._train_epoch()
-            except StopWaiting:
+            except Stopped:
                 finished = False
             if not finished:
                 self._save()
@@ -135,8 +131,8 @@ class Trainer:
         """After this step, or at once where its clips are still waited for; but several processes
         stop together, which is after a step."""
         self.stop_asked = True
-        if self._is_waiting and self.fabric.world_size == 1:
-            raise StopWaiting
+        if self.fabric.world_size == 1:
+            self.train.stop()
 
     def _is_stale(self) -> bool:
         patience = self.recipe.loop.patience
@@ -166,14 +162,10 @@ class Trainer:
     def _next_parts(self, batches: Iterator[Batch]) -> list[Batch]:
         before = self.train.state_dict()
         try:
-            self._is_waiting = True
-            parts = list(islice(batches, self.recipe.loop.accumulate))
-            self._is_waiting = False
-        except StopWaiting:
-            self._is_waiting = False
+            return list(islice(batches, self.recipe.loop.accumulate))
+        except Stopped:
             self.train.load_state_dict(before)  # a part that it gave already is given again
             raise
-        return parts
 
     def _wrapped(self, frozen: bool) -> Any:
         """The model as Fabric runs it; anew when other weights learn than before."""
