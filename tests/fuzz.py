@@ -461,7 +461,7 @@ def journal(path: Path) -> None:
             with Journal(path) as found:
                 found.bind({"model": "m", "classes": style.class_names}, mix=False)
                 item = Item(name="b.mp4", path=Path("b.mp4"), size=1, mtime_ns=2)
-                found.stands(item)
+                found.stands(item, "m")
                 found.write([], [(item, "odd")], "m")
                 writers.write(found, outputs, style)
             with Journal(path.with_name("other")) as other:

@@ -12,7 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import users
 import videos
+from PIL import Image
 from test_engine_label import noise, run, wait_for
 
 from engine import cli
@@ -138,12 +140,18 @@ def test_another_folder_or_filter_is_refused_with_the_choices(
     assert "made without --include, not with --include 'a*': pass --fresh" in fewer.stderr
     as_list = run_engine("label", "-", "--list", *words, stdin=str(films / "a.mp4"))
     assert f"holds labels of {films}, not of a list" in as_list.stderr
-    assert run_engine("label", other, *words, "--mix").returncode == 0
-    assert paths_in(out) == ["a.mp4", "b.mp4", "c.mp4", "d.mp4"]
-    alone = run_engine("label", other, *words)
-    assert "1 files of earlier runs aren't in" in alone.stdout
+    mixed = run_engine("label", other, *words, "--mix")
+    assert mixed.returncode == 0
+    assert "3 files labelled" in mixed.stdout  # two of them have names as in the first folder
+    of_other = [str(other / name) for name in ("b.mp4", "c.mp4", "d.mp4")]
+    assert paths_in(out) == [*of_other, "a.mp4", "b.mp4", "c.mp4"]
+    assert (
+        "0 files labelled (0 windows); 3 were" in run_engine("label", other, *words, "--mix").stdout
+    )
+    alone = run_engine("label", films, *words)
+    assert "3 files of earlier runs aren't in" in alone.stdout
     assert "--mix keeps them in" in alone.stdout
-    assert paths_in(out) == ["b.mp4", "c.mp4", "d.mp4"]
+    assert out.read_bytes() == before
 
 
 def test_the_same_folder_by_another_name_is_the_same(
@@ -300,6 +308,176 @@ def test_a_merge_replaces_no_labels_of_ours_and_nothing_where_it_fails(
         assert journal.counts() == (3, 0)
 
 
+def test_a_merge_tells_what_is_missing_unfinished_or_of_another_run(
+    run: Path, films: Path, tmp_path: Path, run_engine: Any
+) -> None:
+    outs = [tmp_path / "shards" / f"labels-{number}.csv" for number in (1, 2)]
+    for number, out in enumerate(outs, 1):
+        words = ("--model", run, "--out", out, "--shard", f"{number}/2")
+        assert run_engine("label", films, *words).returncode == 0
+    whole, joined = tmp_path / "whole.csv", tmp_path / "all.csv"
+    assert run_engine("label", films, "--model", run, "--out", whole).returncode == 0
+    before = bytes_in(outs[0].parent)
+    merge = ("label", "--merge", "--out", joined)
+    one = run_engine(*merge, outs[0])
+    assert (one.returncode, "shard 2/2 is missing: name its result, too" in one.stdout) == (1, True)
+    assert run_engine(*merge, *outs).returncode == 0
+    assert paths_in(joined) == ["a.mp4", "b.mp4", "c.mp4"]
+    lost = run_engine(*merge, outs[0])
+    assert lost.returncode == 2
+    assert "also holds the labels of 2/2: name another --out, or pass --fresh" in lost.stderr
+    for wrong, words in (
+        ((whole, outs[0]), "are not shards of one run"),
+        ((outs[0], outs[0].parent / ".." / "shards" / outs[0].name), "is named twice"),
+    ):
+        refused = run_engine(*merge, *wrong)
+        assert refused.returncode == 2
+        assert words in refused.stderr
+    shutil.copytree(outs[0].parent, tmp_path / "copies")
+    twice = run_engine(*merge, *outs, tmp_path / "copies" / outs[0].name)
+    assert "are both shard 1/2: name one of them" in twice.stderr
+    onto = outs[0].parent / ".." / "shards" / outs[1].name
+    itself = run_engine("label", "--merge", *outs, "--fresh", "--out", onto)
+    assert "is one of the shards: name another file" in itself.stderr
+    assert bytes_in(outs[0].parent) == before
+    with Journal(Path(f"{outs[1]}.journal")) as journal:
+        journal.bind({}, mix=False)  # as a run that begins, and is killed then
+    killed = run_engine(*merge, *outs)
+    assert killed.returncode == 1
+    assert f"{outs[1]}.journal isn't finished: run that shard again" in killed.stdout
+
+
+def test_shards_that_may_only_be_read_are_merged(run: Path, films: Path, run_engine: Any) -> None:
+    with users.shared_folder() as folder:
+        outs = [folder / "shards" / f"labels-{number}.csv" for number in (1, 2)]
+        for number, out in enumerate(outs, 1):
+            words = ("--model", run, "--out", out, "--shard", f"{number}/2")
+            assert run_engine("label", films, *words).returncode == 0
+        before = bytes_in(outs[0].parent)
+        outs[0].parent.chmod(0o555)
+        folder.chmod(0o777)
+        with users.another_user():
+            merged = run_engine("label", "--merge", *outs, "--out", folder / "all.csv")
+        outs[0].parent.chmod(0o755)
+        assert merged.returncode == 0, merged.stderr
+        assert paths_in(folder / "all.csv") == ["a.mp4", "b.mp4", "c.mp4"]
+        assert bytes_in(outs[0].parent) == before
+
+
+def test_no_file_of_somebody_else_is_replaced(
+    run: Path, films: Path, tmp_path: Path, run_engine: Any
+) -> None:
+    truth = tmp_path / "labels.csv"
+    truth.write_text("path,label\na.mp4,wave\n")
+    words = ("label", films, "--model", run)
+    refused = run_engine(*words, "--out", truth)
+    assert refused.returncode == 2
+    assert f"{truth} is there already and was not written by a run with this" in refused.stderr
+    assert truth.read_text() == "path,label\na.mp4,wave\n"
+    assert not Path(f"{truth}.journal").exists()
+    one, failures = tmp_path / "q.csv", tmp_path / "failures-q.csv"
+    assert run_engine(*words, "--out", failures).returncode == 0
+    before = failures.read_bytes()
+    for again in (
+        run_engine(*words, "--out", one),
+        run_engine(*words, "--out", one, "--fresh"),
+        run_engine(*words, "--out", tmp_path / "r.csv", "--segments", failures, "--window", 1),
+    ):
+        assert again.returncode == 2
+        assert f"{failures} is the result of another run: name another file" in again.stderr
+    assert failures.read_bytes() == before
+    (films / "broken.mp4").write_bytes(b"no video")
+    as_studio = (*words, "--format", "labelstudio", "--out", tmp_path / "l")
+    assert run_engine(*as_studio).returncode == 1
+    assert paths_in(tmp_path / "failures-l.csv") == ["broken.mp4"]
+    same = run_engine(*words, "--out", tmp_path / "l.csv", "--exclude", "broken*")
+    assert same.returncode == 2
+    assert "failures-l.csv is there already" in same.stderr
+    assert run_engine(*as_studio).returncode == 1  # its own is written anew
+    assert run_engine(*words, "--out", truth, "--fresh").returncode == 1
+    assert paths_in(truth) == ["a.mp4", "b.mp4", "c.mp4"]
+
+
+def test_subtitles_written_by_hand_stay(
+    run: Path, films: Path, tmp_path: Path, run_engine: Any
+) -> None:
+    (films / "a.vtt").write_text("WEBVTT\n\n00:00.000 --> 00:01.000\nHello!\n")
+    by_hand = (films / "a.vtt").read_bytes()
+    words = ("label", films, "--model", run, "--vtt", films, "--out", tmp_path / "labels.csv")
+    for _ in range(2):
+        done = run_engine(*words)
+        assert done.returncode == 1
+        assert "1 subtitles were there before and are not of this --out" in done.stdout
+        assert f"left as they are: {films / 'a.vtt'}; remove them" in done.stdout
+    assert (films / "a.vtt").read_bytes() == by_hand
+    assert (films / "b.vtt").exists()
+    moved = films.rename(tmp_path / "moved")  # with the subtitles, but not the results
+    (moved / "a.vtt").unlink()
+    again = ("label", moved, "--model", run, "--mix", "--out", tmp_path / "labels.csv")
+    assert run_engine(*again, "--vtt", tmp_path / "vtt").returncode == 0
+    assert sorted(path.name for path in (tmp_path / "vtt").iterdir()) == [
+        "a.vtt", "b.vtt", "c.vtt",
+    ]  # fmt: skip
+
+
+def test_a_refused_command_leaves_the_journal_as_it_was(
+    run: Path, films: Path, tmp_path: Path, run_engine: Any
+) -> None:
+    out = tmp_path / "labels.csv"
+    (films / "broken.mp4").write_bytes(b"no video")
+    words = ("label", films, "--model", run, "--out", out)
+    assert run_engine(*words).returncode == 1
+    for flag in ("--fresh", "--retry", "--mix"):
+        assert run_engine(*words, flag, "--device", "gpus").returncode == 2
+        with Journal(Path(f"{out}.journal")) as journal:
+            assert journal.counts() == (3, 1)
+            assert journal.facts()["finished"]
+
+
+def test_a_file_by_two_names_has_two_rows_however_often_it_is_labelled(
+    run: Path, films: Path, tmp_path: Path, run_engine: Any
+) -> None:
+    out, paths = tmp_path / "labels.csv", tmp_path / "paths.txt"
+    names = [f"{films}/a.mp4", f"{films}//a.mp4", f"{films}/b.mp4"]
+    paths.write_text("\n".join([*names, names[0]]))
+    for _ in range(2):
+        assert run_engine("label", paths, "--list", "--model", run, "--out", out).returncode == 0
+        assert paths_in(out) == sorted(names)
+
+
+def test_frames_written_over_are_labelled_anew(run: Path, tmp_path: Path, run_engine: Any) -> None:
+    folder = tmp_path / "films" / "clip"
+    folder.mkdir(parents=True)
+    for number in range(8):
+        Image.new("RGB", (96, 72), (9 * number, 0, 0)).save(folder / f"{number:03}.png")
+    words = ("label", folder.parent, "--model", run, "--out", tmp_path / "labels.csv")
+    assert "1 files labelled" in run_engine(*words).stdout
+    assert "0 files labelled" in run_engine(*words).stdout
+    with (folder / "003.png").open("r+b") as file:  # the folder itself doesn't change
+        Image.new("RGB", (96, 72), (0, 200, 0)).save(file, "png")
+        file.truncate()
+    assert "1 files labelled" in run_engine(*words).stdout
+
+
+def test_files_that_come_back_are_in_the_results_of_who_watches(
+    run: Path, films: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "labels.csv"
+    words = ["label", films, "--model", run, "--out", out, "--watch"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "engine", *map(str, words)], stdout=subprocess.DEVNULL
+    )
+    try:
+        wait_for(lambda: out.exists() and len(paths_in(out)) == 3)
+        (films / "b.mp4").rename(tmp_path / "b.mp4")
+        wait_for(lambda: paths_in(out) == ["a.mp4", "c.mp4"])
+        (tmp_path / "b.mp4").rename(films / "b.mp4")
+        wait_for(lambda: paths_in(out) == ["a.mp4", "b.mp4", "c.mp4"])
+    finally:
+        process.kill()
+        process.wait()
+
+
 def test_shards_of_different_folders_are_joined_only_with_mix(
     run: Path, films: Path, tmp_path: Path, run_engine: Any
 ) -> None:
@@ -314,4 +492,6 @@ def test_shards_of_different_folders_are_joined_only_with_mix(
     assert f"labels of {other}, not of {films}" in refused.stderr
     assert "pass --mix to join them" in refused.stderr
     assert run_engine(*words, "--mix").returncode == 0
-    assert paths_in(tmp_path / "labels.csv") == ["a.mp4", "b.mp4", "c.mp4"]
+    parts = [paths_in(out) for out in outs]
+    both = [*parts[0], *(str(other / name) for name in parts[1])]
+    assert paths_in(tmp_path / "labels.csv") == sorted(both)

@@ -115,7 +115,9 @@ def test_what_is_in_a_folder_that_cannot_be_read_stays_in_the_results(tmp_path: 
         for name in ("a.mp4", "b/b.mp4", "b", "bc/c.mp4", "d.mp4"):
             journal.write([answer(item(name), 0, 0.1, 0.9)], [], "m")
         assert names(journal.noting([item("a.mp4")])) == ["a.mp4"]
-        assert journal.leave_out_others(unread=["b"]) == 2
+        assert journal.leave_out_others(unread=["b"])
+        assert journal.num_left_out() == 2
+        assert not journal.leave_out_others(unread=["b"])  # as before
         assert list(journal.names()) == ["a.mp4", "b", "b/b.mp4"]
         assert journal.counts() == (3, 0)
         journal.leave_out_nothing()
@@ -164,24 +166,37 @@ def test_a_journal_knows_what_is_done_and_what_changed(tmp_path: Path) -> None:
         journal.write([answer(one, 0, 0.1, 0.9)], [(three, "broken")], "m")
         journal.write([answer(two, 0, 0.1, 0.9, last=False)], [], "m")
     with Journal(tmp_path / "j") as journal:
-        assert journal.stands(one) == (True, 0)
-        assert journal.stands(two) == (False, 1)
-        assert journal.stands(three) == (True, 0)
+        assert journal.stands(one, "m") == (True, 0)
+        assert journal.stands(two, "m") == (False, 1)
+        assert journal.stands(three, "m") == (True, 0)
         assert journal.counts() == (1, 1)
-        assert journal.stands(item("one", size=2)) == (False, 0)
-        assert journal.stands(item("two", mtime_ns=2)) == (False, 0)
-        assert journal.stands(item("one", size=-1, mtime_ns=0)) == (True, 0)  # away
-        assert journal.stands(two) == (False, 1)  # a look changes nothing
+        assert journal.stands(item("one", size=2), "m") == (False, 0)
+        assert journal.stands(item("two", mtime_ns=2), "m") == (False, 0)
+        assert journal.stands(item("one", size=-1, mtime_ns=0), "m") == (True, 0)  # away
+        assert journal.stands(two, "m") == (False, 1)  # a look changes nothing
         assert journal.counts() == (1, 1)
         journal.forget_failures()
-        assert journal.stands(three) == (False, 0)
+        assert journal.stands(three, "m") == (False, 0)
+
+
+def test_windows_of_one_file_are_answered_by_one_model(tmp_path: Path) -> None:
+    two = item("two")
+    with Journal(tmp_path / "j") as journal:
+        journal.write([answer(two, 0, 0.2, 0.8, last=False)], [], "m")
+        assert journal.stands(two, "m") == (False, 1)
+        assert journal.stands(two, "other") == (False, 0)
+        journal.write([answer(two, 0, 0.9, 0.1, last=False)], [], "other")
+        journal.write([answer(two, 1, 0.7, 0.3)], [], "other")
+        (found,) = journal.labelled()
+        firsts = [each[0] for _, _, each in found.windows]
+        assert firsts == pytest.approx([0.9, 0.7])
 
 
 def test_old_answers_go_when_new_ones_come(tmp_path: Path) -> None:
     with Journal(tmp_path / "j") as journal:
         journal.write([answer(item("one"), n, 0.1, 0.9, last=n == 2) for n in range(3)], [], "m")
         changed = item("one", size=2)
-        assert journal.stands(changed) == (False, 0)
+        assert journal.stands(changed, "m") == (False, 0)
         assert [len(each.windows) for each in journal.labelled()] == [3]
         journal.write([answer(changed, 0, 0.8, 0.2)], [], "m")
         assert [len(each.windows) for each in journal.labelled()] == [1]
@@ -384,7 +399,8 @@ def test_videos_of_one_stem_get_subtitles_of_their_own(tmp_path: Path) -> None:
     folder = write_all(tmp_path, names, style)
     found = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
     assert found == {
-        "x.avi.vtt", "x.mp4.vtt", "day.01.vtt", "day.02.vtt", "alone.vtt", "f.vtt", "f.mp4.vtt",
+        "x.avi.vtt", "x.mp4.vtt", "day.01.vtt", "day.02.vtt", "alone.vtt", "f.mp4.vtt",
+        "f.252f10c83610ebca.vtt",
         "a/x.vtt", "b.vtt", "film.vtt", "film.mp4.mkv.vtt", "n" * 250 + ".vtt", "video.vtt",
     }  # fmt: skip
 
@@ -468,7 +484,7 @@ def test_a_file_that_goes_away_while_it_is_read_is_tried_again(tmp_path: Path) -
         tally = label([listed_as], None, journal, settings)  # type: ignore[arg-type]
         assert tally.failed == 1
         (tmp_path / "away.mp4").rename(path)
-        assert journal.stands(item_of("a.mp4", path)) == (False, 0)
+        assert journal.stands(item_of("a.mp4", path), "m") == (False, 0)
 
 
 def test_a_file_of_several_videos_is_told(tmp_path: Path) -> None:

@@ -119,7 +119,7 @@ def label(
         include=tuple(include or ()), exclude=tuple(exclude or ()), window_s=window,
         stride_s=stride, segments=segments, subtitles=vtt, smooth_s=smooth, top_k=top_k,
         min_confidence=min_confidence, fresh=not resume, retry=retry, mix=mix, shard=shard,
-        cluster=cluster, workers=workers, watch=watch, dry_run=dry_run, batch_size=batch_size,
-        timeout_s=timeout, device=device,
+        merge=merge, cluster=cluster, workers=workers, watch=watch, dry_run=dry_run,
+        batch_size=batch_size, timeout_s=timeout, device=device,
     )  # fmt: skip
     raise typer.Exit(merge_shards(asked) if merge else run(asked))

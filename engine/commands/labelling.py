@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from engine.labelling.label import Settings, Tally
 
 POLL_S = 2.0
+WATCHING_SHARE = 20
+"""So many times as long as a look at the folder takes is waited until the next one."""
 SETTLED_S = 5.0
 """A file that arrives is left alone until it hasn't changed for so long."""
 SHOWN = 10
@@ -50,33 +52,91 @@ def run(asked: Asked) -> int:
     }  # fmt: skip
     if asked.dry_run:
         return _dry_run(asked, source, journal_path, facts)
+    started = time.perf_counter()
     total = _count(source)  # before there is a journal of nothing
+    look_s = time.perf_counter() - started
     make_folders(asked)
+    claimed = claims_on(outputs, fresh=asked.fresh)
+    if journal_path.exists() and not asked.fresh:
+        with Journal(journal_path) as journal:
+            facts = _going_on(facts, journal, source, mix=asked.mix)
+            journal.check(facts, mix=asked.mix)
+    label_all = (_on_cluster if asked.cluster else _here)(asked, digest)
     if asked.fresh:
         Journal.remove(journal_path)
     with Journal(journal_path) as journal:
+        journal.claim(claimed)
         journal.bind(facts, mix=asked.mix)
         if asked.retry:
             journal.forget_failures()
         style = style_of(asked, facts)
-        label_all = (_on_cluster if asked.cluster else _here)(asked, journal, digest)
         started = time.perf_counter()
-        tally = _with_progress(journal.noting(source.items()), total, label_all)
+        tally = _with_progress(journal, source, total, label_all)
         seconds = time.perf_counter() - started
-        _end(asked, source, journal, outputs, style, tally, seconds)
+        if asked.mix:
+            journal.leave_out_nothing()
+        else:
+            journal.leave_out_others(unread=source.skipped)
+        left_alone = _end(asked, source, journal, outputs, style, tally, seconds)
         while asked.watch:
-            time.sleep(POLL_S)
-            more = label_all(_settled(journal.noting(source.items())), lambda tally: None)
-            if more.done or more.failed:
+            time.sleep(max(POLL_S, WATCHING_SHARE * look_s))
+            started = time.perf_counter()
+            items = _settled(journal.noting(source.items()))
+            more = label_all(journal, items, lambda tally: None)
+            if not more.done and not more.failed:
+                look_s = time.perf_counter() - started
+            has_changed = not asked.mix and journal.leave_out_others(unread=source.skipped)
+            if more.done or more.failed or has_changed:
                 _end(asked, source, journal, outputs, style, more, 0.0)
         _, num_failed = journal.counts()
-    return 1 if num_failed or tally.away or source.skipped else 0
+    return 1 if num_failed or tally.away or source.skipped or left_alone else 0
 
 
-LabelAll = Callable[[Iterator[Item], "Callable[[Tally], None]"], "Tally"]
+def claims_on(outputs: writers.Outputs, *, fresh: bool) -> list[Path]:
+    """What earlier runs with this --out have written; raises where an output is another's."""
+    own = journal_of(outputs.labels)
+    claimed: list[Path] = []
+    try:
+        if own.exists():
+            with Journal(own) as journal:
+                # one that is from before claims were kept
+                is_old = bool(journal.facts()) and not journal.claimed()
+                claimed = [outputs.labels] if is_old else journal.claimed()
+                claimed += [path for path in outputs.tables if is_old and path.exists()]
+    except UserError:
+        if not fresh:
+            raise
+    known = {path.resolve() for path in claimed}
+    for path in outputs.tables:
+        if path != outputs.labels and journal_of(path).exists():
+            raise UserError(f"{path} is the result of another run: name another file or --out.")
+        if path.exists() and path.resolve() not in known and not fresh:
+            raise UserError(
+                f"{path} is there already and was not written by a run with this --out: name "
+                "another file, or pass --fresh to replace it."
+            )
+    return claimed
 
 
-def _here(asked: Asked, journal: Journal, digest: str) -> LabelAll:
+def _going_on(
+    facts: dict[str, Any], journal: Journal, source: Source, *, mix: bool
+) -> dict[str, Any]:
+    """With --mix, files of another folder than the journal's go by their whole paths, so that two
+    of one name stay apart; but a folder that was moved is the same one."""
+    root = journal.facts().get("root")
+    if not mix or root in (None, source.root):
+        return facts
+    is_gone = root != A_LIST and not Path(root).exists()
+    if is_gone and any(journal.holds(item) for item in source.items()):
+        return facts
+    source.has_whole_names = True
+    return {**facts, "root": root}
+
+
+LabelAll = Callable[[Journal, Iterator[Item], "Callable[[Tally], None]"], "Tally"]
+
+
+def _here(asked: Asked, digest: str) -> LabelAll:
     from engine.commands.opened import open_predictor
     from engine.labelling.label import label
     from engine.training.memory import keep_freed_memory
@@ -86,13 +146,24 @@ def _here(asked: Asked, journal: Journal, digest: str) -> LabelAll:
     if predictor.device.type == "cpu":
         keep_freed_memory()
     settings = settings_of(asked, predictor, digest)
-    return lambda items, on_file: label(items, predictor, journal, settings, on_file=on_file)
+
+    def label_all(
+        journal: Journal, items: Iterator[Item], on_file: "Callable[[Tally], None]"
+    ) -> "Tally":
+        return label(items, predictor, journal, settings, on_file=on_file)
+
+    return label_all
 
 
-def _on_cluster(asked: Asked, journal: Journal, digest: str) -> LabelAll:
+def _on_cluster(asked: Asked, digest: str) -> LabelAll:
     from engine.commands.labelling_cluster import label_on_cluster
 
-    return lambda items, on_file: label_on_cluster(asked, items, journal, digest, on_file)
+    def label_all(
+        journal: Journal, items: Iterator[Item], on_file: "Callable[[Tally], None]"
+    ) -> "Tally":
+        return label_on_cluster(asked, items, journal, digest, on_file)
+
+    return label_all
 
 
 def settings_of(asked: Asked, predictor: "Predictor", digest: str) -> "Settings":
@@ -135,7 +206,7 @@ def _check_names(asked: Asked, outputs: writers.Outputs) -> None:
     written = [outputs.labels, journal_of(outputs.labels), outputs.failures]
     if outputs.segments is not None:
         written.append(outputs.segments)
-    taken = [path.resolve() for path in asked.videos] if asked.is_list else []
+    taken = [path.resolve() for path in asked.videos] if asked.is_list or asked.merge else []
     for path in written:
         if path.resolve() in taken:
             raise UserError(f"{path} would be written over: give each output a name of its own.")
@@ -178,11 +249,12 @@ def _count(source: Source) -> int:
     return total
 
 
-def _with_progress(items: Iterator[Item], total: int, label_all: LabelAll) -> "Tally":
+def _with_progress(journal: Journal, source: Source, total: int, label_all: LabelAll) -> "Tally":
     from engine.progress import progress_bar
 
+    items = journal.noting(source.items())
     with progress_bar("Labelling", total=total, unit="files") as advance:
-        return label_all(items, lambda tally: advance(f"{tally.failed:,} failed"))
+        return label_all(journal, items, lambda tally: advance(f"{tally.failed:,} failed"))
 
 
 def _end(
@@ -193,15 +265,13 @@ def _end(
     style: writers.Style,
     tally: "Tally",
     seconds: float,
-) -> None:
-    """Write the results: of what this run found, or with --mix of all that was ever labelled."""
-    num_left_out = 0
-    if asked.mix:
-        journal.leave_out_nothing()
-    else:
-        num_left_out = journal.leave_out_others(unread=source.skipped)
-    for path in writers.write(journal, outputs, style):
+) -> int:
+    """Write the results, and say what was done; returns how many subtitles were not written."""
+    written = writers.write(journal, outputs, style)
+    journal.finish()
+    for path in written.files:
         print(f"written to {path}")
+    num_left_out = journal.num_left_out()
     parts = [f"{tally.done:,} files labelled ({tally.windows:,} windows)"]
     if seconds and tally.done:
         parts.append(f"{tally.done / seconds:,.1f} files/s")
@@ -223,6 +293,17 @@ def _end(
         )
     if source.skipped:
         print(_words_on_skipped(source.skipped))
+    if written.left_alone:
+        print(words_on_left_alone(written.left_alone))
+    return len(written.left_alone)
+
+
+def words_on_left_alone(subtitles: list[Path]) -> str:
+    shown = ", ".join(map(str, subtitles[:SHOWN])) + (", …" if len(subtitles) > SHOWN else "")
+    return (
+        f"{len(subtitles):,} subtitles were there before and are not of this --out, so they were "
+        f"left as they are: {shown}; remove them, or name another --vtt folder"
+    )
 
 
 def _words_on_skipped(skipped: dict[str, str]) -> str:
@@ -241,10 +322,11 @@ def _dry_run(asked: Asked, source: Source, journal_path: Path, facts: dict[str, 
     if asked.fresh or not journal_path.exists():
         return _say_what_is_left(source, lambda item: False)
     with Journal.copy_of(journal_path) as journal:
+        facts = _going_on(facts, journal, source, mix=asked.mix)
         journal.check(facts, mix=asked.mix)
         if asked.retry:
             journal.forget_failures()
-        return _say_what_is_left(source, lambda item: journal.stands(item)[0])
+        return _say_what_is_left(source, lambda item: journal.stands(item, facts["model"])[0])
 
 
 def _say_what_is_left(source: Source, is_done: Callable[[Item], bool]) -> int:

@@ -54,7 +54,7 @@ def label_on_cluster(
 
     def left() -> Iterator[dict[str, Any]]:
         for item in items:
-            if journal.stands(item)[0]:
+            if journal.stands(item, digest)[0]:
                 pass_over(item, tally, on_file)
             else:
                 yield {

@@ -29,6 +29,7 @@ class Asked:
     retry: bool
     mix: bool
     shard: str | None
+    merge: bool
     cluster: bool
     workers: int | None
     watch: bool

@@ -35,13 +35,22 @@ CREATE TABLE IF NOT EXISTS windows (
     PRIMARY KEY (name, number)
 ) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS left_out (name BLOB PRIMARY KEY) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS outputs (path BLOB PRIMARY KEY) WITHOUT ROWID;
 CREATE TEMP TABLE noted (name BLOB PRIMARY KEY) WITHOUT ROWID;
 """
+COLUMNS = {
+    "files": ", size, mtime_ns, model, done, reason",
+    "windows": ", number, start_s, end_s, probabilities",
+    "left_out": "",
+}
+"""Beside the name, of the tables that are about files."""
 IN_RESULTS = "name NOT IN (SELECT name FROM left_out)"
 LABELLED = f"SELECT name FROM files WHERE done = 1 AND reason = '' AND {IN_RESULTS} ORDER BY name"
 MIXABLE = ("model", "root", "include", "exclude")
 """Facts that may differ from before with `mix`."""
 BUSY_S = 5.0
+FULL_BYTES = 1 << 20
+"""A disk with less room than that is full."""
 LOCKED_BYTES = 0x40000002, 510
 """Where SQLite locks a file, and how many bytes of it: see its `os.h`."""
 
@@ -93,10 +102,23 @@ class Journal:
     def bind(self, facts: dict[str, Any], *, mix: bool, is_merged: bool = False) -> None:
         """Say of what the labels are and by what they are made."""
         self.check(facts, mix=mix)
-        written = {"format": FORMAT, **facts, "merged": is_merged}
+        written = {"format": FORMAT, **facts, "merged": is_merged, "finished": is_merged}
         with self._transaction() as base:
             rows = [(key, json.dumps(value)) for key, value in written.items()]
             base.executemany("INSERT OR REPLACE INTO facts VALUES (?, ?)", rows)
+
+    def finish(self) -> None:
+        """Say that a run went through all of its files."""
+        with self._transaction() as base:
+            base.execute("INSERT OR REPLACE INTO facts VALUES ('finished', 'true')")
+
+    def is_finished(self) -> bool:
+        """False where a run was stopped midway and didn't go on."""
+        with self._told():
+            (is_half_done,) = self._base.execute(
+                "SELECT EXISTS (SELECT * FROM files WHERE done = 0)"
+            ).fetchone()
+        return bool(self.facts().get("finished", True)) and not is_half_done
 
     def check(self, facts: dict[str, Any], *, mix: bool) -> None:
         """Raise UserError where it was made by other facts, as far as it knows them."""
@@ -116,8 +138,32 @@ class Journal:
             rows = self._base.execute("SELECT key, value FROM facts").fetchall()
             return {key: json.loads(value) for key, value in rows}
 
-    def stands(self, item: Item) -> tuple[bool, int]:
-        """Whether the file is done, for good or bad, and else how many of its windows are.
+    def claim(self, outputs: Iterable[Path]) -> None:
+        """Remember files as written by this journal's runs."""
+        with self._transaction() as base:
+            base.executemany(
+                "INSERT OR IGNORE INTO outputs VALUES (?)",
+                [(self._as_claimed(path),) for path in outputs],
+            )
+
+    def claimed(self) -> list[Path]:
+        with self._told():
+            rows = self._base.execute("SELECT path FROM outputs ORDER BY path").fetchall()
+            return [self.path.parent / os.fsdecode(path) for (path,) in rows]
+
+    def claims(self, output: Path) -> bool:
+        with self._told():
+            query = "SELECT EXISTS (SELECT * FROM outputs WHERE path = ?)"
+            return bool(self._base.execute(query, (self._as_claimed(output),)).fetchone()[0])
+
+    def _as_claimed(self, output: Path) -> bytes:
+        """Relative to this file, so that a folder of results may move."""
+        folder = os.path.realpath(self.path.parent)
+        return os.fsencode(os.path.relpath(os.path.realpath(output), folder))
+
+    def stands(self, item: Item, model: str) -> tuple[bool, int]:
+        """Whether the file is done, for good or bad, and else how many of its windows `model` has
+        answered.
 
         A file that has changed is new. One that isn't there at the moment is done if anything is
         known of it: nothing better can be had now.
@@ -125,7 +171,7 @@ class Journal:
         name = os.fsencode(item.name)
         with self._told():
             row = self._base.execute(
-                "SELECT size, mtime_ns, done FROM files WHERE name = ?", (name,)
+                "SELECT size, mtime_ns, done, model FROM files WHERE name = ?", (name,)
             ).fetchone()
             if row is None:
                 return False, 0
@@ -135,6 +181,8 @@ class Journal:
                 return False, 0
             if row[2]:
                 return True, 0
+            if row[3] != model:
+                return False, 0  # a file's windows are answered by one model
             query = "SELECT count(*) FROM windows WHERE name = ?"
             return False, int(self._base.execute(query, (name,)).fetchone()[0])
 
@@ -164,14 +212,22 @@ class Journal:
         self, base: sqlite3.Connection, item: Item, model: str, *, done: bool, reason: str
     ) -> None:
         """What was answered of the file before it changed is forgotten now, and no earlier."""
-        name, now = os.fsencode(item.name), (item.size, item.mtime_ns)
-        before = base.execute("SELECT size, mtime_ns FROM files WHERE name = ?", (name,)).fetchone()
+        name, now = os.fsencode(item.name), (item.size, item.mtime_ns, model)
+        query = "SELECT size, mtime_ns, model FROM files WHERE name = ?"
+        before = base.execute(query, (name,)).fetchone()
         if before not in (None, now):
             base.execute("DELETE FROM windows WHERE name = ?", (name,))
         base.execute(
             "INSERT OR REPLACE INTO files VALUES (?, ?, ?, ?, ?, ?)",
-            (name, *now, model, int(done), reason),
+            (name, *now, int(done), reason),
         )
+
+    def holds(self, item: Item) -> bool:
+        """Whether it knows a file of this name and size."""
+        query = "SELECT EXISTS (SELECT * FROM files WHERE name = ? AND size = ?)"
+        with self._told():
+            values = (os.fsencode(item.name), item.size)
+            return bool(self._base.execute(query, values).fetchone()[0])
 
     def noting(self, items: Iterable[Item]) -> Iterator[Item]:
         """The same items, remembered for `leave_out_others`."""
@@ -183,13 +239,15 @@ class Journal:
                 self._base.execute("INSERT OR IGNORE INTO temp.noted VALUES (?)", (name,))
             yield item
 
-    def leave_out_others(self, *, unread: Iterable[str] = ()) -> int:
-        """Take out of the results what isn't among the noted items; returns how many files.
+    def leave_out_others(self, *, unread: Iterable[str] = ()) -> bool:
+        """Take out of the results what isn't among the noted items; returns whether that changed
+        anything.
 
         Their answers are kept, for when they come back. Nobody knows what is in folders that are
         `unread`, so what was there before stays in the results.
         """
         with self._transaction() as base:
+            before = base.execute("SELECT name FROM left_out ORDER BY name").fetchall()
             base.execute("DELETE FROM left_out")
             base.execute(
                 "INSERT INTO left_out SELECT name FROM files "
@@ -200,7 +258,11 @@ class Journal:
                     "DELETE FROM left_out WHERE name = ? OR substr(name, 1, ?) = ?",
                     (folder, len(folder) + 1, folder + b"/"),
                 )
-            return int(base.execute("SELECT count(*) FROM left_out").fetchone()[0])
+            return before != base.execute("SELECT name FROM left_out ORDER BY name").fetchall()
+
+    def num_left_out(self) -> int:
+        with self._told():
+            return int(self._base.execute("SELECT count(*) FROM left_out").fetchone()[0])
 
     def leave_out_nothing(self) -> None:
         with self._transaction() as base:
@@ -260,18 +322,30 @@ class Journal:
             ).fetchone()
         return labelled or 0, failed or 0
 
-    def take_in(self, other: Path) -> None:
-        """All that another journal holds; of a file that both know, the other's."""
+    def take_in(self, other: Path, *, below: Path | None = None) -> None:
+        """All that another journal holds; of a file that both know, the other's.
+
+        `below`: the folder that the other's names are relative to, where they become whole paths.
+        """
+
+        def whole(name: bytes) -> bytes:
+            return name if below is None else os.fsencode(below / os.fsdecode(name))
+
         with self._told():
+            self._base.create_function("whole", 1, whole)
             self._base.execute("ATTACH ? AS other", (str(other),))
             try:
                 with self._transaction() as base:
                     for table in ("windows", "left_out"):
                         base.execute(
-                            f"DELETE FROM {table} WHERE name IN (SELECT name FROM other.files)"
+                            f"DELETE FROM {table} "
+                            "WHERE name IN (SELECT whole(name) FROM other.files)"
                         )
-                    for table in ("files", "windows", "left_out"):
-                        base.execute(f"INSERT OR REPLACE INTO {table} SELECT * FROM other.{table}")
+                    for table, columns in COLUMNS.items():
+                        base.execute(
+                            f"INSERT OR REPLACE INTO {table} "
+                            f"SELECT whole(name){columns} FROM other.{table}"
+                        )
             finally:
                 self._base.execute("DETACH other")
 
@@ -281,12 +355,17 @@ class Journal:
         """To look into: the journal itself is neither locked nor changed in any byte."""
         with tempfile.TemporaryDirectory() as folder:
             copy = Path(folder) / "journal"
-            with _no_other_run(path):
-                for end in ("", "-wal"):
-                    if Path(f"{path}{end}").exists():
-                        shutil.copyfile(f"{path}{end}", f"{copy}{end}")
+            cls.copy(path, copy)
             with cls(copy, shown_as=path) as journal:
                 yield journal
+
+    @staticmethod
+    def copy(path: Path, to: Path) -> None:
+        """With what SQLite keeps beside it; raises where somebody writes it."""
+        with _no_other_run(path):
+            for end in ("", "-wal"):
+                if Path(f"{path}{end}").exists():
+                    shutil.copyfile(f"{path}{end}", f"{to}{end}")
 
     @staticmethod
     def remove(path: Path) -> None:
@@ -320,7 +399,7 @@ class Journal:
             yield
         except sqlite3.OperationalError as error:
             words = str(error)
-            if "full" in words or "disk I/O" in words:
+            if "full" in words or ("disk I/O" in words and _is_full(self.path.parent)):
                 raise UserError(
                     f"{self.path} can't grow, the disk is full: free some space and run the same "
                     "command again; what was labelled is kept."
@@ -333,6 +412,13 @@ class Journal:
                 f"{self.path} is no journal of `engine label` ({error}): remove it, or pass "
                 "another --out."
             ) from error
+
+
+def _is_full(folder: Path) -> bool:
+    try:
+        return shutil.disk_usage(folder).free < FULL_BYTES
+    except OSError:
+        return False
 
 
 @contextmanager

@@ -71,14 +71,31 @@ def label(
     """
     tally = Tally()
     answerer = Answerer(model, settings.batch_size)
+    while items:
+        items = _label_once(items, answerer, journal, settings, tally, on_file)
+    return tally
+
+
+def _label_once(
+    items: Iterable[Item],
+    answerer: "Answerer",
+    journal: Journal,
+    settings: Settings,
+    tally: Tally,
+    on_file: Callable[[Tally], None],
+) -> list[Item]:
+    """Returns what is still to be labelled: other names of a file that was on its way already."""
+    others: list[Item] = []
     on_the_way: dict[Path, tuple[Item, int]] = {}
 
     def wanted() -> Iterator[Path]:
         """Runs in the loader's thread, up to the first one in this."""
         for item in items:
             if item.path in on_the_way:
-                continue  # listed twice
-            is_done, known = journal.stands(item)
+                if item.name != on_the_way[item.path][0].name:
+                    others.append(item)
+                continue
+            is_done, known = journal.stands(item, settings.model)
             if is_done:
                 pass_over(item, tally, on_file)
             else:
@@ -88,7 +105,7 @@ def label(
     paths = wanted()
     first = next(paths, None)
     if first is None:
-        return tally  # a folder that is watched is looked at often: no graph for nothing
+        return []  # a folder that is watched is looked at often: no graph for nothing
     loader = WindowLoader(
         chain([first], paths),
         settings.clip,
@@ -145,7 +162,7 @@ def label(
             writing.result()
         write([], [])
     tally.report.take_in(loader.report)
-    return tally
+    return others
 
 
 def pass_over(item: Item, tally: Tally, on_file: Callable[[Tally], None]) -> None:

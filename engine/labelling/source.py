@@ -27,6 +27,8 @@ class Source:
         self._piped: list[str] | None = None
         self.skipped: dict[str, str] = {}
         """What the last walk couldn't look into, and why."""
+        self.has_whole_names = False
+        """Names are whole paths, beside those of another folder."""
         if not is_list:
             if videos.is_file():
                 raise UserError(
@@ -68,6 +70,12 @@ class Source:
 
     def _items(self, wanted: Wanted) -> Iterator[Item]:
         self.skipped.clear()
+        for item in self._named_items(wanted):
+            if self.has_whole_names:
+                item = dataclasses.replace(item, name=str(item.path.absolute()))
+            yield item
+
+    def _named_items(self, wanted: Wanted) -> Iterator[Item]:
         if not self._is_list:
             yield from walk.below(self._videos, wanted, self.skipped)
         elif self._piped is not None:

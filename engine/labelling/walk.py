@@ -8,6 +8,7 @@ import os
 import stat
 import zlib
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -149,4 +150,11 @@ def item_of(name: str, path: Path) -> Item:
         return Item(name=name, path=path, size=-1, mtime_ns=0)
     if not stat.S_ISREG(status.st_mode) and not stat.S_ISDIR(status.st_mode):
         return Item(name=name, path=path, size=-1, mtime_ns=0)
-    return Item(name=name, path=path, size=status.st_size, mtime_ns=status.st_mtime_ns)
+    size, mtime_ns = status.st_size, status.st_mtime_ns
+    if stat.S_ISDIR(status.st_mode):  # of frames, which may be written over one by one
+        with suppress(OSError), os.scandir(path) as frames:
+            for each in frames:
+                of_frame = each.stat()
+                size += of_frame.st_size
+                mtime_ns = max(mtime_ns, of_frame.st_mtime_ns)
+    return Item(name=name, path=path, size=size, mtime_ns=mtime_ns)

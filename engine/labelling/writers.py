@@ -4,6 +4,7 @@ All are made anew from the journal, by name, and replace what was there whole or
 """
 
 import csv
+import hashlib
 import json
 import os
 from collections.abc import Callable, Iterable, Iterator
@@ -205,29 +206,57 @@ class Outputs:
     subtitles: Path | None = None
     """A folder."""
 
+    @property
+    def tables(self) -> list[Path]:
+        """All but subtitles."""
+        others = [self.segments] if self.segments is not None else []
+        return [self.labels, self.failures, *others]
 
-def write(journal: Journal, outputs: Outputs, style: Style) -> list[Path]:
-    """Everything; returns what was written."""
+
+@dataclass(kw_only=True)
+class Written:
+    files: list[Path]
+    """And the folder of subtitles."""
+    left_alone: list[Path]
+    """Subtitles that were there already, and are nobody's that the journal knows."""
+
+
+def write(journal: Journal, outputs: Outputs, style: Style) -> Written:
+    """Everything. Whoever calls has looked that no file is another's."""
+    journal.claim([outputs.labels])
     FORMATS[outputs.format](outputs.labels, journal.labelled(), style)
-    written = [outputs.labels]
+    written = Written(files=[outputs.labels], left_alone=[])
     _, num_failed = journal.counts()
     if num_failed:
+        journal.claim([outputs.failures])
         _stream(outputs.failures, ("path", "reason"), journal.failures())
-        written.append(outputs.failures)
-    else:
+        written.files.append(outputs.failures)
+    elif journal.claims(outputs.failures):
         outputs.failures.unlink(missing_ok=True)
     if outputs.segments is not None:
+        journal.claim([outputs.segments])
         _stream(outputs.segments, SEGMENT_COLUMNS, _segment_rows(journal, style))
-        written.append(outputs.segments)
+        written.files.append(outputs.segments)
     if outputs.subtitles is not None:
-        shared = _shared_names(journal.names())
-        for each in journal.labelled():
-            name = _short_name(each.name)
-            if name in shared:
-                name = _long_name(each.name)
-            _write_vtt(outputs.subtitles / name, each, style)
-        written.append(outputs.subtitles)
+        written.left_alone = _write_subtitles(journal, outputs.subtitles, style)
+        written.files.append(outputs.subtitles)
     return written
+
+
+def _write_subtitles(journal: Journal, folder: Path, style: Style) -> list[Path]:
+    """Returns what is left alone: among videos may lie subtitles that somebody wrote by hand."""
+    shared = _shared_names(journal.names())
+
+    def path_of(video: str) -> Path:
+        return folder / next(name for name in _vtt_names(video) if name not in shared)
+
+    paths = [path_of(name) for name in journal.names()]
+    others = {path for path in paths if path.exists() and not journal.claims(path)}
+    journal.claim(path for path in paths if path not in others)
+    for each in journal.labelled():
+        if path_of(each.name) not in others:
+            _write_vtt(path_of(each.name), each, style)
+    return sorted(others)
 
 
 SEGMENT_COLUMNS = ("path", "start_s", "end_s", "label", "confidence")
@@ -253,14 +282,12 @@ def _segment(segment: Segment, style: Style) -> Row:
     }
 
 
-def _short_name(video: str) -> str:
-    """Of its subtitles, below their folder: day.mp4 has day.vtt, which players find."""
-    return str(_below(video).with_suffix(".vtt"))
-
-
-def _long_name(video: str) -> str:
-    """Where the short one would be that of another video too."""
-    return f"{_below(video)}.vtt"
+def _vtt_names(video: str) -> tuple[str, str, str]:
+    """Of its subtitles, below their folder: day.mp4 has day.vtt, which players find. The others are
+    for videos whose shorter name would be that of another one, too."""
+    path = _below(video)
+    digest = hashlib.sha256(os.fsencode(video)).hexdigest()[:16]
+    return str(path.with_suffix(".vtt")), f"{path}.vtt", f"{path}.{digest}.vtt"
 
 
 def _below(video: str) -> Path:
@@ -274,7 +301,7 @@ def _shared_names(videos: Iterable[str]) -> set[str]:
     seen: set[str] = set()
     shared: set[str] = set()
     for video in videos:
-        names = {_short_name(video), _long_name(video)}
+        names = set(_vtt_names(video))
         shared |= names & seen
         seen |= names
     return shared
