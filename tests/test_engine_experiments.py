@@ -17,6 +17,7 @@ import pytest
 from test_engine_train import trainer_of
 
 from engine.data import manifest, splits
+from engine.data.file_digest import file_digest
 from engine.errors import UserError
 from engine.experiments import search
 from engine.experiments import trial as trials
@@ -170,23 +171,79 @@ def test_what_a_command_ends_with_is_what_the_trial_says(
     assert bool(found) == bool(error)
 
 
+def begin(trial: Trial, root: Path, out: Path, *, views: str = "1x1") -> Path:
+    return trials.begin(trial, root, out, views=views, files=file_digest(manifest.load(root)))
+
+
 def test_another_trial_in_its_folder_is_told(dataset: Path, tmp_path: Path) -> None:
     settings = {"model": "cnn-lstm", "preset": "small"}
     trial = Trial(scheme="grouped", varied={}, settings=settings)
-    folder = trials.begin(trial, dataset, tmp_path, views="1x1")
-    assert folder == trials.begin(trial, dataset, tmp_path, views="1x1")
+    folder = begin(trial, dataset, tmp_path)
+    assert folder == begin(trial, dataset, tmp_path)
     changed = dataclasses.replace(trial, settings={**settings, "lr": 0.5, "epochs": 99})
     root = Path(shutil.copytree(dataset, tmp_path / "other"))
     kept = manifest.load(root)
     dataclasses.replace(kept, clips=kept.clips[1:]).save()
     for other, data, views, names in (
         (changed, dataset, "1x1", "epochs, lr"), (trial, dataset, "3x1", "views"),
-        (trial, root, "1x1", "clips"),
+        (trial, root, "1x1", "clips, files"),
     ):  # fmt: skip
-        with pytest.raises(
-            UserError, match=f"differs from this one in {names}: name another --out"
-        ):
-            trials.begin(other, data, tmp_path, views=views)
+        with pytest.raises(UserError, match=f"differs from this one in {names}.*: name another"):
+            begin(other, data, tmp_path, views=views)
+
+
+def test_other_files_under_the_same_names_are_another_trial(dataset: Path, tmp_path: Path) -> None:
+    trial = Trial(scheme="grouped", varied={}, settings={"model": "cnn-lstm", "preset": "small"})
+    root = Path(shutil.copytree(dataset, tmp_path / "set"))
+    out = tmp_path / "out"
+    begin(trial, root, out)
+    root = root.rename(tmp_path / "moved")
+    begin(trial, root, out)
+    begin(trial, Path(shutil.copytree(root, tmp_path / "copied")), out)  # as cp -a does
+    clip = root / manifest.load(root).clips[0].path
+    kept = clip.stat()
+    clip.write_bytes(clip.read_bytes())  # so that a plain copy has the same bytes, but later
+    with pytest.raises(UserError, match=r"in files \(sizes or times .* a plain copy is another"):
+        begin(trial, root, out)
+    os.utime(clip, ns=(kept.st_atime_ns, kept.st_mtime_ns))
+    begin(trial, root, out)
+    clip.unlink()
+    with pytest.raises(UserError, match="differs from this one in files"):
+        begin(trial, root, out)
+
+
+def test_a_trial_is_tested_where_its_dataset_lies_now(
+    dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The run's folder names the place that it was trained from."""
+    called: list[list[str]] = []
+
+    def engine(*arguments: object) -> str:
+        called.append(list(map(str, arguments)))
+        return "no report" if arguments[0] == "evaluate" else ""
+
+    monkeypatch.setattr(trials, "_engine", engine)
+    trial = Trial(scheme="grouped", varied={}, settings={"model": "cnn-lstm"})
+    trials.run(trial, dataset, tmp_path, views="1x1", files="")
+    assert [each[0] for each in called] == ["train", "evaluate"]
+    assert all(str(dataset) == each[each.index("--data") + 1] for each in called)
+
+
+def test_a_folders_frames_are_told_from_others(tmp_path: Path) -> None:
+    folder = tmp_path / "class" / "clip"
+    folder.mkdir(parents=True)
+    for number in (1, 2):
+        (folder / f"frame_{number}.jpg").write_bytes(b"a frame")
+    clips = manifest.Manifest(
+        root=tmp_path, clips=(manifest.Clip(path="class/clip", label="class", source="clip"),)
+    )
+    before = file_digest(clips)
+    (folder / ".notes").write_text("no frame")
+    assert file_digest(clips) == before
+    (folder / "frame_2.jpg").write_bytes(b"another")
+    changed = file_digest(clips)
+    (folder / "frame_2.jpg").unlink()
+    assert len({before, changed, file_digest(clips)}) == 3
 
 
 @pytest.mark.parametrize(("metric", "best"), [("loss", 0.25), ("top1", 0.75)])

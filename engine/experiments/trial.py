@@ -2,7 +2,7 @@
 
 What is done is found done again: a finished trial is read from its result, a begun one is resumed.
 
-OUT/TRIAL/trial.json    what the trial is: settings, clips and their parts, views
+OUT/TRIAL/trial.json    what the trial is: settings, clips, their parts and files, views
           result.json   its figures, once it is finished
 """
 
@@ -27,6 +27,11 @@ from engine.training.recipe import Recipe
 FACTS, RESULT = "trial.json", "result.json"
 PART = "test"
 STOPPING_S = 60.0
+MEANING = {
+    "files": "sizes or times of the clips' files: moving a dataset and `cp -a` keep both, a plain "
+    "copy is another dataset",
+}
+"""Of facts whose name alone doesn't say what became different."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,10 +44,13 @@ class Result:
     error: str = ""
 
 
-def begin(trial: Trial, root: Path, out: Path, *, views: str) -> Path:
-    """The trial's folder, made or found; an error where it holds another trial."""
+def begin(trial: Trial, root: Path, out: Path, *, views: str, files: str) -> Path:
+    """The trial's folder, made or found; an error where it holds another trial.
+
+    `files` is the dataset's `file_digest`, taken once for all trials.
+    """
     folder = out / trial.name
-    facts = json.loads(json.dumps(_facts_of(trial, root, views), default=str))
+    facts = json.loads(json.dumps(_facts_of(trial, root, views, files), default=str))
     if (folder / FACTS).is_file():
         found = _read(folder / FACTS)
     elif (folder / run_folder.FACTS).is_file():
@@ -54,25 +62,33 @@ def begin(trial: Trial, root: Path, out: Path, *, views: str) -> Path:
         return folder
     other = sorted(key for key in facts.keys() | found.keys() if facts.get(key) != found.get(key))
     if other:
+        words = [f"{key} ({MEANING[key]})" if key in MEANING else key for key in other]
         raise UserError(
-            f"{folder} holds a trial that differs from this one in {', '.join(other)}: name "
+            f"{folder} holds a trial that differs from this one in {', '.join(words)}: name "
             "another --out, or remove that folder."
         )
     return folder
 
 
 def run(
-    trial: Trial, root: Path, out: Path, *, views: str, flags: list[str] | None = None
+    trial: Trial,
+    root: Path,
+    out: Path,
+    *,
+    views: str,
+    files: str,
+    flags: list[str] | None = None,
 ) -> Result:
     """`flags` go to `engine train` beside the settings: --cache, --loader, --device."""
-    folder = begin(trial, root, out, views=views)
+    folder = begin(trial, root, out, views=views, files=files)
     if not (folder / RESULT).is_file():
+        where = report.folder_of(folder, split=PART, views=views)
         error = _train(trial, root, folder, flags or []) or _engine(
-            "evaluate", folder, "--split", PART, "--views", views
+            "evaluate", folder, "--data", root, "--split", PART, "--views", views, "--out", where
         )
         if error:
             return Result(trial=trial, figures={}, val=float("nan"), error=error)
-        found = report.read(report.folder_of(folder, split=PART, views=views))
+        found = report.read(where)
         with atomic.new_text(folder / RESULT) as file:
             facts = {"val": checkpoint.read_best(folder)["value"], "figures": found[0]["video"]}
             json.dump(facts, file, indent=2)
@@ -80,13 +96,14 @@ def run(
     return Result(trial=trial, figures=kept["figures"], val=kept["val"])
 
 
-def _facts_of(trial: Trial, root: Path, views: str) -> dict[str, Any]:
+def _facts_of(trial: Trial, root: Path, views: str, files: str) -> dict[str, Any]:
     listed, scheme = splits.dealt(root, trial.scheme)
     clips = repr([dataclasses.astuple(clip) for clip in listed.clips])
     return {
         **Recipe.resolve(trial.settings).flat(),
         "scheme": scheme,
         "clips": hashlib.sha256(clips.encode(errors="surrogateescape")).hexdigest()[:16],
+        "files": files,
         "views": views,
     }
 
