@@ -101,6 +101,14 @@ def write(folder: Path, text: str) -> str:
         ('[train]\nmodel = "cnn-lstm"\n[vary]\nlr = []\n', "lr is an empty list"),
         ("views = 3\n", "views must be a text, not 3"),
         ("search = 5\n", "search must be a table"),
+        ("published = [1]\n", "study.toml: published must be a list, each value a table"),
+        ("[[published]]\nwhen = 'x'\n", "study.toml: .*number 1: when must be a table of settings"),
+        ("[[published]]\nwhen = { sampilng = 'random' }\n", "when: .*did you mean 'sampling'"),
+        ("[[published]]\ntop_1 = 5\n", "study.toml: .*number 1: .*did you mean 'top1'"),
+        *(
+            (f"[[published]]\n[[published]]\ntop1 = {value}\n", "number 2: top1 must be a number")
+            for value in ("'x'", "true", "{ a = 1 }", "['a', 'b']", "[1, 2, 3]", "[]", "nan")
+        ),
     ],
 )
 def test_a_wrong_file_is_told_before_anything_runs(text: str, message: str, tmp_path: Path) -> None:
@@ -148,6 +156,25 @@ def test_settings_that_are_given_win_over_what_is_searched() -> None:
     assert left.search.keys() == {"trials", "batch_size"}
     assert left.train == {"lr": 0.5}
     assert not left.with_settings({"batch_size": 4}).search
+
+
+def test_tables_that_are_varied_are_merged_with_those_of_all_trials(tmp_path: Path) -> None:
+    text = (
+        '[train]\nmodel = "vit-lstm"\noptions = { reduction = 8, recurrence = { hidden = 8 } }\n'
+        "[vary]\noptions = [{ recurrence = { layers = 1 } }, { recurrence = { layers = 2 } }]\n"
+    )
+    experiment = Experiment.load(write(tmp_path, text))
+    assert [trial.settings["options"] for trial in experiment.trials()] == [
+        {"reduction": 8, "recurrence": {"hidden": 8, "layers": layers}} for layers in (1, 2)
+    ]  # fmt: skip
+    assert len({trial.name for trial in experiment.trials()}) == 2
+
+    changed = experiment.with_settings({"options": {"reduction": 16, "recurrence": {"hidden": 4}}})
+    assert [trial.settings["options"] for trial in changed.trials()] == [
+        {"reduction": 16, "recurrence": {"hidden": 4, "layers": layers}} for layers in (1, 2)
+    ]  # fmt: skip
+    (one,) = experiment.with_settings({"options": {"recurrence": {"layers": 3}}}).trials()
+    assert one.settings["options"]["recurrence"] == {"hidden": 8, "layers": 3}
 
 
 @pytest.mark.parametrize(

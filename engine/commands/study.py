@@ -77,7 +77,7 @@ def _run(
     import sys
 
     from engine.commands.opened import parse_views
-    from engine.commands.train import setting
+    from engine.commands.train import nested, setting
     from engine.data import manifest
     from engine.data.file_digest import file_digest
     from engine.errors import UserError
@@ -86,7 +86,7 @@ def _run(
 
     files = file_digest(manifest.load(data))  # a wrong folder is told at once
     if changes:
-        experiment = experiment.with_settings(dict(map(setting, changes)))
+        experiment = experiment.with_settings(nested([setting(each) for each in changes]))
     if scheme:
         experiment = dataclasses.replace(experiment, schemes=[scheme])
     experiment.check()

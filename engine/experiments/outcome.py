@@ -6,11 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from engine import atomic
-from engine.experiments.experiment import Experiment
+from engine.experiments.experiment import FIGURES, Experiment
 from engine.experiments.trial import Result
 
-FIGURES = {"top1": 100.0, "top5": 100.0, "f1": 1.0}
-"""As they are published: in percent, but for F1."""
 OURS = {"top1": "top1", "top5": "top5", "f1": "f1_weighted"}
 
 

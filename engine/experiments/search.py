@@ -16,6 +16,7 @@ from typing import Any
 from engine.errors import RefusedError, UserError
 from engine.experiments.experiment import Experiment, Trial
 from engine.experiments.trial import Result
+from engine.training.recipe import merge
 from trt.probe import install_command
 
 JOURNAL = "search.log"
@@ -49,9 +50,8 @@ def search(experiment: Experiment, out: Path, run_trial: Callable[[Trial], Resul
     study.set_user_attr("ranges", ranges)
 
     def trial_of(varied: dict[str, Any]) -> Trial:
-        return Trial(
-            scheme=experiment.schemes[0], varied=varied, settings=experiment.train | varied
-        )
+        settings = merge(experiment.train, varied)
+        return Trial(scheme=experiment.schemes[0], varied=varied, settings=settings)
 
     known = [each.params for each in study.get_trials() if each.state.is_finished()]
     # a sampler that began again with the same seed would ask for the same trials again
