@@ -17,6 +17,7 @@ from PIL import Image
 from sklearn import metrics as sk
 
 from dali_pipelines.spec import ClipSpec
+from engine.commands import evaluate
 from engine.data import manifest, splits
 from engine.evaluation import filmstrips
 from engine.evaluation.metrics import bootstrap_interval, measure, most_confused
@@ -152,6 +153,24 @@ def test_a_run_is_tested_on_what_it_held_back(
         result = run_engine("evaluate", trained[1], *data, "--out", tmp_path / "report")
         assert result.returncode == 0, result.stderr
         assert "(grouped seed 0)" in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("runs", "names"),
+    [
+        (["a", "b"], ["a", "b"]),
+        (["c/x", "a/run", "b/run"], ["x", "run-2", "run-3"]),
+        (["a/run", "b/run", "run-1"], ["run-2", "run-3", "run-1"]),
+        (["run-2", "a/run", "b/run"], ["run-2", "run-3", "run-4"]),
+        (["a/run", "b/run", "c/run-2", "d/run-2"], ["run-1", "run-2", "run-2-3", "run-2-4"]),
+        (["a/run", "a/run"], ["run-1", "run-2"]),
+        (["a/Run", "b/run"], ["Run-1", "run-2"]),
+        (["a/\u00e9", "b/e\u0301"], ["\u00e9-1", "e\u0301-2"]),
+        (["a/b/..", "c"], ["a", "c"]),
+    ],
+)
+def test_each_run_has_a_name_of_its_own(runs: list[str], names: list[str]) -> None:
+    assert evaluate._names(list(map(Path, runs))) == names
 
 
 @pytest.mark.slow
