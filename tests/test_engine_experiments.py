@@ -7,9 +7,9 @@ import math
 import os
 import re
 import shutil
-import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -198,6 +198,30 @@ def test_what_a_command_ends_with_is_what_the_trial_says(
     assert bool(found) == bool(error)
 
 
+def test_a_command_ends_with_the_study_that_started_it(tmp_path: Path) -> None:
+    script = tmp_path / "python"
+    script.write_text(
+        "#!/bin/sh\ntrap 'echo saved > \"$0.told\"; exit 0' TERM\necho $$ >&2\n"
+        "while true; do sleep 0.1; done\n"
+    )
+    script.chmod(0o755)
+    code = (
+        "import sys; from engine.experiments import trial; "
+        "sys.executable = sys.argv[1]; trial._engine('train')"
+    )
+    study = subprocess.Popen([sys.executable, "-c", code, str(script)], stderr=subprocess.PIPE)
+    assert study.stderr is not None
+    command = Path("/proc", study.stderr.readline().decode().strip())
+    assert command.is_dir()
+    study.kill()
+    study.communicate()
+    told = tmp_path / "python.told"
+    end = time.monotonic() + 60
+    while not (told.exists() and told.read_text()) and time.monotonic() < end:
+        time.sleep(0.05)
+    assert told.read_text() == "saved\n"
+
+
 def begin(trial: Trial, root: Path, out: Path, *, views: str = "1x1") -> Path:
     return trials.begin(trial, root, out, views=views, files=file_digest(manifest.load(root)))
 
@@ -353,13 +377,13 @@ def test_a_study_leaves_the_datasets_own_splits_alone_even_when_it_is_killed(
                  tmp_path / "out", *SMALL]  # fmt: skip
     process = subprocess.Popen(
         [sys.executable, "-m", "engine", *map(str, arguments)],
-        stderr=subprocess.PIPE, text=True, start_new_session=True,
+        stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
     assert process.stderr is not None
     for line in process.stderr:
         if "clips to learn from" in line:
             break
-    os.killpg(process.pid, signal.SIGKILL)
+    process.kill()  # alone: its training ends by itself
     process.communicate()
     assert {path: path.read_bytes() for path in root.rglob("*") if path.is_file()} == before
     done = run_engine(*arguments)

@@ -6,12 +6,16 @@ OUT/TRIAL/trial.json    what the trial is: settings, clips, their parts and file
           result.json   its figures, once it is finished
 """
 
+import ctypes
 import dataclasses
 import hashlib
 import json
+import os
+import signal
 import subprocess
 import sys
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +31,8 @@ from engine.training.recipe import Recipe
 FACTS, RESULT = "trial.json", "result.json"
 PART = "test"
 STOPPING_S = 60.0
+PR_SET_PDEATHSIG = 1
+"""Of Linux's prctl: the signal that a process gets when the one that started it ends."""
 MEANING = {
     "files": "sizes or times of the clips' files: moving a dataset and `cp -a` keep both, a plain "
     "copy is another dataset",
@@ -132,7 +138,10 @@ def _train(trial: Trial, root: Path, folder: Path, flags: list[str]) -> str:
 def _engine(*arguments: object) -> str:
     """Nothing, or the sentence with which the command failed; what it says goes through."""
     process = subprocess.Popen(
-        [sys.executable, "-m", "engine", *map(str, arguments)], stderr=subprocess.PIPE, text=True
+        [sys.executable, "-m", "engine", *map(str, arguments)],
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=partial(_end_with, os.getpid(), ctypes.CDLL(None)),
     )
     assert process.stderr is not None
     last = ""
@@ -155,3 +164,11 @@ def _engine(*arguments: object) -> str:
     if status == 1 and arguments[0] == "evaluate":  # its figures are of the others alone
         return "clips of the test part can't be read: `engine data check` says which"
     return "" if status in (0, 1) else last.removeprefix("engine: ")
+
+
+def _end_with(study: int, libc: ctypes.CDLL) -> None:
+    """Of the process that calls it: saved and stopped where the study is killed, rather than in the
+    way of the next one."""
+    libc.prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+    if os.getppid() != study:  # it was killed before
+        os._exit(1)
