@@ -280,6 +280,27 @@ def test_a_trial_is_tested_where_its_dataset_lies_now(
     assert all(str(dataset) == each[each.index("--data") + 1] for each in called)
 
 
+def test_a_damaged_result_is_told(dataset: Path, tmp_path: Path) -> None:
+    trial = Trial(scheme="grouped", varied={}, settings={"model": "cnn-lstm"})
+    folder = begin(trial, dataset, tmp_path)
+    files = file_digest(manifest.load(dataset))
+    for text in ("", "[1]", "{}", '{"figures": {}, "val": "x"}'):
+        (folder / trials.RESULT).write_text(text)
+        with pytest.raises(UserError, match=f"result.json is damaged .*: remove {folder}"):
+            trials.run(trial, dataset, tmp_path, views="1x1", files=files)
+
+
+def test_a_setting_that_is_not_utf8_ends_in_a_sentence(
+    dataset: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    settings = {"model": "cnn-lstm", "preset": "small", "weights": os.fsdecode(b"\xff")}
+    trial = Trial(scheme="grouped", varied={}, settings=settings)
+    files = file_digest(manifest.load(dataset))
+    result = trials.run(trial, dataset, tmp_path, views="1x1", files=files)
+    assert "trial.toml is no recipe in TOML" in result.error
+    assert "Traceback" not in capfd.readouterr().err
+
+
 def test_a_folders_frames_are_told_from_others(tmp_path: Path) -> None:
     folder = tmp_path / "class" / "clip"
     folder.mkdir(parents=True)
@@ -317,10 +338,47 @@ def test_a_search_lists_the_best_first(metric: str, best: float, tmp_path: Path)
         experiment, tmp_path, lambda trial: trials.Result(trial=trial, figures={}, val=0.5)
     )
     assert len(again) == 4
-    for changed in ({"lr": {"low": 0.1, "high": 0.3}}, {"sampling": ["random"]}):
+    for changed in (
+        {"lr": {"low": 0.1, "high": 0.3}}, {"sampling": ["random"]}, {"lr": [True, 0.2]},
+    ):  # fmt: skip
         other = dataclasses.replace(experiment, search={"trials": 4, **changed})
         with pytest.raises(UserError, match="holds a search over other ranges: name another --out"):
             search.search(other, tmp_path, run_trial)
+
+
+def test_a_search_keeps_to_what_optuna_takes(tmp_path: Path) -> None:
+    pytest.importorskip("optuna")
+    train = {"model": "cnn-lstm", "seed": 2**62}
+    batches = {"trials": 1, "batch_size": {"low": 1, "high": 2}}
+    experiment = Experiment(title="t", schemes=["grouped"], train=train, search=batches)
+
+    def run_trial(trial: Trial) -> trials.Result:
+        return trials.Result(trial=trial, figures={}, val=0.5)
+
+    search.check(experiment)
+    assert len(search.search(experiment, tmp_path, run_trial)) == 1
+    as_floats = {"trials": 2, "batch_size": {"low": 1.0, "high": 2.0}}
+    with pytest.raises(UserError, match="holds a search over other ranges"):
+        search.search(dataclasses.replace(experiment, search=as_floats), tmp_path, run_trial)
+    (tmp_path / search.JOURNAL).write_text("no journal\n{}\n")
+    with pytest.raises(UserError, match=r"search.log is damaged \(.*\): remove it"):
+        search.search(experiment, tmp_path, run_trial)
+
+
+@pytest.mark.parametrize(
+    ("given_", "message"),
+    [
+        ('metric = ["loss", "top1"]', "trials are ranked by the metric"),
+        (f"lr = {{ low = 1, high = {10**400} }}", "lr must be a list of values, or a range"),
+        ("lr = { low = -1.7e308, high = 1.7e308 }", "lr must be a list of values, or a range"),
+    ],
+)
+def test_a_search_that_would_say_nothing_is_refused(
+    given_: str, message: str, tmp_path: Path
+) -> None:
+    text = f'[train]\nmodel = "cnn-lstm"\n[search]\n{given_}\n'
+    with pytest.raises(UserError, match=message):
+        search.check(Experiment.load(write(tmp_path, text)))
 
 
 @pytest.fixture(scope="module")

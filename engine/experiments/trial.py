@@ -98,7 +98,7 @@ def run(
         with atomic.new_text(folder / RESULT) as file:
             facts = {"val": checkpoint.read_best(folder)["value"], "figures": found[0]["video"]}
             json.dump(facts, file, indent=2)
-    kept = _read(folder / RESULT)
+    kept = _read(folder / RESULT, {"figures": dict, "val": int | float})
     return Result(trial=trial, figures=kept["figures"], val=kept["val"])
 
 
@@ -114,11 +114,15 @@ def _facts_of(trial: Trial, root: Path, views: str, files: str) -> dict[str, Any
     }
 
 
-def _read(path: Path) -> dict[str, Any]:
+def _read(path: Path, needed: dict[str, Any] | None = None) -> dict[str, Any]:
+    """`needed`: entries and their types."""
     try:
         found = json.loads(path.read_text())
         if not isinstance(found, dict):
             raise ValueError("it is no table")
+        for name, kind in (needed or {}).items():
+            if not isinstance(found.get(name), kind):
+                raise ValueError(f"its {name} is missing or of the wrong type")
     except (ValueError, RecursionError) as error:
         raise UserError(f"{path} is damaged ({error}): remove {path.parent}.") from error
     return found
@@ -128,7 +132,8 @@ def _train(trial: Trial, root: Path, folder: Path, flags: list[str]) -> str:
     if (folder / run_folder.FACTS).is_file():
         return _engine("train", "--out", folder, "--data", root, "--resume", *flags)
     recipe = folder / "trial.toml"
-    recipe.write_text(recipes.to_toml(trial.settings))
+    with atomic.new_text(recipe) as file:
+        file.write(recipes.to_toml(trial.settings))
     return _engine(
         "train", "--data", root, "--scheme", trial.scheme, "--recipe", recipe, "--out", folder,
         *flags,
