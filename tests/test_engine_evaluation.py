@@ -3,11 +3,14 @@
 import csv
 import dataclasses
 import json
+import os
 import re
 import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,7 +22,7 @@ from sklearn import metrics as sk
 from dali_pipelines.spec import ClipSpec
 from engine.commands import evaluate
 from engine.data import manifest, splits
-from engine.evaluation import filmstrips
+from engine.evaluation import filmstrips, report
 from engine.evaluation.metrics import bootstrap_interval, measure, most_confused
 
 TINY = ("--model", "vit-lstm", "--preset", "small", "--frames", "4", "--size", "32",
@@ -171,6 +174,12 @@ def test_a_run_is_tested_on_what_it_held_back(
 )
 def test_each_run_has_a_name_of_its_own(runs: list[str], names: list[str]) -> None:
     assert evaluate._names(list(map(Path, runs))) == names
+
+
+def test_any_class_can_stand_in_the_chart(tmp_path: Path) -> None:
+    names = ["costs $\\foo$", os.fsdecode(b"\xff")]
+    run: Any = SimpleNamespace(class_names=names, levels={"video": {"confusion": [[1, 2], [0, 3]]}})
+    assert report._draw_confusion(tmp_path / "chart.png", run).stat().st_size > 0
 
 
 @pytest.mark.slow

@@ -19,7 +19,7 @@ from test_engine_train import trainer_of
 from engine.data import manifest, splits
 from engine.data.file_digest import file_digest
 from engine.errors import UserError
-from engine.experiments import search
+from engine.experiments import outcome, search
 from engine.experiments import trial as trials
 from engine.experiments.experiment import FOLDER, Experiment, Trial
 from engine.training import checkpoint
@@ -316,6 +316,30 @@ def test_a_folders_frames_are_told_from_others(tmp_path: Path) -> None:
     changed = file_digest(clips)
     (folder / "frame_2.jpg").unlink()
     assert len({before, changed, file_digest(clips)}) == 3
+
+
+def test_any_words_can_stand_in_a_studys_table_and_chart(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    figures = {"top1": 0.5, "top5": 1.0, "f1_weighted": 0.4, "top1_interval": [0.4, 0.6]}
+    weights = ["a/best", "b/best", "[/tmp/$\\foo$]"]
+    experiment = Experiment(
+        title="[b] costs $\\foo$", about="[/b]", schemes=["grouped"],
+        train={"model": "cnn-lstm"}, vary={"weights": weights},
+    )  # fmt: skip
+    results = [
+        trials.Result(trial=trial, figures=figures, val=0.5) for trial in experiment.trials()
+    ]
+    error = trials.Result(trial=results[2].trial, figures={}, val=math.nan, error="no [/tmp/x]")
+    outcome.print_table(experiment, [*results[:2], error])
+    printed = capsys.readouterr().out
+    assert "[b] costs" in printed
+    assert "no [/tmp/x]" in " ".join(printed.split())
+    assert outcome.write(tmp_path, experiment, results, "engine study").stat().st_size > 0
+    assert [row["varied"] for row in rows_of(tmp_path)] == [
+        "weights a/best", "weights b/best", "weights $\\foo$]",
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize(("metric", "best"), [("loss", 0.25), ("top1", 0.75)])

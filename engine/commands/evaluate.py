@@ -186,6 +186,7 @@ def _check_folds(splits: str, evaluated: "list[Evaluated]") -> None:
 
 def _print(evaluated: "list[Evaluated]") -> None:
     from rich.console import Console
+    from rich.markup import escape
     from rich.table import Table
 
     from engine.evaluation.page import HEADLINES, PERCENT, spread
@@ -196,7 +197,7 @@ def _print(evaluated: "list[Evaluated]") -> None:
     table.add_column("")
     columns = [(each, level) for each in evaluated for level in each.levels]
     for each, level in columns:
-        table.add_column(f"{each.name}\neach {level}", justify="right")
+        table.add_column(f"{escape(each.name)}\neach {level}", justify="right")
     if with_mean:
         table.add_column("mean ± std\nof videos", justify="right")
     for key, words in HEADLINES.items():

@@ -56,8 +56,10 @@ class Trial:
         parts = (f"{key}={words(value)}" for key, value in self.varied.items())
         return "_".join([self.scheme, *parts])
 
-    def describe(self) -> str:
-        return ", ".join(f"{key} {_short(value)}" for key, value in self.varied.items()) or "as is"
+    def describe(self, *, whole: bool = False) -> str:
+        """Long names by their end, unless the `whole` is needed to tell trials apart."""
+        words = str if whole else _short
+        return ", ".join(f"{key} {words(value)}" for key, value in self.varied.items()) or "as is"
 
 
 @dataclass(frozen=True, kw_only=True)
