@@ -21,6 +21,7 @@ from typing import Any
 
 from engine import atomic
 from engine.data import splits
+from engine.data.file_digest import digest_of_path
 from engine.errors import UserError
 from engine.evaluation import report
 from engine.experiments.experiment import Trial
@@ -34,6 +35,7 @@ STOPPING_S = 60.0
 PR_SET_PDEATHSIG = 1
 """Of Linux's prctl: the signal that a process gets when the one that started it ends."""
 MEANING = {
+    "clips": "their rows and parts, of which `engine data check` takes bad ones away",
     "files": "sizes or times of the clips' files: moving a dataset and `cp -a` keep both, a plain "
     "copy is another dataset",
 }
@@ -105,13 +107,26 @@ def run(
 def _facts_of(trial: Trial, root: Path, views: str, files: str) -> dict[str, Any]:
     listed, scheme = splits.dealt(root, trial.scheme)
     clips = repr([dataclasses.astuple(clip) for clip in listed.clips])
+    recipe = Recipe.resolve(trial.settings)
     return {
-        **Recipe.resolve(trial.settings).flat(),
+        **recipe.flat(),
+        **_begun_from(recipe),
         "scheme": scheme,
         "clips": hashlib.sha256(clips.encode(errors="surrogateescape")).hexdigest()[:16],
         "files": files,
         "views": views,
     }
+
+
+def _begun_from(recipe: Recipe) -> dict[str, str]:
+    """Of the files that a trial starts from or learns from beside the clips."""
+    found = {}
+    weights = Path(recipe.weights)
+    if recipe.weights not in ("none", "backbone") and weights.exists():
+        found["files of its weights"] = digest_of_path(weights)
+    if recipe.loss.teacher and (taught_by := checkpoint.named_or_best(Path(recipe.loss.teacher))):
+        found["files of its teacher"] = digest_of_path(taught_by)
+    return found
 
 
 def _read(path: Path, needed: dict[str, Any] | None = None) -> dict[str, Any]:
