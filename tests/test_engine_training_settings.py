@@ -267,7 +267,7 @@ def test_flags_for_one_table_are_all_heard(
 
 
 def test_any_text_can_be_saved() -> None:
-    values = {"weights": 'a "quoted" 🎬 \\ path'}
+    values = {"weights": 'a "quoted" 🎬 \\ path', "options": {"": 1, 'a "key"': {"b c": 2}}}
     assert tomllib.loads(recipes.to_toml(values)) == values
 
 
