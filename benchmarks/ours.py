@@ -36,11 +36,13 @@ class Ours:
         if self._predictor.device.type == "cpu":
             keep_freed_memory()
         self._graph: ClipGraph | None = None
+        self.note = ""
 
     def label(self, rows: list[ClipRow], setting: Setting) -> Iterator[Labelled]:
         loader = make_loader(
             default_loader(), rows, self._feed(setting), gpu=self._predictor.device.index
         )
+        self.note = loader.note
         return labelled(self._predictor, loader)
 
     def one(self, row: ClipRow) -> Any:

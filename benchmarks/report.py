@@ -125,6 +125,7 @@ def _pyplot() -> Any:
     import matplotlib as mpl
 
     mpl.use("Agg")
+    mpl.rcParams["text.parse_math"] = False  # a dollar sign in a run's name is one
     from matplotlib import pyplot as plt
 
     return plt

@@ -56,6 +56,9 @@ def labelled(model: Any, loader: ClipLoader) -> Iterator[Labelled]:
 
 
 class Way(Protocol):
+    note: str
+    """What its loader says of this machine, where something makes it slower than usual."""
+
     def label(self, rows: list[ClipRow], setting: Setting) -> Iterator[Labelled]:
         """From files to answers, as fast as it goes; clips that can't be read are left out."""
 

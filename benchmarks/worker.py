@@ -153,7 +153,8 @@ class _Served:
         for each in self._way.label(rows, setting):
             found[each.id] = each.probabilities
             self._pipe.send(("clip", None))
-        return {"seconds": time.perf_counter() - started, "probabilities": found}
+        seconds = time.perf_counter() - started
+        return {"seconds": seconds, "probabilities": found, "note": self._way.note}
 
     def latency(self, rows: list[ClipRow], seconds: float) -> dict[str, Any]:
         """Milliseconds from one file to its answer, nothing running ahead."""

@@ -419,3 +419,16 @@ def test_points_are_drawn_and_written(tmp_path: Path) -> None:
     ]  # fmt: skip
     assert report.draw_front(tmp_path / "front.png", many).stat().st_size > 10_000
     assert report.draw_stages(tmp_path / "stages.png", many) == []
+
+
+def test_a_peers_loader_says_what_makes_it_slow_here(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from benchmarks.way import open_way
+
+    monkeypatch.setattr("dali_pipelines.torch_loader._free_shared_memory", lambda: 0)
+    way = open_way(WaySpec(name="torch", kind="torch", path=run))
+    assert way.note == ""
+    rows = rows_of([videos.write_video(tmp_path / "clip")])
+    assert len(list(way.label(rows, Setting(batch=1)))) == 1
+    assert "go through pipes, which is slower" in way.note

@@ -3,11 +3,14 @@
 import csv
 import dataclasses
 import json
+import os
 import re
 import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,8 +20,9 @@ from PIL import Image
 from sklearn import metrics as sk
 
 from dali_pipelines.spec import ClipSpec
+from engine.commands import evaluate
 from engine.data import manifest, splits
-from engine.evaluation import filmstrips
+from engine.evaluation import filmstrips, report
 from engine.evaluation.metrics import bootstrap_interval, measure, most_confused
 
 TINY = ("--model", "vit-lstm", "--preset", "small", "--frames", "4", "--size", "32",
@@ -152,6 +156,30 @@ def test_a_run_is_tested_on_what_it_held_back(
         result = run_engine("evaluate", trained[1], *data, "--out", tmp_path / "report")
         assert result.returncode == 0, result.stderr
         assert "(grouped seed 0)" in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("runs", "names"),
+    [
+        (["a", "b"], ["a", "b"]),
+        (["c/x", "a/run", "b/run"], ["x", "run-2", "run-3"]),
+        (["a/run", "b/run", "run-1"], ["run-2", "run-3", "run-1"]),
+        (["run-2", "a/run", "b/run"], ["run-2", "run-3", "run-4"]),
+        (["a/run", "b/run", "c/run-2", "d/run-2"], ["run-1", "run-2", "run-2-3", "run-2-4"]),
+        (["a/run", "a/run"], ["run-1", "run-2"]),
+        (["a/Run", "b/run"], ["Run-1", "run-2"]),
+        (["a/\u00e9", "b/e\u0301"], ["\u00e9-1", "e\u0301-2"]),
+        (["a/b/..", "c"], ["a", "c"]),
+    ],
+)
+def test_each_run_has_a_name_of_its_own(runs: list[str], names: list[str]) -> None:
+    assert evaluate._names(list(map(Path, runs))) == names
+
+
+def test_any_class_can_stand_in_the_chart(tmp_path: Path) -> None:
+    names = ["costs $\\foo$", os.fsdecode(b"\xff")]
+    run: Any = SimpleNamespace(class_names=names, levels={"video": {"confusion": [[1, 2], [0, 3]]}})
+    assert report._draw_confusion(tmp_path / "chart.png", run).stat().st_size > 0
 
 
 @pytest.mark.slow

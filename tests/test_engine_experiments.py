@@ -7,18 +7,21 @@ import math
 import os
 import re
 import shutil
-import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 from test_engine_train import trainer_of
 
-from engine.data import manifest, splits
+from dali_pipelines.clip_facts import ClipHealth
+from engine import atomic
+from engine.data import doctor, manifest, splits
+from engine.data.file_digest import file_digest
 from engine.errors import UserError
-from engine.experiments import search
+from engine.experiments import outcome, search
 from engine.experiments import trial as trials
 from engine.experiments.experiment import FOLDER, Experiment, Trial
 from engine.training import checkpoint
@@ -100,6 +103,14 @@ def write(folder: Path, text: str) -> str:
         ('[train]\nmodel = "cnn-lstm"\n[vary]\nlr = []\n', "lr is an empty list"),
         ("views = 3\n", "views must be a text, not 3"),
         ("search = 5\n", "search must be a table"),
+        ("published = [1]\n", "study.toml: published must be a list, each value a table"),
+        ("[[published]]\nwhen = 'x'\n", "study.toml: .*number 1: when must be a table of settings"),
+        ("[[published]]\nwhen = { sampilng = 'random' }\n", "when: .*did you mean 'sampling'"),
+        ("[[published]]\ntop_1 = 5\n", "study.toml: .*number 1: .*did you mean 'top1'"),
+        *(
+            (f"[[published]]\n[[published]]\ntop1 = {value}\n", "number 2: top1 must be a number")
+            for value in ("'x'", "true", "{ a = 1 }", "['a', 'b']", "[1, 2, 3]", "[]", "nan")
+        ),
     ],
 )
 def test_a_wrong_file_is_told_before_anything_runs(text: str, message: str, tmp_path: Path) -> None:
@@ -149,6 +160,25 @@ def test_settings_that_are_given_win_over_what_is_searched() -> None:
     assert not left.with_settings({"batch_size": 4}).search
 
 
+def test_tables_that_are_varied_are_merged_with_those_of_all_trials(tmp_path: Path) -> None:
+    text = (
+        '[train]\nmodel = "vit-lstm"\noptions = { reduction = 8, recurrence = { hidden = 8 } }\n'
+        "[vary]\noptions = [{ recurrence = { layers = 1 } }, { recurrence = { layers = 2 } }]\n"
+    )
+    experiment = Experiment.load(write(tmp_path, text))
+    assert [trial.settings["options"] for trial in experiment.trials()] == [
+        {"reduction": 8, "recurrence": {"hidden": 8, "layers": layers}} for layers in (1, 2)
+    ]  # fmt: skip
+    assert len({trial.name for trial in experiment.trials()}) == 2
+
+    changed = experiment.with_settings({"options": {"reduction": 16, "recurrence": {"hidden": 4}}})
+    assert [trial.settings["options"] for trial in changed.trials()] == [
+        {"reduction": 16, "recurrence": {"hidden": 4, "layers": layers}} for layers in (1, 2)
+    ]  # fmt: skip
+    (one,) = experiment.with_settings({"options": {"recurrence": {"layers": 3}}}).trials()
+    assert one.settings["options"]["recurrence"] == {"hidden": 8, "layers": 3}
+
+
 @pytest.mark.parametrize(
     ("ending", "command", "error"),
     [
@@ -170,23 +200,178 @@ def test_what_a_command_ends_with_is_what_the_trial_says(
     assert bool(found) == bool(error)
 
 
+def test_a_command_ends_with_the_study_that_started_it(tmp_path: Path) -> None:
+    script = tmp_path / "python"
+    script.write_text(
+        "#!/bin/sh\ntrap 'echo saved > \"$0.told\"; exit 0' TERM\necho $$ >&2\n"
+        "while true; do sleep 0.1; done\n"
+    )
+    script.chmod(0o755)
+    code = (
+        "import sys; from engine.experiments import trial; "
+        "sys.executable = sys.argv[1]; trial._engine('train')"
+    )
+    study = subprocess.Popen([sys.executable, "-c", code, str(script)], stderr=subprocess.PIPE)
+    assert study.stderr is not None
+    command = Path("/proc", study.stderr.readline().decode().strip())
+    assert command.is_dir()
+    study.kill()
+    study.communicate()
+    told = tmp_path / "python.told"
+    end = time.monotonic() + 60
+    while not (told.exists() and told.read_text()) and time.monotonic() < end:
+        time.sleep(0.05)
+    assert told.read_text() == "saved\n"
+
+
+def begin(trial: Trial, root: Path, out: Path, *, views: str = "1x1") -> Path:
+    return trials.begin(trial, root, out, views=views, files=file_digest(manifest.load(root)))
+
+
 def test_another_trial_in_its_folder_is_told(dataset: Path, tmp_path: Path) -> None:
     settings = {"model": "cnn-lstm", "preset": "small"}
     trial = Trial(scheme="grouped", varied={}, settings=settings)
-    folder = trials.begin(trial, dataset, tmp_path, views="1x1")
-    assert folder == trials.begin(trial, dataset, tmp_path, views="1x1")
+    folder = begin(trial, dataset, tmp_path)
+    assert folder == begin(trial, dataset, tmp_path)
     changed = dataclasses.replace(trial, settings={**settings, "lr": 0.5, "epochs": 99})
     root = Path(shutil.copytree(dataset, tmp_path / "other"))
     kept = manifest.load(root)
     dataclasses.replace(kept, clips=kept.clips[1:]).save()
     for other, data, views, names in (
         (changed, dataset, "1x1", "epochs, lr"), (trial, dataset, "3x1", "views"),
-        (trial, root, "1x1", "clips"),
+        (trial, root, "1x1", r"clips \(.*\), files"),
     ):  # fmt: skip
-        with pytest.raises(
-            UserError, match=f"differs from this one in {names}: name another --out"
-        ):
-            trials.begin(other, data, tmp_path, views=views)
+        with pytest.raises(UserError, match=f"differs from this one in {names}.*: name another"):
+            begin(other, data, tmp_path, views=views)
+
+
+def test_other_files_under_the_same_names_are_another_trial(dataset: Path, tmp_path: Path) -> None:
+    trial = Trial(scheme="grouped", varied={}, settings={"model": "cnn-lstm", "preset": "small"})
+    root = Path(shutil.copytree(dataset, tmp_path / "set"))
+    out = tmp_path / "out"
+    begin(trial, root, out)
+    root = root.rename(tmp_path / "moved")
+    begin(trial, root, out)
+    begin(trial, Path(shutil.copytree(root, tmp_path / "copied")), out)  # as cp -a does
+    clip = root / manifest.load(root).clips[0].path
+    kept = clip.stat()
+    clip.write_bytes(clip.read_bytes())  # so that a plain copy has the same bytes, but later
+    with pytest.raises(UserError, match=r"in files \(sizes or times .* a plain copy is another"):
+        begin(trial, root, out)
+    os.utime(clip, ns=(kept.st_atime_ns, kept.st_mtime_ns))
+    begin(trial, root, out)
+    clip.unlink()
+    with pytest.raises(UserError, match="differs from this one in files"):
+        begin(trial, root, out)
+
+
+def test_a_trial_is_tested_where_its_dataset_lies_now(
+    dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The run's folder names the place that it was trained from."""
+    called: list[list[str]] = []
+
+    def engine(*arguments: object) -> str:
+        called.append(list(map(str, arguments)))
+        return "no report" if arguments[0] == "evaluate" else ""
+
+    monkeypatch.setattr(trials, "_engine", engine)
+    trial = Trial(scheme="grouped", varied={}, settings={"model": "cnn-lstm"})
+    trials.run(trial, dataset, tmp_path, views="1x1", files="")
+    assert [each[0] for each in called] == ["train", "evaluate"]
+    assert all(str(dataset) == each[each.index("--data") + 1] for each in called)
+
+
+def test_clips_that_were_found_bad_since_make_another_trial(dataset: Path, tmp_path: Path) -> None:
+    trial = Trial(scheme="grouped", varied={}, settings={"model": "cnn-lstm"})
+    root = Path(shutil.copytree(dataset, tmp_path / "set"))
+    begin(trial, root, tmp_path)
+    bad = doctor.Checked(
+        clip=manifest.load(root).clips[0],
+        health=ClipHealth(status="bad", reason="damaged", facts=None),
+    )
+    atomic.write_csv(root / doctor.FILE_NAME, doctor.COLUMNS, [doctor._row(bad)])
+    with pytest.raises(UserError, match=r"in clips \(their rows and parts, of which `engine data"):
+        begin(trial, root, tmp_path)
+
+
+def test_other_weights_under_the_same_name_are_another_trial(dataset: Path, tmp_path: Path) -> None:
+    weights = tmp_path / "weights.pt"
+    weights.write_bytes(b"old")
+    taught_by = tmp_path / "run" / "checkpoints" / "000001"
+    taught_by.mkdir(parents=True)
+    for name in ("config.json", "model.safetensors"):
+        (taught_by / name).write_text("{}")
+    settings = {"model": "cnn-lstm", "weights": str(weights), "teacher": str(taught_by)}
+    trial = Trial(scheme="grouped", varied={}, settings=settings)
+    begin(trial, dataset, tmp_path)
+    begin(trial, dataset, tmp_path)
+    weights.write_bytes(b"other")
+    (taught_by / "model.safetensors").write_text("other")
+    with pytest.raises(UserError, match="in files of its teacher, files of its weights: name"):
+        begin(trial, dataset, tmp_path)
+
+
+def test_a_damaged_result_is_told(dataset: Path, tmp_path: Path) -> None:
+    trial = Trial(scheme="grouped", varied={}, settings={"model": "cnn-lstm"})
+    folder = begin(trial, dataset, tmp_path)
+    files = file_digest(manifest.load(dataset))
+    for text in ("", "[1]", "{}", '{"figures": {}, "val": "x"}'):
+        (folder / trials.RESULT).write_text(text)
+        with pytest.raises(UserError, match=f"result.json is damaged .*: remove {folder}"):
+            trials.run(trial, dataset, tmp_path, views="1x1", files=files)
+
+
+def test_a_setting_that_is_not_utf8_ends_in_a_sentence(
+    dataset: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    settings = {"model": "cnn-lstm", "preset": "small", "weights": os.fsdecode(b"\xff")}
+    trial = Trial(scheme="grouped", varied={}, settings=settings)
+    files = file_digest(manifest.load(dataset))
+    result = trials.run(trial, dataset, tmp_path, views="1x1", files=files)
+    assert "trial.toml is no recipe in TOML" in result.error
+    assert "Traceback" not in capfd.readouterr().err
+
+
+def test_a_folders_frames_are_told_from_others(tmp_path: Path) -> None:
+    folder = tmp_path / "class" / "clip"
+    folder.mkdir(parents=True)
+    for number in (1, 2):
+        (folder / f"frame_{number}.jpg").write_bytes(b"a frame")
+    clips = manifest.Manifest(
+        root=tmp_path, clips=(manifest.Clip(path="class/clip", label="class", source="clip"),)
+    )
+    before = file_digest(clips)
+    (folder / ".notes").write_text("no frame")
+    assert file_digest(clips) == before
+    (folder / "frame_2.jpg").write_bytes(b"another")
+    changed = file_digest(clips)
+    (folder / "frame_2.jpg").unlink()
+    assert len({before, changed, file_digest(clips)}) == 3
+
+
+def test_any_words_can_stand_in_a_studys_table_and_chart(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    figures = {"top1": 0.5, "top5": 1.0, "f1_weighted": 0.4, "top1_interval": [0.4, 0.6]}
+    weights = ["a/best", "b/best", "[/tmp/$\\foo$]"]
+    experiment = Experiment(
+        title="[b] costs $\\foo$", about="[/b]", schemes=["grouped"],
+        train={"model": "cnn-lstm"}, vary={"weights": weights},
+    )  # fmt: skip
+    results = [
+        trials.Result(trial=trial, figures=figures, val=0.5) for trial in experiment.trials()
+    ]
+    error = trials.Result(trial=results[2].trial, figures={}, val=math.nan, error="no [/tmp/x]")
+    outcome.print_table(experiment, [*results[:2], error])
+    printed = capsys.readouterr().out
+    assert "[b] costs" in printed
+    assert "no [/tmp/x]" in " ".join(printed.split())
+    assert outcome.write(tmp_path, experiment, results, "engine study").stat().st_size > 0
+    assert [row["varied"] for row in rows_of(tmp_path)] == [
+        "weights a/best", "weights b/best", "weights $\\foo$]",
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize(("metric", "best"), [("loss", 0.25), ("top1", 0.75)])
@@ -209,10 +394,47 @@ def test_a_search_lists_the_best_first(metric: str, best: float, tmp_path: Path)
         experiment, tmp_path, lambda trial: trials.Result(trial=trial, figures={}, val=0.5)
     )
     assert len(again) == 4
-    for changed in ({"lr": {"low": 0.1, "high": 0.3}}, {"sampling": ["random"]}):
+    for changed in (
+        {"lr": {"low": 0.1, "high": 0.3}}, {"sampling": ["random"]}, {"lr": [True, 0.2]},
+    ):  # fmt: skip
         other = dataclasses.replace(experiment, search={"trials": 4, **changed})
         with pytest.raises(UserError, match="holds a search over other ranges: name another --out"):
             search.search(other, tmp_path, run_trial)
+
+
+def test_a_search_keeps_to_what_optuna_takes(tmp_path: Path) -> None:
+    pytest.importorskip("optuna")
+    train = {"model": "cnn-lstm", "seed": 2**62}
+    batches = {"trials": 1, "batch_size": {"low": 1, "high": 2}}
+    experiment = Experiment(title="t", schemes=["grouped"], train=train, search=batches)
+
+    def run_trial(trial: Trial) -> trials.Result:
+        return trials.Result(trial=trial, figures={}, val=0.5)
+
+    search.check(experiment)
+    assert len(search.search(experiment, tmp_path, run_trial)) == 1
+    as_floats = {"trials": 2, "batch_size": {"low": 1.0, "high": 2.0}}
+    with pytest.raises(UserError, match="holds a search over other ranges"):
+        search.search(dataclasses.replace(experiment, search=as_floats), tmp_path, run_trial)
+    (tmp_path / search.JOURNAL).write_text("no journal\n{}\n")
+    with pytest.raises(UserError, match=r"search.log is damaged \(.*\): remove it"):
+        search.search(experiment, tmp_path, run_trial)
+
+
+@pytest.mark.parametrize(
+    ("given_", "message"),
+    [
+        ('metric = ["loss", "top1"]', "trials are ranked by the metric"),
+        (f"lr = {{ low = 1, high = {10**400} }}", "lr must be a list of values, or a range"),
+        ("lr = { low = -1.7e308, high = 1.7e308 }", "lr must be a list of values, or a range"),
+    ],
+)
+def test_a_search_that_would_say_nothing_is_refused(
+    given_: str, message: str, tmp_path: Path
+) -> None:
+    text = f'[train]\nmodel = "cnn-lstm"\n[search]\n{given_}\n'
+    with pytest.raises(UserError, match=message):
+        search.check(Experiment.load(write(tmp_path, text)))
 
 
 @pytest.fixture(scope="module")
@@ -269,13 +491,13 @@ def test_a_study_leaves_the_datasets_own_splits_alone_even_when_it_is_killed(
                  tmp_path / "out", *SMALL]  # fmt: skip
     process = subprocess.Popen(
         [sys.executable, "-m", "engine", *map(str, arguments)],
-        stderr=subprocess.PIPE, text=True, start_new_session=True,
+        stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
     assert process.stderr is not None
     for line in process.stderr:
         if "clips to learn from" in line:
             break
-    os.killpg(process.pid, signal.SIGKILL)
+    process.kill()  # alone: its training ends by itself
     process.communicate()
     assert {path: path.read_bytes() for path in root.rglob("*") if path.is_file()} == before
     done = run_engine(*arguments)

@@ -564,6 +564,32 @@ def test_one_signal_ends_the_wait_for_a_batch_and_nothing_is_lost(
         assert torch.equal(a, b)
 
 
+@pytest.mark.parametrize("error", [BrokenPipeError, RuntimeError])
+def test_a_stop_is_heard_where_nobody_can_be_told_of_it(error: type[Exception]) -> None:
+    """A study that was killed no longer reads what its training says."""
+
+    class Run:
+        stop_asked = False
+
+        def stop(self) -> None:
+            self.stop_asked = True
+
+    class Unread:
+        def tell(self, line: str) -> None:
+            raise error
+
+    run: Any = Run()
+    run.display = Unread()
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        stop_kindly(run)
+        os.kill(os.getpid(), signal.SIGTERM)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    assert run.stop_asked
+
+
 @pytest.mark.slow
 def test_clips_that_no_memory_holds_are_refused(run_engine, dataset: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"

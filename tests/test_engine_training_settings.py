@@ -248,10 +248,26 @@ def test_values_of_flags_are_those_of_toml() -> None:
     assert train.setting("fps=abc") == ("fps", "abc")
     options = [train.setting(each) for each in ("recurrence=5", "recurrence.hidden=3", "dim=2")]
     assert train.nested(options) == {"recurrence": {"hidden": 3}, "dim": 2}
+    deep = [("options.recurrence.hidden", 3), ("options.dim", 2), ("a.b.c.d", 1)]
+    assert train.nested(deep) == {
+        "options": {"recurrence": {"hidden": 3}, "dim": 2}, "a": {"b": {"c.d": 1}},
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("given_", ["options.reduction=-1", "options={ reduction = -1 }"])
+def test_flags_for_one_table_are_all_heard(
+    run_engine, synth_master: Path, tmp_path: Path, given_: str
+) -> None:
+    wrong = run_engine(
+        "train", "--data", synth_master, "--model", "vit-lstm", "--preset", "small",
+        "--set", given_, "--option", "recurrence.hidden=3", "--out", tmp_path / "run",
+    )  # fmt: skip
+    assert wrong.returncode == 2
+    assert "reduction must be a whole number of at least 0, not -1" in wrong.stderr
 
 
 def test_any_text_can_be_saved() -> None:
-    values = {"weights": 'a "quoted" 🎬 \\ path'}
+    values = {"weights": 'a "quoted" 🎬 \\ path', "options": {"": 1, 'a "key"': {"b c": 2}}}
     assert tomllib.loads(recipes.to_toml(values)) == values
 
 

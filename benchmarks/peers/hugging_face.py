@@ -36,6 +36,7 @@ class HuggingFace:
         model, config = checkpoint.load_model(find_checkpoint(run)[0])
         self._clip = config.clip
         self._num_classes = len(config.class_names)
+        self.note = ""
         self._with_torchcodec = is_torchcodec_usable(decode="video")
         self._pipeline = VideoClassificationPipeline(
             model=their_model(model, config).eval(),

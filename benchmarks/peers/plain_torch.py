@@ -36,6 +36,7 @@ class PlainTorch:
         self._clip = config.clip
         self._decode = DECODERS.get(kind)
         self._device = "cuda" if torch.cuda.is_available() else "cpu"
+        self.note = ""
         self._run: Run
         if kind == "onnxruntime":
             self._run = _in_onnxruntime(model.eval(), config.clip)
@@ -49,6 +50,7 @@ class PlainTorch:
     ) -> Iterator[Labelled]:
         feed = setting.feed(self._clip, "float32")
         loader = TorchLoader(rows, feed, num_workers=num_workers, decode=self._decode)
+        self.note = loader.note
         return labelled(self._answer, loader)
 
     def one(self, row: ClipRow) -> Any:

@@ -126,6 +126,7 @@ class _Measured:
         self.title = f"{candidate.spec.name}, batch {setting.batch}, views {setting.views}"
         self.labels: dict[int, int] = {}
         self._some = rows
+        self._note = ""
 
     def label_all(self, advance: Callable[[], None]) -> None:
         with self._worker.watched():
@@ -133,6 +134,7 @@ class _Measured:
         self.labels = {
             number: int(found.argmax()) for number, found in answer["probabilities"].items()
         }
+        self._note = answer["note"]
         if not self.labels:
             raise WayError("it could read none of the clips")
         fitting = len(self._rows) / answer["seconds"] * self._seconds
@@ -151,6 +153,7 @@ class _Measured:
         row = summary(spec.name, rates) | self.candidate.facts
         row |= {"kind": spec.kind, "batch": self._setting.batch, "views": self._setting.views}
         row["clips_a_repeat"] = len(self._some)
+        row |= {"note": self._note} if self._note else {}
         row |= self._accuracy(sources)
         with self._worker.watched():
             times = self._worker.ask("latency", self._rows[:LATENCIES], LATENCY_S)["ms"]

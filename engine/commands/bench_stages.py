@@ -4,6 +4,7 @@ Joins the benchmarks to the datasets; heavy imports happen where they are needed
 """
 
 import json
+import sys
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -46,6 +47,7 @@ def loader(
                 rows, spec, batch_size=batch_size, repeats=repeats, gpu=gpu, on_done=advance
             )
     print_loader(measured)
+    _tell_notes(measured)
     return {
         "stage": "loader",
         "protocol": _protocol(suite),
@@ -136,6 +138,7 @@ def end_to_end(
         on_work=lambda title, total: progress_bar(title, total=total, unit="steps"),
     )
     print_end_to_end(measured)
+    _tell_notes(measured)
     return {
         "stage": "end-to-end",
         "protocol": _protocol(suite),
@@ -218,6 +221,13 @@ def save(result: dict[str, Any], out: Path) -> list[Path]:
     if result["stage"] != "end-to-end":
         return [path]
     return [path, *report.write(result, path)]
+
+
+def _tell_notes(measured: dict[str, Any]) -> None:
+    """What made a way slower here than it is elsewhere."""
+    notes = [f"{row['name']}: {row['note']}" for row in measured["rows"] if row.get("note")]
+    for line in dict.fromkeys(notes):
+        print(line, file=sys.stderr)
 
 
 def _protocol(suite: Any) -> str:

@@ -1,5 +1,7 @@
 """`engine evaluate`: how good one or more runs are, and under which protocol."""
 
+import itertools
+import unicodedata
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -147,11 +149,23 @@ def _evaluate(
 
 
 def _names(runs: list[Path]) -> list[str]:
-    names = [run.absolute().name for run in runs]
-    return [
-        name if names.count(name) == 1 else f"{name}-{number}"
-        for number, name in enumerate(names, 1)
-    ]
+    """Of the runs' folders in the report: no two are alike, on any file system."""
+    given = [(run.resolve() if run.name == ".." else run.absolute()).name or "run" for run in runs]
+    looks = list(map(_look, given))
+    taken = {look for look in looks if looks.count(look) == 1}
+    names = []
+    for number, (name, look) in enumerate(zip(given, looks, strict=True), 1):
+        if looks.count(look) > 1:
+            numbered = (f"{name}-{each}" for each in itertools.count(number))
+            name = next(each for each in numbered if _look(each) not in taken)
+            taken.add(_look(name))
+        names.append(name)
+    return names
+
+
+def _look(name: str) -> str:
+    """The same where some file system takes two names for one."""
+    return unicodedata.normalize("NFC", unicodedata.normalize("NFC", name).casefold())
 
 
 def _check_folds(splits: str, evaluated: "list[Evaluated]") -> None:
@@ -172,6 +186,7 @@ def _check_folds(splits: str, evaluated: "list[Evaluated]") -> None:
 
 def _print(evaluated: "list[Evaluated]") -> None:
     from rich.console import Console
+    from rich.markup import escape
     from rich.table import Table
 
     from engine.evaluation.page import HEADLINES, PERCENT, spread
@@ -182,7 +197,7 @@ def _print(evaluated: "list[Evaluated]") -> None:
     table.add_column("")
     columns = [(each, level) for each in evaluated for level in each.levels]
     for each, level in columns:
-        table.add_column(f"{each.name}\neach {level}", justify="right")
+        table.add_column(f"{escape(each.name)}\neach {level}", justify="right")
     if with_mean:
         table.add_column("mean ± std\nof videos", justify="right")
     for key, words in HEADLINES.items():

@@ -77,15 +77,16 @@ def _run(
     import sys
 
     from engine.commands.opened import parse_views
-    from engine.commands.train import setting
+    from engine.commands.train import nested, setting
     from engine.data import manifest
+    from engine.data.file_digest import file_digest
     from engine.errors import UserError
     from engine.experiments import outcome, search
     from engine.experiments import trial as trials
 
-    manifest.load(data)  # a wrong folder is told at once
+    files = file_digest(manifest.load(data))  # a wrong folder is told at once
     if changes:
-        experiment = experiment.with_settings(dict(map(setting, changes)))
+        experiment = experiment.with_settings(nested([setting(each) for each in changes]))
     if scheme:
         experiment = dataclasses.replace(experiment, schemes=[scheme])
     experiment.check()
@@ -99,11 +100,11 @@ def _run(
     flags = ["--device", device, *(["--cache", str(cache)] if cache else [])]
     all_of = [] if experiment.search else experiment.trials()
     for each in all_of:  # another trial's folder is told before the first hour, too
-        trials.begin(each, data, out, views=experiment.views)
+        trials.begin(each, data, out, views=experiment.views, files=files)
 
     def run_trial(each: trials.Trial) -> trials.Result:
         print(f"\n== {each.scheme}: {each.describe()}", flush=True)
-        return trials.run(each, data, out, views=experiment.views, flags=flags)
+        return trials.run(each, data, out, views=experiment.views, files=files, flags=flags)
 
     if experiment.search:
         results = search.search(experiment, out, run_trial)

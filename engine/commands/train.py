@@ -132,6 +132,7 @@ def train(
     from engine.commands import training
     from engine.errors import UserError
     from engine.models import hub
+    from engine.training.recipe import merge
 
     given: dict[str, Any] = {
         "model": model, "preset": preset, "weights": weights, "epochs": epochs,
@@ -144,9 +145,9 @@ def train(
     given = {name: value for name, value in given.items() if value is not None}
     if teacher is not None:
         given["teacher"] = str(teacher.absolute())
-    given |= dict(map(setting, set_ or []))
+    given |= nested([setting(each) for each in set_ or []])
     if option:
-        given["options"] = nested([setting(each) for each in option])
+        given = merge(given, {"options": nested([setting(each) for each in option])})
     if resume:
         if given or size or recipe or scheme:
             raise UserError(
@@ -247,13 +248,14 @@ def setting(text: str) -> tuple[str, Any]:
 
 
 def nested(settings: list[tuple[str, Any]]) -> dict[str, Any]:
-    """recurrence.hidden = 5 belongs into a table."""
+    """options.recurrence.hidden = 5 belongs into a table in a table; none lies deeper."""
     from engine.training.recipe import merge
 
     nested: dict[str, Any] = {}
     for key, value in settings:
-        table, dot, name = key.partition(".")
-        nested = merge(nested, {table: {name: value}} if dot else {key: value})
+        for name in reversed(key.split(".", 2)):
+            value = {name: value}
+        nested = merge(nested, value)
     return nested
 
 

@@ -2,7 +2,7 @@
 
 import signal
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
@@ -202,8 +202,9 @@ def stop_kindly(trainer: "Trainer") -> None:
             return  # a loader's worker; the run ends it
         if trainer.stop_asked:
             raise Interrupted
-        trainer.display.tell("stopping after this step; once more to stop at once")
         trainer.stop()
+        with suppress(OSError, RuntimeError):  # nobody reads it, or a line was being written
+            trainer.display.tell("stopping after this step; once more to stop at once")
 
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, ask)

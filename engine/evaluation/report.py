@@ -154,17 +154,19 @@ def _draw_confusion(path: Path, run: Evaluated) -> Path:
     import numpy as np
 
     mpl.use("Agg")
+    mpl.rcParams["text.parse_math"] = False  # a dollar sign in a class's name is one
     from matplotlib import pyplot as plt
 
     matrix = np.array(run.levels["video"]["confusion"])
     shares = matrix / np.maximum(1, matrix.sum(axis=1, keepdims=True))
-    count = len(run.class_names)
+    names = [name.encode(errors="backslashreplace").decode() for name in run.class_names]
+    count = len(names)
     side = max(4.0, 1.5 + 0.32 * count)
     figure, axes = plt.subplots(figsize=(side + 1, side), layout="constrained")
     axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
     axes.set(xlabel="predicted", ylabel="true", xticks=range(count), yticks=range(count))
-    axes.set_xticklabels(run.class_names, rotation=90)
-    axes.set_yticklabels(run.class_names)
+    axes.set_xticklabels(names, rotation=90)
+    axes.set_yticklabels(names)
     if count <= 30:
         for (true, predicted), number in np.ndenumerate(matrix):
             if number:

@@ -7,26 +7,31 @@ views = "1x1"                  of testing
 [vary]                         lists of values, of which every combination is run
 [search]                       instead: ranges that Optuna searches
 [[published]]                  figures, for the runs whose settings are as in `when`
+
+A table that is varied, as `options` may be, is merged with that of [train].
 """
 
 import dataclasses
 import hashlib
 import itertools
+import math
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
-from dali_pipelines.errors import SpecError
+from dali_pipelines.errors import SpecError, unknown_words
 from dali_pipelines.settings import check
 from engine.errors import UserError, unknown_name
-from engine.training.recipe import Recipe, merge
+from engine.training.recipe import Recipe, merge, setting_names
 from engine.training.recipe import read as read_toml
 
 FOLDER = Path(__file__).parents[1] / "recipes"
 LONGEST_NAME = 80
 """Characters; a file system takes 255 bytes."""
+FIGURES = {"top1": 100.0, "top5": 100.0, "f1": 1.0}
+"""As they are published: in percent, but for F1."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,8 +56,10 @@ class Trial:
         parts = (f"{key}={words(value)}" for key, value in self.varied.items())
         return "_".join([self.scheme, *parts])
 
-    def describe(self) -> str:
-        return ", ".join(f"{key} {_short(value)}" for key, value in self.varied.items()) or "as is"
+    def describe(self, *, whole: bool = False) -> str:
+        """Long names by their end, unless the `whole` is needed to tell trials apart."""
+        words = str if whole else _short
+        return ", ".join(f"{key} {words(value)}" for key, value in self.varied.items()) or "as is"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,6 +102,11 @@ class Experiment:
 
     def __post_init__(self) -> None:
         check(self)
+        for number, entry in enumerate(self.published, 1):
+            try:
+                _check_published(entry)
+            except SpecError as error:
+                raise SpecError(f"[[published]] number {number}: {error}") from error
 
     def check(self) -> None:
         """Find a wrong setting before the first trial runs, and not in the night after."""
@@ -110,11 +122,15 @@ class Experiment:
             Recipe.resolve(trial.settings)
 
     def with_settings(self, changes: dict[str, Any]) -> Self:
-        """`changes` win over what is varied or searched, too."""
-        vary, search = (
-            {key: values for key, values in given.items() if key not in changes}
-            for given in (self.vary, self.search)
-        )
+        """`changes` win over what is varied or searched, too; of tables, in what both name."""
+        vary = {}
+        for key, values in self.vary.items():
+            if key not in changes:
+                vary[key] = values
+            elif isinstance(changes[key], dict) and all(isinstance(each, dict) for each in values):
+                merged = [merge(each, changes[key]) for each in values]
+                vary[key] = [each for i, each in enumerate(merged) if each not in merged[:i]]
+        search = {key: values for key, values in self.search.items() if key not in changes}
         if search.keys() <= {"trials"}:
             search = {}
         return dataclasses.replace(self, train=merge(self.train, changes), vary=vary, search=search)
@@ -122,7 +138,7 @@ class Experiment:
     def trials(self) -> list[Trial]:
         combinations = itertools.product(*self.vary.values())
         return [
-            Trial(scheme=scheme, varied=varied, settings=self.train | varied)
+            Trial(scheme=scheme, varied=varied, settings=merge(self.train, varied))
             for varied in [dict(zip(self.vary, each, strict=True)) for each in combinations]
             for scheme in self.schemes
         ]
@@ -135,6 +151,26 @@ class Experiment:
             if all(facts.get(key) == value for key, value in when.items()):
                 return {key: value for key, value in entry.items() if key != "when"}
         return {}
+
+
+def _check_published(entry: dict[str, Any]) -> None:
+    for key, value in entry.items():
+        if key == "when":
+            if not isinstance(value, dict):
+                raise SpecError(f"when must be a table of settings, not {value!r}")
+            for name in value:
+                if name not in (names := ["scheme", *setting_names()]):
+                    raise SpecError(f"when: {unknown_words('setting', name, names)}")
+        elif key not in FIGURES:
+            raise SpecError(unknown_words("figure", key, ["when", *FIGURES]))
+        elif not _is_figure(value):
+            raise SpecError(f"{key} must be a number, or a list of two, not {value!r}")
+
+
+def _is_figure(value: Any) -> bool:
+    """One number, or the two ends of what was reported."""
+    ends = value if isinstance(value, list) and len(value) == 2 else [value]
+    return all(type(each) in (int, float) and math.isfinite(each) for each in ends)
 
 
 def _short(value: Any) -> str:

@@ -2,20 +2,19 @@
 
 import json
 import math
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
 from engine import atomic
-from engine.experiments.experiment import Experiment
+from engine.experiments.experiment import FIGURES, Experiment
 from engine.experiments.trial import Result
 
-FIGURES = {"top1": 100.0, "top5": 100.0, "f1": 1.0}
-"""As they are published: in percent, but for F1."""
 OURS = {"top1": "top1", "top5": "top5", "f1": "f1_weighted"}
 
 
 def write(out: Path, experiment: Experiment, results: list[Result], command: str) -> Path:
-    rows = [_row(experiment, result) for result in results]
+    rows = _rows(experiment, results)
     with atomic.new_text(out / "results.json") as file:
         facts = {"title": experiment.title, "command": command, "views": experiment.views}
         json.dump({**facts, "rows": rows}, file, indent=2)
@@ -29,21 +28,21 @@ def write(out: Path, experiment: Experiment, results: list[Result], command: str
 
 def print_table(experiment: Experiment, results: list[Result]) -> None:
     from rich.console import Console
+    from rich.markup import escape
     from rich.table import Table
 
-    table = Table(title=experiment.title, caption=experiment.about or None)
+    table = Table(title=escape(experiment.title), caption=escape(experiment.about) or None)
     for name in ("split", "varied"):
         table.add_column(name)
     for name in ("validation", "top-1", "95%", "top-5", "F1", "published top-1"):
         table.add_column(name, justify="right")
-    for result in results:
-        row = _row(experiment, result)
-        if result.error:
-            table.add_row(row["scheme"], row["varied"], "failed", result.error)
+    for row in _rows(experiment, results):
+        if row["error"]:
+            table.add_row(row["scheme"], escape(row["varied"]), "failed", escape(row["error"]))
             continue
         table.add_row(
             row["scheme"],
-            row["varied"],
+            escape(row["varied"]),
             f"{row['val']:.3f}",
             f"{row['top1']:.1f}",
             f"{row['low']:.1f} – {row['high']:.1f}",
@@ -52,6 +51,16 @@ def print_table(experiment: Experiment, results: list[Result]) -> None:
             _claimed(row["published"].get("top1")),
         )
     Console().print(table)
+
+
+def _rows(experiment: Experiment, results: list[Result]) -> list[dict[str, Any]]:
+    """One a result; no two trials are described alike."""
+    rows = [_row(experiment, result) for result in results]
+    names = Counter((row["scheme"], row["varied"]) for row in rows)
+    for row, result in zip(rows, results, strict=True):
+        if names[row["scheme"], row["varied"]] > 1:
+            row["varied"] = result.trial.describe(whole=True)
+    return rows
 
 
 def _row(experiment: Experiment, result: Result) -> dict[str, Any]:
@@ -90,6 +99,7 @@ def _draw(path: Path, experiment: Experiment, rows: list[dict[str, Any]]) -> Pat
     import matplotlib as mpl
 
     mpl.use("Agg")
+    mpl.rcParams["text.parse_math"] = False  # a dollar sign is one
     from matplotlib import pyplot as plt
 
     done = [row for row in rows if not row["error"]]

@@ -8,6 +8,7 @@ sampling = ["uniform", "equidistant"]
 """
 
 import dataclasses
+import json
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -16,10 +17,15 @@ from typing import Any
 from engine.errors import RefusedError, UserError
 from engine.experiments.experiment import Experiment, Trial
 from engine.experiments.trial import Result
+from engine.training.recipe import merge
 from trt.probe import install_command
 
 JOURNAL = "search.log"
 TRIALS = 20
+SEEDS = 2**32
+"""So many are those of Optuna's sampler; a recipe's may be larger."""
+LARGEST = 1e300
+"""Of a range's ends, since it draws between their difference and 0."""
 
 
 def search(experiment: Experiment, out: Path, run_trial: Callable[[Trial], Result]) -> list[Result]:
@@ -37,25 +43,29 @@ def search(experiment: Experiment, out: Path, run_trial: Callable[[Trial], Resul
     if len(experiment.schemes) != 1:
         raise UserError("a search runs under one scheme; name one in `schemes`.")
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    study = optuna.create_study(
-        direction="minimize" if lower_is_better else "maximize",
-        storage=JournalStorage(JournalFileBackend(str(out / JOURNAL))),
-        study_name="search",
-        load_if_exists=True,
-    )
-
-    if study.user_attrs.get("ranges", ranges) != ranges:
+    try:
+        study = optuna.create_study(
+            direction="minimize" if lower_is_better else "maximize",
+            storage=JournalStorage(JournalFileBackend(str(out / JOURNAL))),
+            study_name="search",
+            load_if_exists=True,
+        )
+    except (ValueError, KeyError) as error:
+        raise UserError(
+            f"{out / JOURNAL} is damaged ({error}): remove it, and the search begins anew with the "
+            "results that are there."
+        ) from error
+    if _in_words(study.user_attrs.get("ranges", ranges)) != _in_words(ranges):
         raise UserError(f"{out / JOURNAL} holds a search over other ranges: name another --out.")
     study.set_user_attr("ranges", ranges)
 
     def trial_of(varied: dict[str, Any]) -> Trial:
-        return Trial(
-            scheme=experiment.schemes[0], varied=varied, settings=experiment.train | varied
-        )
+        settings = merge(experiment.train, varied)
+        return Trial(scheme=experiment.schemes[0], varied=varied, settings=settings)
 
     known = [each.params for each in study.get_trials() if each.state.is_finished()]
     # a sampler that began again with the same seed would ask for the same trials again
-    seed = experiment.train.get("seed", 0) + len(known)
+    seed = (experiment.train.get("seed", 0) + len(known)) % SEEDS
     study.sampler = optuna.samplers.TPESampler(seed=seed)
     results = [run_trial(trial_of(varied)) for varied in known]
     for _ in range(num_trials - len(known)):
@@ -82,6 +92,8 @@ def check(experiment: Experiment) -> None:
                     f"search: trials must be a whole number of at least 1, not {each!r}."
                 )
             continue
+        if name == "metric":
+            raise UserError("search: trials are ranked by the metric, so that it stays the same.")
         if not _is_list(each) and not _is_range(each):
             raise UserError(
                 f"search: {name} must be a list of values, or a range as in "
@@ -91,6 +103,11 @@ def check(experiment: Experiment) -> None:
         for end in ends:
             changed = dataclasses.replace(experiment, search={}, vary={name: [end]})
             changed.check()
+
+
+def _in_words(ranges: dict[str, Any]) -> str:
+    """Whole numbers are other than 1.0, for Optuna as here."""
+    return json.dumps(ranges, sort_keys=True)
 
 
 def _is_list(each: Any) -> bool:
@@ -108,7 +125,7 @@ def _is_range(each: Any) -> bool:
     low, high, log = each["low"], each["high"], each.get("log", False)
     if not all(type(end) in (int, float) for end in (low, high)) or type(log) is not bool:
         return False
-    return low <= high and (low > 0 or not log)
+    return -LARGEST <= low <= high <= LARGEST and (low > 0 or not log)
 
 
 def _suggest(asked: Any, name: str, each: Any) -> Any:

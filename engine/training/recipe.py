@@ -161,7 +161,8 @@ def _toml(value: Any) -> str:
 
     match value:
         case dict():
-            return "{ " + ", ".join(f"{key} = {_toml(each)}" for key, each in value.items()) + " }"
+            pairs = (f"{json.dumps(key)} = {_toml(each)}" for key, each in value.items())
+            return "{ " + ", ".join(pairs) + " }"
         case list() | tuple():
             return "[" + ", ".join(map(_toml, value)) + "]"
         case _:
