@@ -62,7 +62,7 @@ def serve(run: Path, home: Path, *more: str) -> Server:
         env={**os.environ, "HOME": str(home), "TMPDIR": str(home / "tmp")},
     )  # fmt: skip
     server = Server(process=process, port=port, home=home, films=films)
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 900
     while not answers(server):
         assert process.poll() is None, process.stdout and process.stdout.read()
         assert time.monotonic() < deadline
@@ -78,7 +78,7 @@ def answers(server: Server) -> bool:
 
 def ask(server: Server, method: str, path: str, **more: Any) -> tuple[int, bytes]:
     """As it is written here: no client tidies the path."""
-    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=30)
+    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=900)
     try:
         connection.request(method, path, **more)
         reply = connection.getresponse()
@@ -90,7 +90,7 @@ def ask(server: Server, method: str, path: str, **more: Any) -> tuple[int, bytes
 def end(server: Server, how: signal.Signals) -> str:
     server.process.send_signal(how)
     try:
-        output, _ = server.process.communicate(timeout=60)
+        output, _ = server.process.communicate(timeout=900)
     finally:
         server.process.kill()
     assert server.process.returncode == 0, output

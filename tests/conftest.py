@@ -44,7 +44,7 @@ def run_engine() -> RunEngine:
             [sys.executable, "-m", "engine", *map(str, arguments)],
             capture_output=True,
             text=True,
-            timeout=300,
+            timeout=900,
             env={**os.environ, "COLUMNS": "200", **(env or {})},
         )
 

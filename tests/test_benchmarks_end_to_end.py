@@ -213,7 +213,7 @@ def test_plain_peers_answer_as_we_do(kind: str, run: Path, tmp_path: Path) -> No
         assert opened["first_label_s"] > opened["open_s"] > 0
         advanced: list[int] = []
         answer = worker.ask("label", clips, Setting(batch=2), on_clip=lambda: advanced.append(1))
-        assert len(worker.ask("latency", clips, 10.0)["ms"]) == len(advanced) == len(clips)
+        assert len(worker.ask("latency", clips, 900.0)["ms"]) == len(advanced) == len(clips)
     assert answer["probabilities"].keys() == expected.keys()
     # decord on a busy machine now and then gives an earlier frame for the last one: 6 of 400 reads
     atol = 0.02 if kind != "decord" else 0.2
@@ -262,7 +262,7 @@ def test_a_peer_that_cannot_read_one_clip_reads_the_others(run: Path, tmp_path: 
         worker.ask("open", clips[0])
         answer = worker.ask("label", clips, Setting(batch=2))
         assert answer["probabilities"].keys() == {each.id for each in good}
-        assert len(worker.ask("latency", clips, 10.0)["ms"]) == len(good)
+        assert len(worker.ask("latency", clips, 900.0)["ms"]) == len(good)
 
 
 def test_the_plain_peer_reads_clips_whose_metadata_is_not_utf8(run: Path, tmp_path: Path) -> None:
@@ -394,7 +394,7 @@ def test_the_page_shows_chart_and_table_in_a_browser(benched: Any, tmp_path: Pat
     base = [browser, "--headless", "--no-sandbox", "--disable-gpu"]
     picture = tmp_path / "page.png"
     shot = [*base, "--window-size=1200,1600", f"--screenshot={picture}", page.as_uri()]
-    subprocess.run(shot, check=True, capture_output=True, timeout=120)
+    subprocess.run(shot, check=True, capture_output=True, timeout=900)
     from PIL import Image
 
     pixels = np.asarray(Image.open(picture).convert("RGB")).reshape(-1, 3)
@@ -402,7 +402,7 @@ def test_the_page_shows_chart_and_table_in_a_browser(benched: Any, tmp_path: Pat
         assert (pixels == colour).all(axis=1).any()
     dump = subprocess.run(
         [*base, "--dump-dom", page.as_uri()], check=True, capture_output=True, text=True,
-        timeout=120,
+        timeout=900,
     ).stdout  # fmt: skip
     assert dump.count('<img src="data:image/png') == 2
     assert dump.count("<tr>") == 5

@@ -66,7 +66,7 @@ def test_it_listens_on_this_machine_alone_and_to_its_own_page(server: Server) ->
         {"Origin": "http://a.org:1", "Host": "a.org:1"},
     ):
         assert ask(server, "GET", "/_stcore/stream", headers=upgrade | odd)[0] == 403
-    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=30)
+    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=900)
     connection.request("GET", "/_stcore/stream", headers=upgrade | own)
     assert connection.getresponse().status == 101
     connection.close()

@@ -124,7 +124,7 @@ def test_two_at_a_time_build_once(trained, tmp_path) -> None:
         subprocess.Popen([*command, "--out", str(tmp_path / name)], stdout=subprocess.PIPE)
         for name in ("one", "two")
     ]
-    texts = [process.communicate(timeout=300)[0].decode() for process in processes]
+    texts = [process.communicate(timeout=900)[0].decode() for process in processes]
     assert all(process.returncode == 0 for process in processes)
     assert sum("built before" in text for text in texts) == 1
 
@@ -240,7 +240,7 @@ def test_an_interrupted_build_leaves_nothing(trained, tmp_path) -> None:
         assert process.poll() is None
     time.sleep(0.5)
     process.send_signal(signal.SIGINT)
-    process.communicate(timeout=60)
+    process.communicate(timeout=900)
     assert process.returncode == 130
     assert not (tmp_path / "fast").exists()
     assert [path for path in (tmp_path / "cache").iterdir() if path.is_dir()] == []

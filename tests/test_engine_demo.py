@@ -57,7 +57,7 @@ def test_ctrl_c_ends_the_demo_and_its_step(tmp_path: Path) -> None:
             assert process.poll() is None
         process.stdout.readline()  # the command; now it starts
         os.killpg(process.pid, signal.SIGINT)
-        _, said = process.communicate(timeout=60)
+        _, said = process.communicate(timeout=900)
     assert process.returncode == 130
     assert "Traceback" not in said
     assert not (out / "set").exists()

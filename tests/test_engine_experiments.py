@@ -218,7 +218,7 @@ def test_a_command_ends_with_the_study_that_started_it(tmp_path: Path) -> None:
     study.kill()
     study.communicate()
     told = tmp_path / "python.told"
-    end = time.monotonic() + 60
+    end = time.monotonic() + 900
     while not (told.exists() and told.read_text()) and time.monotonic() < end:
         time.sleep(0.05)
     assert told.read_text() == "saved\n"

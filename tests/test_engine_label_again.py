@@ -112,7 +112,7 @@ def test_ctrl_c_says_that_labels_are_kept(run: Path, films: Path, tmp_path: Path
     try:
         wait_for(out.exists)
         process.send_signal(signal.SIGINT)
-        _, errors = process.communicate(timeout=120)
+        _, errors = process.communicate(timeout=900)
     finally:
         process.kill()
     assert process.returncode == 130

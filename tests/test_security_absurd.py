@@ -42,7 +42,7 @@ def peak_of(code: str, *words: object) -> tuple[int, str]:
     end = "\nprint((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024)"
     result = subprocess.run(
         [sys.executable, "-c", begin + code + end, *map(str, words)],
-        capture_output=True, text=True, check=True, timeout=120,
+        capture_output=True, text=True, check=True, timeout=900,
     )  # fmt: skip
     said, _, peak = result.stdout.strip().rpartition("\n")
     return int(peak), said
