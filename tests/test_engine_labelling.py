@@ -395,12 +395,13 @@ def write_all(folder: Path, videos: list[str], style: writers.Style, name: str =
 def test_videos_of_one_stem_get_subtitles_of_their_own(tmp_path: Path) -> None:
     style = writers.Style(class_names=CLASSES, root=tmp_path)
     names = ["x.avi", "x.mp4", "day.01", "day.02", "alone.mp4", "f", "f.mp4", "a/x.mp4", "../b.mp4",
-             "film.mp4", "film.mp4.mkv", "n" * 250 + ".mp4", ".."]  # fmt: skip
+             "A/E.mp4", "a/e.mp4", "film.mp4", "film.mp4.mkv", "n" * 250 + ".mp4",
+             ".."]  # fmt: skip
     folder = write_all(tmp_path, names, style)
     found = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
     assert found == {
         "x.avi.vtt", "x.mp4.vtt", "day.01.vtt", "day.02.vtt", "alone.vtt", "f.mp4.vtt",
-        "f.252f10c83610ebca.vtt",
+        "f.252f10c83610ebca.vtt", "A/E.mp4.2ffbcccbc8fb325e.vtt", "a/e.mp4.402123ef8d8813f2.vtt",
         "a/x.vtt", "b.vtt", "film.vtt", "film.mp4.mkv.vtt", "n" * 250 + ".vtt", "video.vtt",
     }  # fmt: skip
 

@@ -1,11 +1,12 @@
 """`engine evaluate`: how good one or more runs are, and under which protocol."""
 
 import itertools
-import unicodedata
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+from engine.file_names import folded
 
 if TYPE_CHECKING:
     from engine.evaluation.report import Evaluated
@@ -151,21 +152,16 @@ def _evaluate(
 def _names(runs: list[Path]) -> list[str]:
     """Of the runs' folders in the report: no two are alike, on any file system."""
     given = [(run.resolve() if run.name == ".." else run.absolute()).name or "run" for run in runs]
-    looks = list(map(_look, given))
+    looks = list(map(folded, given))
     taken = {look for look in looks if looks.count(look) == 1}
     names = []
     for number, (name, look) in enumerate(zip(given, looks, strict=True), 1):
         if looks.count(look) > 1:
             numbered = (f"{name}-{each}" for each in itertools.count(number))
-            name = next(each for each in numbered if _look(each) not in taken)
-            taken.add(_look(name))
+            name = next(each for each in numbered if folded(each) not in taken)
+            taken.add(folded(name))
         names.append(name)
     return names
-
-
-def _look(name: str) -> str:
-    """The same where some file system takes two names for one."""
-    return unicodedata.normalize("NFC", unicodedata.normalize("NFC", name).casefold())
 
 
 def _check_folds(splits: str, evaluated: "list[Evaluated]") -> None:

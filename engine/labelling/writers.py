@@ -18,6 +18,7 @@ import numpy as np
 
 from engine import atomic
 from engine.errors import UserError, unknown_name
+from engine.file_names import folded
 from engine.labelling.journal import Journal, Labelled
 from engine.labelling.segments import Segment, segments
 
@@ -248,7 +249,7 @@ def _write_subtitles(journal: Journal, folder: Path, style: Style) -> list[Path]
     shared = _shared_names(journal.names())
 
     def path_of(video: str) -> Path:
-        return folder / next(name for name in _vtt_names(video) if name not in shared)
+        return folder / next(name for name in _vtt_names(video) if folded(name) not in shared)
 
     paths = [path_of(name) for name in journal.names()]
     others = {path for path in paths if path.exists() and not journal.claims(path)}
@@ -297,11 +298,11 @@ def _below(video: str) -> Path:
 
 
 def _shared_names(videos: Iterable[str]) -> set[str]:
-    """Names of subtitles that more than one video would get."""
+    """Folded names of subtitles that more than one video would get."""
     seen: set[str] = set()
     shared: set[str] = set()
     for video in videos:
-        names = set(_vtt_names(video))
+        names = set(map(folded, _vtt_names(video)))
         shared |= names & seen
         seen |= names
     return shared
