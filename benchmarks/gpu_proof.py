@@ -30,11 +30,11 @@ from dali_pipelines.decoders import CODECS, probe_codec
 from dali_pipelines.feed import ClipRow, Feed
 from dali_pipelines.pixels import resized_size
 from dali_pipelines.spec import ClipSpec
-from engine.commands.opened import shape_of
 from engine.data import manifest, synthetic
 from engine.data.clip_rows import clip_rows
 from engine.models import registry
 from engine.parallel import run_each
+from engine.predictor import shape_of
 
 ROOT = Path(__file__).parents[1]
 

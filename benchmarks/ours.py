@@ -21,8 +21,8 @@ from dali_pipelines.clip_reader import ClipReader, ReadClip
 from dali_pipelines.errors import VideoError
 from dali_pipelines.feed import ClipRow, Feed
 from dali_pipelines.graph import ClipGraph
-from engine.commands.opened import open_predictor
 from engine.data.loading import default_loader, make_loader
+from engine.predictor import open_predictor
 from engine.training.memory import keep_freed_memory
 
 STAGE_BATCHES = 4

@@ -1,21 +1,67 @@
-"""Video action recognition: data, models, training, evaluation, labelling, and the commands."""
+"""Video action recognition: train, compile, run.
+
+    import engine
+
+    model = engine.load("run")
+    print(model.predict("clip.avi"))
+
+docs/python.md shows the rest. Names are imported when they are first used, so that `import engine`
+costs nothing.
+"""
 
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from dali_pipelines.errors import VideoError
+    from dali_pipelines.spec import ClipSpec
+    from engine.api import clip_spec, create_model, list_models, load, make_loader
+    from engine.errors import RefusedError, UserError
     from engine.frames import read_frames
+    from engine.prediction import Prediction
+    from engine.predictor import Predictor
 
-__all__ = ["read_frames"]
+_HOMES = {
+    "ClipSpec": "dali_pipelines.spec",
+    "Prediction": "engine.prediction",
+    "Predictor": "engine.predictor",
+    "RefusedError": "engine.errors",
+    "UserError": "engine.errors",
+    "VideoError": "dali_pipelines.errors",
+    "clip_spec": "engine.api",
+    "create_model": "engine.api",
+    "list_models": "engine.api",
+    "load": "engine.api",
+    "make_loader": "engine.api",
+    "read_frames": "engine.frames",
+}
+"""Where a public name is defined."""
 
-_HOMES = {"read_frames": "engine.frames"}
-"""Where a public name is defined; it is imported when first used, so that this costs nothing."""
+__all__ = [
+    "ClipSpec",
+    "Prediction",
+    "Predictor",
+    "RefusedError",
+    "UserError",
+    "VideoError",
+    "__version__",
+    "clip_spec",
+    "create_model",
+    "list_models",
+    "load",
+    "make_loader",
+    "read_frames",
+]
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     import importlib
 
+    if name == "__version__":
+        from importlib.metadata import version
+
+        return version("engine")
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(importlib.import_module(_HOMES[name]), name)
 
 

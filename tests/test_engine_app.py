@@ -87,7 +87,7 @@ def test_an_upload_gets_frames_label_bars_player_and_timing(
     page: Any, server: Server, run: Path, tmp_path: Path
 ) -> None:
     from engine.app.answer import answer
-    from engine.commands.opened import open_predictor
+    from engine.predictor import open_predictor
 
     clip = videos.write_packed(tmp_path / "my *clip*.avi", draw=noise(3))
     upload(page, clip)

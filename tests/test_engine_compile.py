@@ -12,8 +12,8 @@ import torch
 
 from engine.commands import compiling
 from engine.commands.compile_source import Asked, Source
-from engine.commands.opened import open_predictor
 from engine.errors import RefusedError
+from engine.predictor import open_predictor
 from trt import probe
 from trt.backends import BACKENDS
 from trt.config import Target

@@ -169,7 +169,7 @@ def test_killed_at_random_moments_it_loses_and_repeats_nothing(
 
 PRELOADED = [
     "torch", "timm", "transformers", "engine.cli", "engine.commands.labelling",
-    "engine.commands.opened", "engine.labelling.label", "engine.training.checkpoint",
+    "engine.predictor", "engine.labelling.label", "engine.training.checkpoint",
 ]  # fmt: skip
 """Loaded once and not for each process that is killed."""
 

@@ -25,7 +25,7 @@ from dali_pipelines.feed import Report
 from dali_pipelines.spec import ClipSpec
 from dali_pipelines.window_loader import WindowLoader
 from engine.errors import UserError
-from engine.labelling import writers
+from engine.labelling import journal_file, writers
 from engine.labelling.journal import Answer, Journal
 from engine.labelling.label import Answerer, Settings, Tally, label
 from engine.labelling.segments import segments
@@ -231,9 +231,9 @@ def test_a_journal_that_is_written_is_neither_copied_nor_removed(tmp_path: Path)
     with pytest.raises(UserError, match="written by another run"), Journal.copy_of(tmp_path / "j"):
         pass
     with pytest.raises(UserError, match="written by another run"):
-        Journal.remove(tmp_path / "j")
+        journal_file.remove(tmp_path / "j")
     other.communicate(b"")
-    Journal.remove(tmp_path / "j")
+    journal_file.remove(tmp_path / "j")
     assert list(tmp_path.iterdir()) == []
 
 

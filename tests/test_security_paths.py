@@ -15,7 +15,6 @@ from dali_pipelines import clip_file
 from dali_pipelines.errors import VideoError
 from dali_pipelines.feed import ClipRow
 from dali_pipelines.spec import ClipSpec
-from engine.commands.opened import find_checkpoint, find_clips
 from engine.data import hmdb51_splits, manifest
 from engine.data.archives import unpack
 from engine.data.folders import list_clips
@@ -24,8 +23,10 @@ from engine.data.lists import read_lists
 from engine.data.manifest import Clip, Manifest
 from engine.errors import UserError
 from engine.evaluation import report
+from engine.evaluation.clips import find_clips
 from engine.evaluation.metrics import measure
 from engine.evaluation.predict import Predictions
+from engine.predictor import find_checkpoint
 from engine.training import checkpoint
 
 SMALL = ClipSpec(num_frames=4, resize=72, crop=64)

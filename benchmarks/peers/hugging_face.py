@@ -17,10 +17,10 @@ from benchmarks.way import Labelled, Setting
 from dali_pipelines.errors import VideoError
 from dali_pipelines.feed import ClipRow
 from dali_pipelines.spec import ClipSpec
-from engine.commands.opened import find_checkpoint
 from engine.errors import UserError
 from engine.models import timesformer
 from engine.models.vivit import JointViViT
+from engine.predictor import find_checkpoint
 from engine.training import checkpoint
 
 ATTENTION = {

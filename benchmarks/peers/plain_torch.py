@@ -19,8 +19,8 @@ from dali_pipelines.feed import ClipRow
 from dali_pipelines.frame_plan import IntArray
 from dali_pipelines.pixels import Frame
 from dali_pipelines.torch_loader import Decode, TorchLoader
-from engine.commands.opened import find_checkpoint
 from engine.errors import UserError
+from engine.predictor import find_checkpoint
 from engine.training import checkpoint
 
 if TYPE_CHECKING:
@@ -68,7 +68,7 @@ def _in_onnxruntime(model: torch.nn.Module, clip: "ClipSpec") -> "Run":
     """Exported as torch's own documentation tells people to, and run with its default options."""
     import onnxruntime
 
-    from engine.commands.opened import shape_of
+    from engine.predictor import shape_of
 
     example = torch.zeros(2, *shape_of(clip))
     with tempfile.TemporaryDirectory() as folder:

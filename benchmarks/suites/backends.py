@@ -17,8 +17,8 @@ from torch import Tensor
 from benchmarks.harness import in_turn, summary
 from benchmarks.machine import matrix_peaks
 from benchmarks.suites.model import count_flops
-from engine.commands.opened import as_bytes_in, shape_of
 from engine.models import registry
+from engine.predictor import as_bytes_in, shape_of
 from trt import artifact
 from trt.backends import BACKENDS
 from trt.config import PRECISIONS, Batches, Config, Precision, Target

@@ -259,7 +259,7 @@ def named(paths: list[Path]) -> dict[str, Path]:
 
 
 def _ours(name: str, path: Path, settings: list[Setting]) -> Candidate:
-    from engine.commands.opened import find_checkpoint, is_artifact
+    from engine.predictor import find_checkpoint, is_artifact
     from engine.training import checkpoint
     from trt import artifact
 

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from benchmarks.harness import in_turn, summary
 from benchmarks.machine import matrix_peaks
 from dali_pipelines.spec import ClipSpec
-from engine.commands.opened import Predictor, open_predictor, shape_of
+from engine.predictor import Predictor, open_predictor, shape_of
 from engine.training import checkpoint
 
 YARDSTICK = "eager, channels-first"

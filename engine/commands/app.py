@@ -32,8 +32,8 @@ def app(
     Example: [bold]engine app run fast --videos films[/bold]
     """
     from engine.app import site
-    from engine.commands.opened import class_names_of
     from engine.errors import RefusedError, UserError
+    from engine.predictor import class_names_of
     from trt.probe import install_command
 
     try:

@@ -14,8 +14,8 @@ if TYPE_CHECKING:
 def open_model(path: str, device: str) -> "Model":
     """Once for all visitors, warm."""
     from engine.app.page import Model
-    from engine.commands.opened import open_predictor
     from engine.errors import UserError
+    from engine.predictor import open_predictor
     from engine.training.memory import keep_freed_memory
     from trt.errors import CompileError
 

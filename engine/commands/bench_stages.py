@@ -63,7 +63,7 @@ def model(runs: list[Path], batches: list[int], repeats: int) -> dict[str, Any]:
     from benchmarks.machine import copy_peak, fingerprint
     from benchmarks.suites import model as suite
     from benchmarks.tables import print_model
-    from engine.commands.opened import is_artifact
+    from engine.predictor import is_artifact
 
     if not runs or is_artifact(runs[0]) or not all(map(is_artifact, runs[1:])):
         raise UserError(
@@ -103,8 +103,9 @@ def end_to_end(
     from benchmarks.peers import PEERS
     from benchmarks.suites import end_to_end as suite
     from benchmarks.tables import print_end_to_end
-    from engine.commands.opened import class_names_of, find_clips, is_artifact, parse_views
     from engine.data.clip_rows import clip_rows
+    from engine.evaluation.clips import find_clips, parse_views
+    from engine.predictor import class_names_of, is_artifact
 
     peers = [name.strip() for name in against.split(",")] if against else []
     for name in peers:

@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dali_pipelines.feed import Batch, ClipRow, Feed
-from engine.commands.opened import as_bytes_in, find_checkpoint, find_clips
 from engine.data.manifest import Manifest
 from engine.errors import UserError
+from engine.evaluation.clips import find_clips
+from engine.predictor import as_bytes_in, find_checkpoint
 from engine.progress import progress_bar
 from trt import artifact
 from trt.config import Precision, Target

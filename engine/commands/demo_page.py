@@ -25,8 +25,8 @@ Span = tuple[float, float, str, str]
 
 def write(out: Path, steps: "Sequence[Step]", model: Path, film: Film) -> Path:
     from engine import atomic
-    from engine.commands.opened import open_predictor
     from engine.evaluation.page import document
+    from engine.predictor import open_predictor
 
     report = json.loads((out / "run" / "evaluation" / "report.json").read_text())[0]
     (measured,) = (out / "bench").glob("end_to_end_*.json")

@@ -48,9 +48,9 @@ def evaluate(
 
     Example: [bold]engine evaluate run --data my_videos --split test --views 5x3[/bold]
     """
-    from engine.commands.opened import parse_views
     from engine.errors import UserError
     from engine.evaluation import report
+    from engine.evaluation.clips import parse_views
 
     if len(runs) > 1 and out is None:
         raise UserError("several runs share one report: name a folder for it with --out.")
@@ -92,12 +92,13 @@ def _evaluate(
 ) -> "tuple[Evaluated, bool]":
     """And whether the clips are the run's own."""
     from dali_pipelines.feed import Feed
-    from engine.commands.opened import find_clips, open_predictor
     from engine.data.clip_rows import clip_rows
     from engine.data.loading import default_loader, make_loader
+    from engine.evaluation.clips import find_clips
     from engine.evaluation.metrics import measure
     from engine.evaluation.predict import predict
     from engine.evaluation.report import Evaluated, Protocol
+    from engine.predictor import open_predictor
     from engine.progress import progress_bar
     from engine.training.memory import keep_freed_memory
 

@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING, Any
 from engine.commands.labelling_options import Asked
 from engine.data.folders import VIDEO_SUFFIXES
 from engine.errors import UserError
-from engine.labelling import writers
+from engine.labelling import journal_file, writers
 from engine.labelling.journal import Journal
 from engine.labelling.source import A_LIST, Source, folder_of
 from engine.labelling.walk import Item, Wanted
 
 if TYPE_CHECKING:
-    from engine.commands.opened import Predictor
     from engine.labelling.label import Settings, Tally
+    from engine.predictor import Predictor
 
 POLL_S = 2.0
 WATCHING_SHARE = 20
@@ -42,7 +42,7 @@ def run(asked: Asked) -> int:
     source = Source(asked.videos[0], wanted, is_list=asked.is_list)
     outputs = outputs_of(asked)
     journal_path = journal_of(asked.out)
-    from engine.commands.opened import class_names_of, digest_of
+    from engine.predictor import class_names_of, digest_of
 
     digest = digest_of(asked.model)
     facts = {
@@ -63,7 +63,7 @@ def run(asked: Asked) -> int:
             journal.check(facts, mix=asked.mix)
     label_all = (_on_cluster if asked.cluster else _here)(asked, digest)
     if asked.fresh:
-        Journal.remove(journal_path)
+        journal_file.remove(journal_path)
     with Journal(journal_path) as journal:
         journal.claim(claimed)
         journal.bind(facts, mix=asked.mix)
@@ -137,8 +137,8 @@ LabelAll = Callable[[Journal, Iterator[Item], "Callable[[Tally], None]"], "Tally
 
 
 def _here(asked: Asked, digest: str) -> LabelAll:
-    from engine.commands.opened import open_predictor
     from engine.labelling.label import label
+    from engine.predictor import open_predictor
     from engine.training.memory import keep_freed_memory
 
     assert asked.model is not None

@@ -23,8 +23,8 @@ from trt.probe import install_command
 
 if TYPE_CHECKING:
     from engine.commands.labelling_options import Asked
-    from engine.commands.opened import Predictor
     from engine.labelling.label import Settings, Tally
+    from engine.predictor import Predictor
 
 PARTS_EACH = 8
 LEAST, MOST = 16, 256
@@ -138,7 +138,7 @@ class Labeller:
 
     def _open(self, asked: "Asked", digest: str) -> "tuple[Predictor, Settings]":
         from engine.commands.labelling import settings_of
-        from engine.commands.opened import open_predictor
+        from engine.predictor import open_predictor
 
         if self._opened is None:
             assert asked.model is not None

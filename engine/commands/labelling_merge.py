@@ -15,8 +15,9 @@ from engine.commands.labelling import (
 )
 from engine.commands.labelling_options import Asked
 from engine.errors import UserError
-from engine.labelling import writers
-from engine.labelling.journal import MIXABLE, Journal, difference, differing
+from engine.labelling import journal_file, writers
+from engine.labelling.journal import Journal
+from engine.labelling.journal_facts import MIXABLE, difference, differing
 from engine.labelling.source import A_LIST
 
 
@@ -62,7 +63,7 @@ def merge(asked: Asked) -> int:
             for part in parts:
                 whole.take_in(part.copy, below=_folder_beside(part.facts, facts))
             whole.bind(facts, mix=False, is_merged=True)
-        Journal.remove(target)
+        journal_file.remove(target)
         beside.replace(target)
     with Journal(target) as whole:
         whole.claim(claimed)
@@ -82,7 +83,7 @@ def merge(asked: Asked) -> int:
 
 
 def _copied(path: Path, copy: Path) -> Part:
-    Journal.copy(path, copy)
+    journal_file.copy(path, copy)
     with Journal(copy, shown_as=path) as journal:
         part = Part(path=path, copy=copy, facts=journal.facts(), is_finished=journal.is_finished())
     if "classes" not in part.facts:

@@ -76,11 +76,11 @@ def _run(
     import shlex
     import sys
 
-    from engine.commands.opened import parse_views
     from engine.commands.train import nested, setting
     from engine.data import manifest
     from engine.data.file_digest import file_digest
     from engine.errors import UserError
+    from engine.evaluation.clips import parse_views
     from engine.experiments import outcome, search
     from engine.experiments import trial as trials
 

@@ -4,15 +4,13 @@ It holds raw answers, window by window; the results are made from it and from no
 that was killed goes on where it stood, and ends with the same bytes as one that was left alone.
 """
 
-import fcntl
 import json
 import os
-import shutil
 import sqlite3
 import tempfile
 import threading
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -21,6 +19,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine.errors import UserError
+from engine.labelling import journal_file
+from engine.labelling.journal_facts import MIXABLE, difference, differing
 from engine.labelling.source import A_LIST
 from engine.labelling.walk import Item
 
@@ -46,13 +46,7 @@ COLUMNS = {
 """Beside the name, of the tables that are about files."""
 IN_RESULTS = "name NOT IN (SELECT name FROM left_out)"
 LABELLED = f"SELECT name FROM files WHERE done = 1 AND reason = '' AND {IN_RESULTS} ORDER BY name"
-MIXABLE = ("model", "root", "include", "exclude")
-"""Facts that may differ from before with `mix`."""
 BUSY_S = 5.0
-FULL_BYTES = 1 << 20
-"""A disk with less room than that is full."""
-LOCKED_BYTES = 0x40000002, 510
-"""Where SQLite locks a file, and how many bytes of it: see its `os.h`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -355,24 +349,9 @@ class Journal:
         """To look into: the journal itself is neither locked nor changed in any byte."""
         with tempfile.TemporaryDirectory() as folder:
             copy = Path(folder) / "journal"
-            cls.copy(path, copy)
+            journal_file.copy(path, copy)
             with cls(copy, shown_as=path) as journal:
                 yield journal
-
-    @staticmethod
-    def copy(path: Path, to: Path) -> None:
-        """With what SQLite keeps beside it; raises where somebody writes it."""
-        with _no_other_run(path):
-            for end in ("", "-wal"):
-                if Path(f"{path}{end}").exists():
-                    shutil.copyfile(f"{path}{end}", f"{to}{end}")
-
-    @staticmethod
-    def remove(path: Path) -> None:
-        """With what SQLite keeps beside it."""
-        with _no_other_run(path) if path.exists() else nullcontext():
-            for end in ("", "-wal", "-shm"):
-                Path(f"{path}{end}").unlink(missing_ok=True)
 
     @contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:
@@ -392,72 +371,5 @@ class Journal:
         with self._in_words(), self._lock:
             yield
 
-    @contextmanager
-    def _in_words(self) -> Iterator[None]:
-        """What SQLite says, in words that help; also of a file that holds what we never wrote."""
-        try:
-            yield
-        except sqlite3.OperationalError as error:
-            words = str(error)
-            if "full" in words or ("disk I/O" in words and _is_full(self.path.parent)):
-                raise UserError(
-                    f"{self.path} can't grow, the disk is full: free some space and run the same "
-                    "command again; what was labelled is kept."
-                ) from error
-            if "locked" in words:
-                raise _is_written(self.path) from error
-            raise UserError(f"{self.path} can't be used ({words}).") from error
-        except (sqlite3.Error, ValueError, TypeError, OverflowError) as error:
-            raise UserError(
-                f"{self.path} is no journal of `engine label` ({error}): remove it, or pass "
-                "another --out."
-            ) from error
-
-
-def _is_full(folder: Path) -> bool:
-    try:
-        return shutil.disk_usage(folder).free < FULL_BYTES
-    except OSError:
-        return False
-
-
-@contextmanager
-def _no_other_run(path: Path) -> Iterator[None]:
-    """Nobody writes the journal meanwhile; raises where somebody does."""
-    first, count = LOCKED_BYTES
-    with path.open("rb") as file:
-        try:
-            fcntl.lockf(file, fcntl.LOCK_SH | fcntl.LOCK_NB, count, first)
-        except BlockingIOError as error:
-            raise _is_written(path) from error
-        yield
-
-
-def _is_written(path: Path) -> UserError:
-    return UserError(f"{path} is being written by another run: wait for it, or pass another --out.")
-
-
-def differing(known: dict[str, Any], facts: dict[str, Any], *, mix: bool) -> list[str]:
-    """Which facts two journals both know and don't share, but for what may be mixed."""
-    return [
-        key
-        for key, value in facts.items()
-        if key in known and known[key] != value and not (mix and key in MIXABLE)
-    ]
-
-
-def difference(key: str, known: Any, value: Any) -> str:
-    """To stand behind the word `labels`."""
-    if key == "model":
-        return "made with another model"
-    if key == "root":
-        return f"of {known}, not of {value}"
-    if key in ("include", "exclude"):
-        return f"made {_with_flags(key, known)}, not {_with_flags(key, value)}"
-    return f"made with {key} {known}, not {value}"
-
-
-def _with_flags(key: str, patterns: list[str]) -> str:
-    if not patterns:
-        return f"without --{key}"
-    return "with " + " ".join(f"--{key} {each!r}" for each in patterns)
+    def _in_words(self) -> AbstractContextManager[None]:
+        return journal_file.in_words(self.path)

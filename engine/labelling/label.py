@@ -195,7 +195,7 @@ class Answerer:
 
     def __init__(self, model: "Model", batch_size: int) -> None:
         self._model = model
-        self._size = batch_size
+        self._size = self.batch_size = batch_size
         self.halved = 0
 
     def __call__(self, clips: "torch.Tensor") -> NDArray[np.float32]:

@@ -1,28 +1,35 @@
-"""What commands open by path: a run, a checkpoint or an artifact, as one kind of predictor.
+"""Trained models by their path: a run, a checkpoint or an artifact, as one kind of predictor.
 
 This is where checkpoints (engine) and artifacts (trt) become the same thing.
 """
 
 import json
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, overload
 
 from dali_pipelines.spec import ClipSpec
 from engine.errors import UserError
 
 if TYPE_CHECKING:
+    import numpy as np
     import torch
+    from numpy.typing import NDArray
 
-    from engine.data.manifest import Clip, Manifest
+    from engine.prediction import Prediction
     from trt.config import Config
     from trt.program import BytesIn
 
 
 @dataclass(frozen=True, kw_only=True)
 class Predictor:
-    """Bytes in, logits out: (B, T, C, H, W) of uint8, as `Feed(values="uint8")` gives them."""
+    """A trained model that is ready to label videos; `engine.load` opens one.
+
+    Called with clips, a uint8 tensor (B, T, C, H, W) in the shape that `clip` says, it gives their
+    logits (B, num_classes).
+    """
 
     path: Path
     chosen_by: str
@@ -42,6 +49,108 @@ class Predictor:
             clips = clips.pin_memory().to(self.device, non_blocking=True)
         with torch.no_grad():
             return self.run(clips)
+
+    @overload
+    def predict(
+        self,
+        videos: "str | os.PathLike[str] | NDArray[np.uint8] | torch.Tensor",
+        *,
+        top_k: int = 5,
+        batch_size: int = 8,
+        on_video: Callable[[], None] = ...,
+    ) -> "Prediction": ...
+
+    @overload
+    def predict(
+        self,
+        videos: Sequence[Any],
+        *,
+        top_k: int = 5,
+        batch_size: int = 8,
+        on_video: Callable[[], None] = ...,
+    ) -> "list[Prediction]": ...
+
+    def predict(
+        self,
+        videos: Any,
+        *,
+        top_k: int = 5,
+        batch_size: int = 8,
+        on_video: Callable[[], None] = lambda: None,
+    ) -> "Prediction | list[Prediction]":
+        """Label videos, each as a whole.
+
+        Files are decoded ahead while the model answers, and only the frames that it wants.
+
+        Args:
+            videos: A path, or the frames of a video as a uint8 array or tensor (T, H, W, 3) in
+                RGB; or a list of these.
+            top_k: How many classes `top` names.
+            batch_size: Videos that the model answers at a time.
+            on_video: Called after each video of a list, for a progress bar.
+
+        Returns:
+            A Prediction, or for a list a list of them in the same order. In a list, a file that
+            can't be read is a Prediction with an `error`.
+
+        Raises:
+            VideoError: The one file that was given can't be read.
+
+        Example:
+            >>> engine.load("run").predict("clip.avi").label
+            'wave'
+        """
+        from dali_pipelines.errors import VideoError
+        from engine.prediction import predict
+
+        is_list = isinstance(videos, list | tuple)
+        found = predict(
+            self,
+            videos if is_list else [videos],
+            top_k=top_k,
+            batch_size=batch_size,
+            on_video=on_video,
+        )
+        if is_list:
+            return found
+        if found[0].error:
+            raise VideoError(videos, found[0].error)
+        return found[0]
+
+    def predict_windows(
+        self,
+        path: "str | os.PathLike[str]",
+        *,
+        window_s: float,
+        stride_s: float | None = None,
+        top_k: int = 5,
+        batch_size: int = 8,
+    ) -> "Iterator[Prediction]":
+        """Label a long video window by window; each of its frames is decoded once.
+
+        Args:
+            path: A video file, or a folder of numbered images, which counts as 25 frames a second.
+            window_s: How long a window is, in seconds.
+            stride_s: From the beginning of one window to that of the next; else `window_s`.
+            top_k: How many classes `top` names.
+            batch_size: Windows that the model answers at a time.
+
+        Yields:
+            A Prediction for each window, in order of time.
+
+        Raises:
+            VideoError: The file can't be read, or only up to here.
+        """
+        from engine.prediction import predict_windows
+
+        return predict_windows(
+            self,
+            Path(path),
+            window_s=window_s,
+            stride_s=stride_s,
+            top_k=top_k,
+            batch_size=batch_size,
+        )
 
     def warm_up(self, batch_size: int) -> None:
         """The first call of a compiler pays for what later ones use."""
@@ -107,70 +216,6 @@ def digest_of(path: Path) -> str:
     if is_artifact(path):
         return artifact.digest(path / CONFIG)
     return artifact.digest(find_checkpoint(path)[0] / "model.safetensors")
-
-
-def parse_views(text: str) -> tuple[int, int]:
-    """Looks at a video, in time and crops, from words like 10x3."""
-    clips, _, crops = text.strip().partition("x")
-    if not clips.isdigit() or not crops.isdigit() or int(clips) < 1 or crops not in ("1", "3"):
-        raise UserError(f"--views takes CLIPSxCROPS with 1 or 3 crops, as in 10x3, not {text!r}.")
-    return int(clips), int(crops)
-
-
-class FoundClips(NamedTuple):
-    listed: "Manifest"
-    scheme: str
-    """By which the clips were split."""
-    are_own: bool
-    """Whether they are those that the run learnt from, under its own splits."""
-
-
-def find_clips(path: Path, data: Path | None, learnt: list[str]) -> FoundClips:
-    """The dataset, of the classes that were learnt: with the run's own splits where it is the one
-    that the run learnt from."""
-    found = _listed(path, data)
-    listed = found.listed
-    if listed.class_names != learnt:
-        raise UserError(
-            f"{listed.root} has other classes than {path} learnt: "
-            f"{_differing(listed.class_names, learnt)}."
-        )
-    return found
-
-
-def _listed(path: Path, data: Path | None) -> FoundClips:
-    import dataclasses
-
-    from engine.data import manifest, splits
-    from engine.training import run_folder
-
-    folder = path if (path / run_folder.FACTS).is_file() else path.parent.parent
-    if not (folder / run_folder.FACTS).is_file():
-        if data is None:
-            raise UserError(f"{path} is no run's folder: pass --data with a dataset.")
-        listed = manifest.load(data)
-        return FoundClips(listed, splits.current(listed), are_own=False)
-    facts = run_folder.read_facts(folder)
-    root = data or Path(facts["data"])
-    own = dataclasses.replace(manifest.load(folder), root=root)
-    if data is not None:
-        listed = manifest.load(data)
-        if not set(map(_look_of, own.clips)) <= set(map(_look_of, listed.clips)):
-            scheme = f"{splits.current(listed)}, of other clips than the run's"
-            return FoundClips(listed, scheme, are_own=False)
-    return FoundClips(own, facts["scheme"], are_own=True)
-
-
-def _look_of(clip: "Clip") -> tuple[object, ...]:
-    """By which a clip is known again where its dataset lies elsewhere."""
-    return clip.path, clip.label, clip.frames, clip.width, clip.height
-
-
-def _differing(found: list[str], learnt: list[str]) -> str:
-    lacking = sorted(set(learnt) - set(found))
-    more = sorted(set(found) - set(learnt))
-    parts = [f"it lacks {', '.join(lacking[:5])}"] if lacking else []
-    return "; ".join(parts + ([f"it adds {', '.join(more[:5])}"] if more else []))
 
 
 def as_bytes_in(model: Any, spec: ClipSpec) -> "BytesIn":

@@ -1,0 +1,144 @@
+"""The public Python API beside Predictor and read_frames: models and loaders."""
+
+import fnmatch
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, cast
+
+from engine.errors import UserError
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from dali_pipelines.feed import ClipLoader
+    from dali_pipelines.spec import ClipSpec, Values
+    from engine.predictor import Predictor
+
+
+def load(path: str | Path, device: Literal["auto", "gpu", "cpu"] = "auto") -> "Predictor":
+    """Open a trained model.
+
+    Args:
+        path: A run of `engine train`, of which the best checkpoint is taken; a checkpoint; or an
+            artifact of `engine compile`.
+        device: Where it shall run; `auto` takes a GPU where there is one.
+
+    Returns:
+        A Predictor with `predict` and `predict_windows`.
+
+    Raises:
+        UserError: There is no model, or it can't run on this machine.
+
+    Example:
+        >>> model = engine.load("run")
+        >>> model.predict("clip.avi").label
+        'wave'
+    """
+    from engine.predictor import open_predictor
+
+    return open_predictor(Path(path), device)
+
+
+def list_models(pattern: str = "*") -> list[str]:
+    """Names of the model families, as `create_model` takes them.
+
+    Args:
+        pattern: Only names like this, as in `"*former*"`.
+    """
+    from engine.models.registry import FAMILIES
+
+    return sorted(fnmatch.filter(FAMILIES, pattern))
+
+
+def create_model(
+    name: str,
+    *,
+    num_classes: int,
+    preset: str = "base",
+    pretrained: bool = False,
+    **options: Any,
+) -> "nn.Module":
+    """Build a model for clips of `clip_spec(name, preset)`.
+
+    Args:
+        name: One of `list_models()`.
+        num_classes: Outputs of its classifier.
+        preset: `base` is the published size; `small` learns from nothing on a laptop.
+        pretrained: Begin with the weights that the preset names, which are downloaded once. Those
+            of another number of classes lose their classifier.
+        **options: The family's options that shall differ from the preset, for instance `depth`.
+
+    Returns:
+        A module from normalized clips (B, T, C, H, W) to logits (B, num_classes).
+
+    Raises:
+        UserError: There is no such model, preset or option, or no such weights.
+    """
+    from engine.models import registry, weights
+
+    spec, clip = registry.ModelSpec.of_preset(name, preset, num_classes, **options)
+    source = registry.PRESETS[name][preset].weights if pretrained else "none"
+    if pretrained and source == "none":
+        raise UserError(f"preset {preset} of {name} has no published weights.")
+    model = registry.build(spec, clip, pretrained=source == "backbone")
+    if source not in ("none", "backbone"):
+        weights.load(model, source)
+    return model
+
+
+def clip_spec(name: str, preset: str = "base") -> "ClipSpec":
+    """Which frames, of which size, a model of this preset is given."""
+    from engine.models import registry
+
+    return registry.ModelSpec.of_preset(name, preset, 1)[1]
+
+
+def make_loader(
+    data: str | Path,
+    *,
+    split: Literal["train", "val", "test"] | None = None,
+    spec: "ClipSpec | None" = None,
+    batch_size: int = 8,
+    augment: bool = False,
+    shuffle: bool | None = None,
+    seed: int = 0,
+    values: "Values" = "float32",
+    loader: Literal["dali", "torch"] | None = None,
+    gpu: int | None = None,
+) -> "ClipLoader":
+    """Iterate over the clips of a dataset as batches of tensors, once an epoch.
+
+    Args:
+        data: Folder of a dataset that `engine data index` has looked through.
+        split: Which part of it, as `engine data split` dealt them; None for all clips.
+        spec: Which frames, of which size; by itself 8 frames of 224².
+        batch_size: Clips in a batch.
+        augment: Vary each clip as in training.
+        shuffle: Another order in each epoch; by itself where `augment` is.
+        seed: Of everything that is random.
+        values: float32 or float16, normalized, or the pixels as uint8.
+        loader: The DALI pipeline, or plain PyTorch; by itself DALI where it is installed.
+        gpu: Number of the GPU that decodes, and on which the batches lie.
+
+    Returns:
+        A ClipLoader. Its batches have `clips` (B, T, C, H, W), `labels` and `ids`, the clips'
+        places in the manifest; its `report` names files that can't be read.
+
+    Raises:
+        UserError: The dataset isn't indexed, or the part has no clips.
+    """
+    from dali_pipelines.augment import Augment
+    from dali_pipelines.feed import Feed
+    from dali_pipelines.spec import ClipSpec
+    from engine.data import loading, manifest
+    from engine.data.clip_rows import clip_rows
+
+    rows, _ = clip_rows(manifest.load(Path(data)), cast(Any, split))
+    feed = Feed(
+        spec=spec or ClipSpec(),
+        batch_size=batch_size,
+        augment=Augment() if augment else None,
+        shuffle=augment if shuffle is None else shuffle,
+        seed=seed,
+        values=values,
+    )
+    return loading.make_loader(loader or loading.default_loader(), rows, feed, gpu=gpu)

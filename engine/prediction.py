@@ -1,0 +1,235 @@
+"""From videos to predictions: decoded ahead, answered in batches, given back in order.
+
+Shape letters: B clips of a batch, T frames, C classes.
+"""
+
+import dataclasses
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dali_pipelines.errors import VideoError
+
+if TYPE_CHECKING:
+    from dali_pipelines.window_loader import WindowLoader
+    from dali_pipelines.windows import Window
+    from engine.labelling.label import Answerer
+    from engine.predictor import Predictor
+
+Video = Any
+"""A path, or frames as a uint8 array or tensor (T, H, W, 3) in RGB."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prediction:
+    """What a video, or a window of one, is taken for.
+
+    Attributes:
+        path: The video; None where frames were given.
+        label: The most likely class; empty where the video can't be read.
+        confidence: Its probability, from 0 to 1.
+        top: The most likely classes and their probabilities, the best first.
+        start_s: Where the window begins, in seconds.
+        end_s: Where it ends: for a whole video, how long that is. 0 where frames were given.
+        warning: What is wrong with a file that could be read all the same.
+        error: Why the video can't be read.
+    """
+
+    path: Path | None = None
+    label: str = ""
+    confidence: float = 0.0
+    top: dict[str, float] = field(default_factory=dict)
+    start_s: float = 0.0
+    end_s: float = 0.0
+    warning: str = ""
+    error: str = ""
+
+
+def predict(
+    predictor: "Predictor",
+    videos: Sequence[Video],
+    *,
+    top_k: int,
+    batch_size: int,
+    on_video: Callable[[], None],
+) -> list[Prediction]:
+    """One prediction for each video, in their order; see Predictor.predict."""
+    if not videos:
+        return []
+    answerer = _answerer(predictor, min(batch_size, len(videos)))
+    found: dict[int, Prediction] = {}
+    files = {n: Path(video) for n, video in enumerate(videos) if _is_path(video)}
+    if files:
+        of_files = _predict_files(predictor, list(files.values()), answerer, top_k, on_video)
+        found |= zip(files, of_files, strict=True)
+    arrays = {n: _frames(video) for n, video in enumerate(videos) if n not in files}
+    if arrays:
+        of_arrays = _predict_arrays(predictor, list(arrays.values()), answerer, top_k, on_video)
+        found |= zip(arrays, of_arrays, strict=True)
+    return [found[number] for number in range(len(videos))]
+
+
+def predict_windows(
+    predictor: "Predictor",
+    path: Path,
+    *,
+    window_s: float,
+    stride_s: float | None,
+    top_k: int,
+    batch_size: int,
+) -> Iterator[Prediction]:
+    """One prediction for each window of a video; see Predictor.predict_windows."""
+    loader = _loader(predictor, [path], batch_size, window_s=window_s, stride_s=stride_s)
+    for window, probabilities_C in _answers(loader, _answerer(predictor, batch_size)):
+        yield _prediction(predictor, probabilities_C, top_k, window, _warning(loader, path))
+    if reason := loader.report.failures.get(path):
+        raise VideoError(path, reason)
+
+
+def _predict_files(
+    predictor: "Predictor",
+    paths: list[Path],
+    answerer: "Answerer",
+    top_k: int,
+    on_video: Callable[[], None],
+) -> list[Prediction]:
+    """A file that can't be read gives no window: windows come in the order of the files."""
+    loader = _loader(predictor, paths, answerer.batch_size)
+    found: list[Prediction] = []
+    failed = Prediction(error="it gave no frames")
+    for window, probabilities_C in _answers(loader, answerer):
+        while paths[len(found)] != window.path:
+            found.append(failed)
+            on_video()
+        found.append(_prediction(predictor, probabilities_C, top_k, window))
+        on_video()
+    for _ in paths[len(found) :]:
+        found.append(failed)
+        on_video()
+    reasons = loader.report.failures
+    return [
+        Prediction(path=path, error=reasons.get(path, each.error))
+        if each is failed
+        else dataclasses.replace(each, warning=_warning(loader, path))
+        for path, each in zip(paths, found, strict=True)
+    ]
+
+
+def _predict_arrays(
+    predictor: "Predictor",
+    videos: list[NDArray[np.uint8]],
+    answerer: "Answerer",
+    top_k: int,
+    on_video: Callable[[], None],
+) -> list[Prediction]:
+    from dali_pipelines.augment import Look
+    from dali_pipelines.graph import ClipGraph
+    from dali_pipelines.pixels import resize_short
+    from dali_pipelines.sampling import plan_frames
+
+    spec, size = predictor.clip, answerer.batch_size
+    graph = ClipGraph(
+        "pixels",
+        spec,
+        max_looks=size,
+        num_threads=len(os.sched_getaffinity(0)),
+        gpu=predictor.device.index,
+        values="uint8",
+    )
+    found = []
+    for begin in range(0, len(videos), size):
+        frames, looks = [], []
+        for video_THWC in videos[begin : begin + size]:
+            look = Look(plan=plan_frames(len(video_THWC), 0.0, spec))
+            numbers, places = np.unique(look.plan.source_indices, return_inverse=True)
+            resized = np.stack([resize_short(video_THWC[n], spec.resize) for n in numbers])
+            frames += list(look.plan.compose(resized[places]))
+            looks.append(look)
+        clips = graph.run(frames, looks)
+        if spec.layout == "CTHW":
+            clips = clips.transpose(1, 2)
+        for probabilities_C in answerer(clips):
+            found.append(_prediction(predictor, probabilities_C, top_k))
+            on_video()
+    return found
+
+
+def _is_path(video: Video) -> bool:
+    return isinstance(video, str | os.PathLike)
+
+
+def _frames(video: Video) -> NDArray[np.uint8]:
+    frames = np.asarray(video)
+    if frames.dtype != np.uint8 or frames.ndim != 4 or frames.shape[3] != 3 or not frames.size:
+        raise TypeError(
+            "a video is a path, or its frames as uint8 of shape (T, H, W, 3), not "
+            f"{type(video).__name__} of {frames.dtype} and shape {frames.shape}"
+        )
+    return frames
+
+
+def _answerer(predictor: "Predictor", batch_size: int) -> "Answerer":
+    from engine.labelling.label import Answerer
+
+    if batch_size < 1:
+        raise ValueError(f"batch_size must be at least 1, not {batch_size}")
+    return Answerer(predictor, batch_size)
+
+
+def _loader(
+    predictor: "Predictor", paths: list[Path], batch_size: int, **windows: float | None
+) -> "WindowLoader":
+    from dali_pipelines.window_loader import WindowLoader
+
+    return WindowLoader(
+        paths,
+        predictor.clip,
+        batch_size=batch_size,
+        gpu=predictor.device.index,
+        values="uint8",
+        **windows,  # type: ignore[arg-type]
+    )
+
+
+def _answers(
+    loader: "WindowLoader", answerer: "Answerer"
+) -> "Iterator[tuple[Window, NDArray[np.float32]]]":
+    with closing(loader.batches()) as batches:
+        for batch in batches:
+            yield from zip(batch.windows, answerer(batch.clips), strict=True)
+
+
+def _warning(loader: "WindowLoader", path: Path) -> str:
+    report = loader.report
+    parts = [report.flaws[path]] if path in report.flaws else []
+    if num_damaged := report.damaged_frames.get(path):
+        parts.append(f"{num_damaged} wanted frames are damaged")
+    if num_streams := report.num_streams.get(path):
+        parts.append(f"it holds {num_streams} videos, of which the first was read")
+    return "; ".join(parts)
+
+
+def _prediction(
+    predictor: "Predictor",
+    probabilities_C: NDArray[np.float32],
+    top_k: int,
+    window: "Window | None" = None,
+    warning: str = "",
+) -> Prediction:
+    best = np.argsort(-probabilities_C, kind="stable")[:top_k].tolist()
+    top = {predictor.class_names[each]: float(probabilities_C[each]) for each in best}
+    return Prediction(
+        path=window.path if window else None,
+        label=predictor.class_names[best[0]],
+        confidence=float(probabilities_C[best[0]]),
+        top=top,
+        start_s=window.start_s if window else 0.0,
+        end_s=window.end_s if window else 0.0,
+        warning=warning,
+    )

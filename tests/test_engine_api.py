@@ -1,0 +1,179 @@
+"""The public Python API, on real files."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import videos
+from test_engine_label import noise, run
+
+import engine
+
+__all__ = ["run"]
+
+DOCS = Path(__file__).parents[1] / "docs" / "python.md"
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("api")
+    for number, (name, codec) in enumerate(
+        (("clip.avi", "mpeg4"), ("b.mp4", "h264"), ("c.webm", "vp9"))
+    ):
+        videos.write_video(folder / name, codec=codec, frames=16, size=(96, 72), draw=noise(number))
+    videos.write_video(
+        folder / "film.mp4", codec="h264", frames=80, fps=20, size=(96, 72), draw=noise(9)
+    )
+    (folder / "broken.mp4").write_bytes(b"no video")
+    return folder
+
+
+def test_every_public_name_is_there() -> None:
+    for name in engine.__all__:
+        assert getattr(engine, name) is not None
+        assert name in dir(engine)
+    assert re.fullmatch(r"\d+\.\d+\.\d+", engine.__version__)
+    with pytest.raises(AttributeError, match="no attribute 'lod'"):
+        engine.lod  # noqa: B018
+
+
+def test_importing_it_imports_nothing_else() -> None:
+    code = (
+        "import sys, typing; old = set(sys.modules); import engine; print(*set(sys.modules) - old)"
+    )
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert found.stdout.split() == ["engine"]
+
+
+@pytest.mark.slow
+def test_videos_are_labelled_in_their_order_and_bad_ones_say_why(run: Path, folder: Path) -> None:
+    model = engine.load(run)
+    names = ["broken.mp4", "clip.avi", "b.mp4", "none.mp4", "c.webm", "clip.avi", "broken.mp4"]
+    ticks: list[int] = []
+    found = model.predict(
+        [str(folder / name) for name in names],
+        top_k=2,
+        batch_size=3,
+        on_video=lambda: ticks.append(1),
+    )
+    assert [each.path for each in found] == [folder / name for name in names]
+    assert len(ticks) == len(names)
+    assert [bool(each.error) for each in found] == [True, False, False, True, False, False, True]
+    assert "no such file" in found[3].error
+    assert found[1] == found[5]
+    for name, each in zip(names, found, strict=True):
+        if each.error:
+            assert (each.label, each.top) == ("", {})
+            with pytest.raises(engine.VideoError, match=re.escape(each.error)):
+                model.predict(folder / name)
+            continue
+        alone = model.predict(folder / name)
+        assert each.label == alone.label == max(alone.top, key=lambda label: alone.top[label])
+        assert each.top == pytest.approx(dict(list(alone.top.items())[:2]), abs=1e-5)
+        assert sum(alone.top.values()) == pytest.approx(1, abs=1e-5)
+        assert alone.confidence == alone.top[alone.label]
+        assert (alone.start_s, alone.end_s) == (0, pytest.approx(16 / 30, abs=0.01))
+    assert model.predict([]) == []
+
+
+@pytest.mark.slow
+def test_frames_in_memory_get_the_label_of_their_file(run: Path, folder: Path) -> None:
+    model = engine.load(run)
+    paths = [folder / "clip.avi", folder / "b.mp4"]
+    frames = [engine.read_frames(path, range(16)) for path in paths]
+    of_files = model.predict(paths)
+    mixed: Any = [frames[0], paths[1], torch.from_numpy(frames[1]), paths[0]]
+    found = model.predict(mixed, batch_size=2)
+    for each, same in zip(found, [0, 1, 1, 0], strict=True):
+        assert each.top == pytest.approx(of_files[same].top, abs=1e-4)
+    assert [each.path for each in found] == [None, paths[1], None, paths[0]]
+    assert model.predict(frames[0]).top == pytest.approx(of_files[0].top, abs=1e-4)
+    for wrong in (frames[0].astype(np.float32), frames[0][0], np.zeros((0, 4, 4, 3), np.uint8)):
+        with pytest.raises(TypeError, match=r"uint8 of shape \(T, H, W, 3\), not ndarray of"):
+            model.predict(wrong)
+
+
+@pytest.mark.slow
+def test_windows_are_those_of_engine_label(
+    run: Path, folder: Path, tmp_path: Path, run_engine: Any
+) -> None:
+    model = engine.load(run)
+    found = list(model.predict_windows(folder / "film.mp4", window_s=1, stride_s=0.5))
+    assert [(each.start_s, each.end_s) for each in found] == [
+        (start / 2, start / 2 + 1) for start in range(7)
+    ]
+    (tmp_path / "films").mkdir()
+    shutil.copy(folder / "film.mp4", tmp_path / "films")
+    out = tmp_path / "labels.jsonl"
+    told = run_engine(
+        "label", tmp_path / "films", "--model", run, "--out", out, "--window", 1, "--stride", 0.5
+    )
+    assert told.returncode == 0, told.stderr
+    mean = np.mean([[each.top[name] for name in model.class_names] for each in found], axis=0)
+    best = model.class_names[int(mean.argmax())]
+    row = json.loads(out.read_text())
+    assert (row["label"], row["confidence"]) == (best, pytest.approx(mean.max(), abs=1e-4))
+    with pytest.raises(engine.VideoError, match=r"broken\.mp4"):
+        list(model.predict_windows(folder / "broken.mp4", window_s=1))
+
+
+def test_models_are_listed_and_built() -> None:
+    assert engine.list_models("*former*") == ["timesformer"]
+    assert "cnn-lstm" in engine.list_models()
+    model = engine.create_model("timesformer", preset="small", num_classes=5, depth=1)
+    spec = engine.clip_spec("timesformer", "small")
+    with torch.no_grad():
+        logits = model(torch.zeros(2, spec.num_frames, 3, spec.crop, spec.crop))
+    assert logits.shape == (2, 5)
+    for arguments, words in (
+        ({"name": "timesfomer"}, "did you mean 'timesformer'"),
+        ({"name": "vivit", "preset": "smal"}, "did you mean 'small'"),
+        ({"name": "vivit", "preset": "small", "pretrained": True}, "no published weights"),
+        ({"name": "vivit", "preset": "small", "deep": 3}, "has no 'deep'"),
+    ):
+        with pytest.raises(engine.UserError, match=words):
+            engine.create_model(num_classes=2, **arguments)  # type: ignore[arg-type]
+
+
+@pytest.mark.slow
+def test_a_loader_gives_each_clip_of_a_part_once(synth: Path, run_engine: Any) -> None:
+    assert run_engine("data", "split", synth, "--scheme", "grouped").returncode == 0
+    spec = engine.ClipSpec(num_frames=2, resize=32, crop=32)
+    plain = engine.make_loader(synth, split="val", spec=spec, batch_size=4)
+    first, second = ([batch.ids.tolist() for batch in plain] for _ in range(2))
+    assert first == second
+    varied = engine.make_loader(str(synth), split="val", spec=spec, batch_size=4, augment=True)
+    orders = [[each for batch in varied for each in batch.ids.tolist()] for _ in range(2)]
+    assert orders[0] != orders[1]
+    assert sorted(orders[0]) == sorted(each for batch in first for each in batch)
+    with pytest.raises(engine.UserError, match="did you mean 'val'"):
+        engine.make_loader(synth, split="vall")  # type: ignore[arg-type]
+
+
+@pytest.mark.slow
+def test_the_documents_code_runs(
+    run: Path, folder: Path, synth: Path, tmp_path: Path, run_engine: Any
+) -> None:
+    assert run_engine("data", "split", synth, "--scheme", "grouped").returncode == 0
+    for path in folder.iterdir():
+        shutil.copy(path, tmp_path)
+    (tmp_path / "my_videos").symlink_to(synth)
+    (tmp_path / "run").symlink_to(run)
+    blocks = re.findall(r"```python\n(.+?)```", DOCS.read_text(), re.DOTALL)
+    assert len(blocks) >= 5
+    done = subprocess.run(
+        [sys.executable, "-c", "\n".join(blocks)],
+        cwd=tmp_path, capture_output=True, text=True,
+        env=os.environ | {"PYTHONPATH": str(DOCS.parents[1])},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "torch.Size([4, 8])" in done.stdout
+    assert "broken.mp4 " in done.stdout
