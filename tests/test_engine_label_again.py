@@ -8,6 +8,7 @@ import signal
 import sqlite3
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from PIL import Image
 from test_engine_label import noise, run, wait_for
 
 from engine import cli
+from engine.commands.labelling import POLL_S
 from engine.labelling.journal import Journal
 
 __all__ = ["run"]
@@ -325,7 +327,9 @@ def test_a_merge_tells_what_is_missing_unfinished_or_of_another_run(
     assert paths_in(joined) == ["a.mp4", "b.mp4", "c.mp4"]
     lost = run_engine(*merge, outs[0])
     assert lost.returncode == 2
-    assert "also holds the labels of 2/2: name another --out, or pass --fresh" in lost.stderr
+    assert "files that are in none of these: name another --out, or pass --fresh" in lost.stderr
+    dry = run_engine(*merge, *outs, "--dry-run")
+    assert "--merge joins results that are there: leave --dry-run" in dry.stderr
     for wrong, words in (
         ((whole, outs[0]), "are not shards of one run"),
         ((outs[0], outs[0].parent / ".." / "shards" / outs[0].name), "is named twice"),
@@ -372,7 +376,8 @@ def test_no_file_of_somebody_else_is_replaced(
     words = ("label", films, "--model", run)
     refused = run_engine(*words, "--out", truth)
     assert refused.returncode == 2
-    assert f"{truth} is there already and was not written by a run with this" in refused.stderr
+    assert f"{truth} is there already and is not as a run with this --out has" in refused.stderr
+    assert "name another file, or pass --fresh to replace it" in refused.stderr
     assert truth.read_text() == "path,label\na.mp4,wave\n"
     assert not Path(f"{truth}.journal").exists()
     one, failures = tmp_path / "q.csv", tmp_path / "failures-q.csv"
@@ -396,6 +401,101 @@ def test_no_file_of_somebody_else_is_replaced(
     assert run_engine(*as_studio).returncode == 1  # its own is written anew
     assert run_engine(*words, "--out", truth, "--fresh").returncode == 1
     assert paths_in(truth) == ["a.mp4", "b.mp4", "c.mp4"]
+    journal = Path(f"{truth}.journal")
+    known = journal.read_bytes()
+    onto = run_engine(*words, "--out", one.with_name("s.csv"), "--fresh", "--segments", journal)
+    assert f"{journal} has the name of a journal: name a file for the results" in onto.stderr
+    assert journal.read_bytes() == known
+
+
+def test_segments_that_somebody_changed_are_theirs(
+    run: Path, films: Path, tmp_path: Path, run_engine: Any
+) -> None:
+    (tmp_path / "results").mkdir()
+    out, spans = tmp_path / "results" / "labels.csv", tmp_path / "results" / "segments.csv"
+    words = ("label", films, "--model", run, "--window", 1, "--segments")
+    assert run_engine(*words, spans, "--out", out).returncode == 0
+    assert run_engine(*words, spans, "--out", out).returncode == 0
+    moved = out.parent.rename(tmp_path / "moved")
+    spans, out = moved / spans.name, moved / "better.csv"
+    (moved / "labels.csv").rename(out)  # with its journal, it has another name
+    (moved / "labels.csv.journal").rename(f"{out}.journal")
+    assert run_engine(*words, spans, "--out", out).returncode == 0
+    by_hand = spans.read_text() + "a.mp4,0,1,mine,1\n"
+    spans.write_text(by_hand)
+    refused = run_engine(*words, spans, "--out", out)
+    assert refused.returncode == 2
+    assert f"{spans} is there already and is not as a run with this --out has" in refused.stderr
+    assert "--fresh" not in refused.stderr  # the labels need not be made anew for that
+    assert spans.read_text() == by_hand
+    linked = tmp_path / "linked.csv"
+    linked.symlink_to(tmp_path / "nothing")
+    for _ in range(2):
+        assert run_engine(*words, tmp_path / "s.csv", "--out", linked).returncode == 0
+
+
+def test_a_run_killed_before_it_wrote_owns_nothing_else(
+    run: Path, films: Path, tmp_path: Path, run_engine: Any
+) -> None:
+    out, truth = tmp_path / "labels.csv", tmp_path / "truth.csv"
+    words = ["label", films, "--model", run, "--out", out]
+    process = subprocess.Popen([sys.executable, "-m", "engine", *map(str, words)])
+    wait_for(Path(f"{out}.journal").exists)
+    wait_for(lambda: process.poll() is not None or _knows_facts(Path(f"{out}.journal")))
+    process.kill()
+    process.wait()
+    truth.write_text("mine")
+    refused = run_engine(*words, "--segments", truth)
+    assert refused.returncode == 2
+    assert truth.read_text() == "mine"
+    assert run_engine(*words).returncode == 0
+
+
+def _knows_facts(journal: Path) -> bool:
+    """Bytes alone are looked at, since the process holds its lock."""
+    log = Path(f"{journal}-wal")
+    return log.exists() and b"classes" in log.read_bytes()
+
+
+def test_lists_of_relative_names_are_kept_apart(
+    run: Path, films: Path, tmp_path: Path, run_engine: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = Path(shutil.copytree(films, tmp_path / "other"))
+    words = ("label", "-", "--list", "--model", run, "--out", tmp_path / "labels.csv")
+    monkeypatch.chdir(films)
+    assert run_engine(*words, stdin="a.mp4\n").returncode == 0
+    monkeypatch.chdir(other)
+    refused = run_engine(*words, stdin="a.mp4\n")
+    assert refused.returncode == 2
+    assert f"labels of a list in {films}, not of a list in {other}" in refused.stderr
+    assert run_engine(*words, "--mix", stdin="a.mp4\nb.mp4\n").returncode == 0
+    wanted = sorted([str(other / "a.mp4"), str(other / "b.mp4"), "a.mp4"])
+    assert paths_in(tmp_path / "labels.csv") == wanted
+
+
+def test_another_folder_isnt_taken_for_one_that_was_moved(
+    run: Path, films: Path, tmp_path: Path, run_engine: Any
+) -> None:
+    other = Path(shutil.copytree(films, tmp_path / "other"))
+    videos.write_video(other / "a.mp4", codec="h264", frames=20, size=(96, 72), draw=noise(7))
+    words = ("--model", run, "--out", tmp_path / "labels.csv")
+    assert run_engine("label", films, *words).returncode == 0
+    films.rename(tmp_path / "away")
+    assert run_engine("label", other, *words, "--mix").returncode == 0  # b and c are as there
+    assert paths_in(tmp_path / "labels.csv") == sorted(
+        [str(other / name) for name in ("a.mp4", "b.mp4", "c.mp4")] + ["a.mp4", "b.mp4", "c.mp4"]
+    )
+
+
+def test_a_cluster_that_isnt_there_costs_no_labels(
+    run: Path, films: Path, tmp_path: Path, run_engine: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)  # as where it isn't installed
+    words = ("label", films, "--model", run, "--out", tmp_path / "labels.csv")
+    assert run_engine(*words).returncode == 0
+    assert run_engine(*words, "--cluster", "--fresh").returncode == 3
+    with Journal(tmp_path / "labels.csv.journal") as journal:
+        assert journal.counts() == (3, 0)
 
 
 def test_subtitles_written_by_hand_stay(
@@ -473,6 +573,10 @@ def test_files_that_come_back_are_in_the_results_of_who_watches(
         wait_for(lambda: paths_in(out) == ["a.mp4", "c.mp4"])
         (tmp_path / "b.mp4").rename(films / "b.mp4")
         wait_for(lambda: paths_in(out) == ["a.mp4", "b.mp4", "c.mp4"])
+        films.rename(tmp_path / "disk")  # its drive goes away, and leaves an empty folder
+        films.mkdir()
+        time.sleep(3 * POLL_S)
+        assert paths_in(out) == ["a.mp4", "b.mp4", "c.mp4"]
     finally:
         process.kill()
         process.wait()

@@ -2,6 +2,7 @@
 
 import contextlib
 import csv
+import hashlib
 import json
 import os
 import sqlite3
@@ -29,6 +30,7 @@ from engine.labelling import journal_file, writers
 from engine.labelling.journal import Answer, Journal
 from engine.labelling.label import Answerer, Settings, Tally, label
 from engine.labelling.segments import segments
+from engine.labelling.source import Source
 from engine.labelling.walk import Item, Wanted, below, item_of, listed
 
 CLASSES = ["fall", "run", "wave"]
@@ -597,18 +599,75 @@ def test_shards_join_to_what_one_journal_holds(tmp_path: Path) -> None:
     assert rows[0] == rows[1]
 
 
-def test_of_a_file_that_two_journals_know_all_is_taken_from_the_second(tmp_path: Path) -> None:
-    with Journal(tmp_path / "one") as one:
-        one.write([answer(item("a.mp4"), n, 0.1, 0.9, last=n == 2) for n in range(3)], [], "m")
-        list(one.noting([]))
-        one.leave_out_others()
-    with Journal(tmp_path / "two") as two:
-        two.write([answer(item("a.mp4"), 0, 0.8, 0.2)], [], "m")
-        two.take_in(tmp_path / "one")
-        assert list(two.names()) == []
-    with Journal(tmp_path / "three") as three, Journal(tmp_path / "four") as four:
-        four.write([answer(item("a.mp4"), 0, 0.8, 0.2)], [], "m")
-        three.take_in(tmp_path / "one")
-    with Journal(tmp_path / "three") as three:
-        three.take_in(tmp_path / "four")
-        assert [len(each.windows) for each in three.labelled()] == [1]
+def test_of_a_file_that_two_journals_know_good_labels_stay(tmp_path: Path) -> None:
+    def best(name: str, *others: str) -> list[float]:
+        with Journal(tmp_path / "whole") as whole:
+            for other in (name, *others):
+                whole.take_in(tmp_path / other)
+            found = [each.windows[0][2][0] for each in whole.labelled()]
+        journal_file.remove(tmp_path / "whole")
+        return [round(float(each), 1) for each in found]
+
+    with Journal(tmp_path / "left_out") as journal:
+        journal.write([answer(item("a.mp4"), 0, 0.1, 0.9)], [], "m")
+        list(journal.noting([]))
+        journal.leave_out_others()
+    with Journal(tmp_path / "failed") as journal:
+        journal.write([], [(item("a.mp4"), "it was away")], "m")
+    with Journal(tmp_path / "half") as journal:
+        journal.write([answer(item("a.mp4"), 0, 0.2, 0.8, last=False)], [], "m")
+        assert not journal.is_finished()
+        list(journal.noting([]))
+        journal.leave_out_others()
+        assert journal.is_finished()  # it is gone since, and nothing waits for it
+    for name, mtime_ns, first in (("one", 5, 0.3), ("two", 5, 0.4), ("older", 4, 0.5)):
+        with Journal(tmp_path / name) as journal:
+            journal.write([answer(item("a.mp4", mtime_ns=mtime_ns), 0, first, 1 - first)], [], "m")
+    for bad in ("left_out", "failed", "half"):
+        assert best("one", bad) == best(bad, "one") == [0.3]
+        assert best(bad) == []
+    assert best("one", "two") == best("older", "one", "two") == [0.4]
+    assert best("two", "older") == [0.4]
+
+
+def test_shards_may_lie_in_a_folder_of_any_bytes(tmp_path: Path) -> None:
+    folder = Path(os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9"))
+    folder.mkdir()
+    with Journal(folder / "one") as journal:
+        journal.write([answer(item("a.mp4"), 0, 0.1, 0.9)], [], "m")
+    with Journal(folder / "whole") as whole:
+        whole.take_in(folder / "one", below=folder)
+        assert list(whole.names()) == [str(folder / "a.mp4")]
+
+
+def test_subtitles_that_are_no_longer_right_go(tmp_path: Path) -> None:
+    style = writers.Style(class_names=CLASSES, root=tmp_path)
+    outputs = writers.Outputs(
+        labels=tmp_path / "labels.csv", format="csv", failures=tmp_path / "failures.csv",
+        subtitles=tmp_path / "vtt",
+    )  # fmt: skip
+    long = ["n" * 251 + ".mp4", "n" * 251 + ".avi"]
+    digests = {f"{hashlib.sha256(name.encode()).hexdigest()[:16]}.vtt" for name in long}
+
+    def names() -> set[str]:
+        return {path.name for path in outputs.subtitles.iterdir()}
+
+    with Journal(tmp_path / "j") as journal:
+        for name in ("day.mp4", "gone.mp4", "changed.mp4", *long):
+            journal.write([answer(item(name), 0, 0.1, 0.2, 0.7)], [], "m")
+        assert writers.write(journal, outputs, style).left_alone == []
+        assert names() == {"day.vtt", "gone.vtt", "changed.vtt"} | digests
+        (outputs.subtitles / "changed.vtt").write_text("WEBVTT\n\nby hand")
+        journal.write([answer(item("day.avi"), 0, 0.1, 0.2, 0.7)], [], "m")
+        journal.write([], [(item("gone.mp4", size=7), "it is broken now")], "m")
+        left_alone = writers.write(journal, outputs, style).left_alone
+    assert left_alone == [outputs.subtitles / "changed.vtt"]
+    assert names() == {"day.mp4.vtt", "day.avi.vtt", "changed.vtt"} | digests
+
+
+def test_a_folder_that_is_empty_is_away(tmp_path: Path) -> None:
+    source = Source(tmp_path, Wanted(), is_list=False)
+    assert source.is_away()
+    (tmp_path / "a.mp4").touch()
+    assert not source.is_away()
+    assert Source(tmp_path / "none", Wanted(), is_list=False).is_away()

@@ -13,7 +13,7 @@ from engine.data.folders import VIDEO_SUFFIXES
 from engine.errors import UserError
 from engine.labelling import journal_file, writers
 from engine.labelling.journal import Journal
-from engine.labelling.source import A_LIST, Source, folder_of
+from engine.labelling.source import A_LIST, Source, folder_of, is_gone
 from engine.labelling.walk import Item, Wanted
 
 if TYPE_CHECKING:
@@ -56,16 +56,16 @@ def run(asked: Asked) -> int:
     total = _count(source)  # before there is a journal of nothing
     look_s = time.perf_counter() - started
     make_folders(asked)
-    claimed = claims_on(outputs, fresh=asked.fresh)
     if journal_path.exists() and not asked.fresh:
         with Journal(journal_path) as journal:
             facts = _going_on(facts, journal, source, mix=asked.mix)
             journal.check(facts, mix=asked.mix)
+    claimed = claimed_before(outputs, fresh=asked.fresh)
     label_all = (_on_cluster if asked.cluster else _here)(asked, digest)
     if asked.fresh:
         journal_file.remove(journal_path)
     with Journal(journal_path) as journal:
-        journal.claim(claimed)
+        journal.claims.add(claimed)  # before the facts, which say that it is no old journal
         journal.bind(facts, mix=asked.mix)
         if asked.retry:
             journal.forget_failures()
@@ -73,6 +73,11 @@ def run(asked: Asked) -> int:
         started = time.perf_counter()
         tally = _with_progress(journal, source, total, label_all)
         seconds = time.perf_counter() - started
+        if source.is_away():
+            raise UserError(
+                f"{source.name} went away while it was labelled: what was labelled is kept, and "
+                "the same command goes on when it is back. The results are left as they are."
+            )
         if asked.mix:
             journal.leave_out_nothing()
         else:
@@ -80,42 +85,48 @@ def run(asked: Asked) -> int:
         left_alone = _end(asked, source, journal, outputs, style, tally, seconds)
         while asked.watch:
             time.sleep(max(POLL_S, WATCHING_SHARE * look_s))
+            if source.is_away():
+                continue
             started = time.perf_counter()
             items = _settled(journal.noting(source.items()))
             more = label_all(journal, items, lambda tally: None)
             if not more.done and not more.failed:
                 look_s = time.perf_counter() - started
-            has_changed = not asked.mix and journal.leave_out_others(unread=source.skipped)
+            has_changed = (
+                not asked.mix
+                and not source.is_away()
+                and journal.leave_out_others(unread=source.skipped)
+            )
             if more.done or more.failed or has_changed:
                 _end(asked, source, journal, outputs, style, more, 0.0)
         _, num_failed = journal.counts()
     return 1 if num_failed or tally.away or source.skipped or left_alone else 0
 
 
-def claims_on(outputs: writers.Outputs, *, fresh: bool) -> list[Path]:
-    """What earlier runs with this --out have written; raises where an output is another's."""
+def claimed_before(outputs: writers.Outputs, *, fresh: bool) -> list[Path]:
+    """Files there that this run may replace; raises where one is another's."""
     own = journal_of(outputs.labels)
-    claimed: list[Path] = []
-    try:
-        if own.exists():
-            with Journal(own) as journal:
-                # one that is from before claims were kept
-                is_old = bool(journal.facts()) and not journal.claimed()
-                claimed = [outputs.labels] if is_old else journal.claimed()
-                claimed += [path for path in outputs.tables if is_old and path.exists()]
-    except UserError:
-        if not fresh:
-            raise
-    known = {path.resolve() for path in claimed}
     for path in outputs.tables:
         if path != outputs.labels and journal_of(path).exists():
             raise UserError(f"{path} is the result of another run: name another file or --out.")
-        if path.exists() and path.resolve() not in known and not fresh:
+    there = [path for path in outputs.tables if path.exists()]
+    if fresh:
+        return [outputs.labels, *there]
+    ours: list[Path] = []
+    if own.exists():
+        with Journal(own) as journal:
+            if journal.facts():
+                is_old = not journal.claims.paths()  # from before they were kept
+                ours = [path for path in there if is_old or journal.claims.holds(path)]
+                ours.append(outputs.labels)
+    for path in there:
+        if path not in ours:
+            fresh_too = ", or pass --fresh to replace it" if path == outputs.labels else ""
             raise UserError(
-                f"{path} is there already and was not written by a run with this --out: name "
-                "another file, or pass --fresh to replace it."
+                f"{path} is there already and is not as a run with this --out has written it: "
+                f"remove it, or name another file{fresh_too}."
             )
-    return claimed
+    return [outputs.labels, *ours]
 
 
 def _going_on(
@@ -126,10 +137,11 @@ def _going_on(
     root = journal.facts().get("root")
     if not mix or root in (None, source.root):
         return facts
-    is_gone = root != A_LIST and not Path(root).exists()
-    if is_gone and any(journal.holds(item) for item in source.items()):
-        return facts
-    source.has_whole_names = True
+    if is_gone(root):
+        known = {journal.knows(item) for item in source.items()}
+        if True in known and False not in known:
+            return facts
+    source.beside = folder_of(root)
     return {**facts, "root": root}
 
 
@@ -156,7 +168,9 @@ def _here(asked: Asked, digest: str) -> LabelAll:
 
 
 def _on_cluster(asked: Asked, digest: str) -> LabelAll:
-    from engine.commands.labelling_cluster import label_on_cluster
+    from engine.commands.labelling_cluster import label_on_cluster, require_ray
+
+    require_ray()
 
     def label_all(
         journal: Journal, items: Iterator[Item], on_file: "Callable[[Tally], None]"
@@ -210,6 +224,8 @@ def _check_names(asked: Asked, outputs: writers.Outputs) -> None:
     for path in written:
         if path.resolve() in taken:
             raise UserError(f"{path} would be written over: give each output a name of its own.")
+        if path.suffix == ".journal" and path != journal_of(outputs.labels):
+            raise UserError(f"{path} has the name of a journal: name a file for the results.")
         if path.suffix.lower() in VIDEO_SUFFIXES:
             raise UserError(f"{path} has the name of a video: name a file for the results.")
         taken.append(path.resolve())
@@ -268,7 +284,8 @@ def _end(
 ) -> int:
     """Write the results, and say what was done; returns how many subtitles were not written."""
     written = writers.write(journal, outputs, style)
-    journal.finish()
+    if not source.skipped:
+        journal.finish()
     for path in written.files:
         print(f"written to {path}")
     num_left_out = journal.num_left_out()
@@ -314,8 +331,9 @@ def _words_on_skipped(skipped: dict[str, str]) -> str:
 
 
 def _settled(items: Iterator[Item]) -> Iterator[Item]:
-    latest = time.time_ns() - int(SETTLED_S * 1e9)
-    return (item for item in items if item.mtime_ns <= latest)
+    now = time.time_ns()
+    latest = now - int(SETTLED_S * 1e9)
+    return (item for item in items if not latest < item.mtime_ns <= now)
 
 
 def _dry_run(asked: Asked, source: Source, journal_path: Path, facts: dict[str, Any]) -> int:

@@ -35,6 +35,15 @@ ahead, so that small ones cost time."""
 NO_FILE = Path()
 
 
+def require_ray() -> None:
+    try:
+        import ray  # noqa: F401
+    except ImportError as error:
+        raise RefusedError(
+            f"--cluster needs Ray, which isn't installed: {install_command('cluster')}."
+        ) from error
+
+
 def label_on_cluster(
     asked: "Asked",
     items: Iterator[Item],
@@ -42,12 +51,8 @@ def label_on_cluster(
     digest: str,
     on_file: "Callable[[Tally], None]",
 ) -> "Tally":
-    try:
-        import ray
-    except ImportError as error:
-        raise RefusedError(
-            f"--cluster needs Ray, which isn't installed: {install_command('cluster')}."
-        ) from error
+    import ray
+
     from engine.labelling.label import Tally, pass_over
 
     tally = Tally()

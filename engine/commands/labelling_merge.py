@@ -1,12 +1,13 @@
 """`engine label --merge`: one result of several shards', from their journals."""
 
+import re
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from engine.commands.labelling import (
-    claims_on,
+    claimed_before,
     journal_of,
     make_folders,
     outputs_of,
@@ -18,7 +19,7 @@ from engine.errors import UserError
 from engine.labelling import journal_file, writers
 from engine.labelling.journal import Journal
 from engine.labelling.journal_facts import MIXABLE, difference, differing
-from engine.labelling.source import A_LIST
+from engine.labelling.source import A_LIST, folder_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,12 +33,17 @@ class Part:
 
     @property
     def names(self) -> list[str]:
-        """Of the shards that it holds, as `2/8`; a whole result goes by its file."""
-        return self.facts.get("parts") or [self.facts.get("shard") or self.path.stem]
+        """Of the shards that it holds, as `2/8`; a whole result goes by its path."""
+        return self.facts.get("parts") or [self.facts.get("shard") or str(self.path)]
 
 
 def merge(asked: Asked) -> int:
     """The exit code. What lay at --out before is replaced once all shards are joined."""
+    if asked.dry_run or asked.watch or asked.shard or asked.is_list or asked.retry:
+        raise UserError(
+            "--merge joins results that are there: leave --dry-run, --watch, --shard, --list and "
+            "--retry out."
+        )
     target = journal_of(asked.out)
     journals: list[Path] = []
     for path in asked.videos:
@@ -54,19 +60,20 @@ def merge(asked: Asked) -> int:
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}.") as folder:
         parts = [_copied(path, Path(folder) / str(n)) for n, path in enumerate(journals)]
         facts = _shared_facts(parts, mix=asked.mix)
-        lacking = [] if asked.mix else _lacking_shards(parts)
-        if target.exists() and not asked.fresh:
-            _refuse_other_labels(target, facts)
-        claimed = claims_on(outputs, fresh=asked.fresh)
+        lacking = _lacking_shards(parts, mix=asked.mix)
+        claimed = claimed_before(outputs, fresh=asked.fresh)
         beside = Path(folder) / "journal"
-        with Journal(beside) as whole:
+        with Journal(beside, shown_as=target) as whole:
             for part in parts:
                 whole.take_in(part.copy, below=_folder_beside(part.facts, facts))
+            if target.exists() and not asked.fresh:
+                _refuse_other_labels(target, facts, whole)
+            whole.claims.add(claimed)
             whole.bind(facts, mix=False, is_merged=True)
+            whole.settle()
         journal_file.remove(target)
         beside.replace(target)
     with Journal(target) as whole:
-        whole.claim(claimed)
         written = writers.write(whole, outputs, style_of(asked, facts))
         done, failed = whole.counts()
     for path in written.files:
@@ -106,25 +113,28 @@ def _shared_facts(parts: list[Part], *, mix: bool) -> dict[str, Any]:
     return {**shared, "shard": None, "parts": names}
 
 
+SHARD = re.compile(r"\d+/(\d+)")
 OF_ONE = ("shard", "parts", "merged", "finished")
 """Facts that shards don't share."""
 
 
-def _lacking_shards(parts: list[Part]) -> list[str]:
-    """Raises UserError where they are not shards of one run."""
+def _lacking_shards(parts: list[Part], *, mix: bool) -> list[str]:
+    """Raises UserError where they are not shards of one run, but with `mix`."""
     counts: dict[str, Path] = {}
     seen: dict[str, Path] = {}
     for part in parts:
         for name in part.names:
-            _, is_shard, count = name.partition("/")
-            other = counts.setdefault(count if is_shard else "", part.path)
+            shard = SHARD.fullmatch(name)
+            other = counts.setdefault(shard[1] if shard else "", part.path)
+            if len(counts) > 1 and mix:
+                return []
             if len(counts) > 1:
                 first = parts[0]
                 raise UserError(
                     f"{other} ({name}) and {first.path} ({first.names[0]}) are not shards of one "
                     "run: name shards of one run, or pass --mix to join them."
                 )
-            if name in seen:
+            if name in seen and not mix:
                 raise UserError(
                     f"{seen[name]} and {part.path} are both shard {name}: name one of them, or "
                     "pass --mix, with which the later one's labels stand."
@@ -141,19 +151,21 @@ def _lacking_shards(parts: list[Part]) -> list[str]:
 def _folder_beside(facts: dict[str, Any], whole: dict[str, Any]) -> Path | None:
     """Of a part of another folder than the whole, so that two files of one name stay apart."""
     root = facts.get("root", A_LIST)
-    return None if root in (A_LIST, whole.get("root", A_LIST)) else Path(root)
+    return None if root in (A_LIST, whole.get("root", A_LIST)) else folder_of(root)
 
 
-def _refuse_other_labels(target: Path, facts: dict[str, Any]) -> None:
+def _refuse_other_labels(target: Path, facts: dict[str, Any], whole: Journal) -> None:
     """Those that a merge of the same shards made come again; all others would be lost."""
     with Journal(target) as journal:
         known = journal.facts()
+        num_lost = whole.num_unknown(journal)
     other = f"name another --out, or pass --fresh to replace {target}."
     if not known.get("merged"):
         raise UserError(f"{target} holds labels that were made here and not by --merge: {other}")
     same = {key: value for key, value in facts.items() if key not in OF_ONE}
     for key in differing(known, same, mix=False):
         raise UserError(f"{target} holds labels {difference(key, known[key], same[key])}: {other}")
-    lost = sorted(set(known.get("parts", [])) - set(facts["parts"]))
-    if lost:
-        raise UserError(f"{target} also holds the labels of {', '.join(lost)}: {other}")
+    if num_lost:
+        raise UserError(
+            f"{target} also holds {num_lost:,} files that are in none of these: {other}"
+        )

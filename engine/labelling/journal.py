@@ -20,8 +20,9 @@ from numpy.typing import NDArray
 
 from engine.errors import UserError
 from engine.labelling import journal_file
+from engine.labelling.claims import Claims
 from engine.labelling.journal_facts import MIXABLE, difference, differing
-from engine.labelling.source import A_LIST
+from engine.labelling.source import is_gone
 from engine.labelling.walk import Item
 
 FORMAT = 1
@@ -35,8 +36,9 @@ CREATE TABLE IF NOT EXISTS windows (
     PRIMARY KEY (name, number)
 ) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS left_out (name BLOB PRIMARY KEY) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS outputs (path BLOB PRIMARY KEY) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS outputs (path BLOB PRIMARY KEY, checksum INTEGER) WITHOUT ROWID;
 CREATE TEMP TABLE noted (name BLOB PRIMARY KEY) WITHOUT ROWID;
+CREATE TEMP TABLE taken (name BLOB PRIMARY KEY) WITHOUT ROWID;
 """
 COLUMNS = {
     "files": ", size, mtime_ns, model, done, reason",
@@ -46,6 +48,15 @@ COLUMNS = {
 """Beside the name, of the tables that are about files."""
 IN_RESULTS = "name NOT IN (SELECT name FROM left_out)"
 LABELLED = f"SELECT name FROM files WHERE done = 1 AND reason = '' AND {IN_RESULTS} ORDER BY name"
+GOOD = "({0}.done = 1 AND {0}.reason = '' AND {0}.name NOT IN (SELECT name FROM {1}.left_out))"
+TAKEN = f"""
+INSERT INTO temp.taken
+SELECT theirs.name FROM other.files AS theirs LEFT JOIN main.files AS ours
+ON ours.name = whole(theirs.name)
+WHERE ours.name IS NULL OR NOT {GOOD.format("ours", "main")}
+OR ({GOOD.format("theirs", "other")} AND theirs.mtime_ns >= ours.mtime_ns)
+"""
+"""Files that are taken in from the journal `other`."""
 BUSY_S = 5.0
 
 
@@ -86,6 +97,7 @@ class Journal:
             self._base.execute("PRAGMA journal_mode=WAL")
             self._base.execute("PRAGMA synchronous=FULL")
             self._base.executescript(SCHEMA)
+        self.claims = Claims(self)
 
     def __enter__(self) -> Self:
         return self
@@ -96,21 +108,23 @@ class Journal:
     def bind(self, facts: dict[str, Any], *, mix: bool, is_merged: bool = False) -> None:
         """Say of what the labels are and by what they are made."""
         self.check(facts, mix=mix)
-        written = {"format": FORMAT, **facts, "merged": is_merged, "finished": is_merged}
-        with self._transaction() as base:
+        written = {
+            "format": FORMAT, "parts": None, **facts, "merged": is_merged, "finished": is_merged,
+        }  # fmt: skip
+        with self.transaction() as base:
             rows = [(key, json.dumps(value)) for key, value in written.items()]
             base.executemany("INSERT OR REPLACE INTO facts VALUES (?, ?)", rows)
 
     def finish(self) -> None:
         """Say that a run went through all of its files."""
-        with self._transaction() as base:
+        with self.transaction() as base:
             base.execute("INSERT OR REPLACE INTO facts VALUES ('finished', 'true')")
 
     def is_finished(self) -> bool:
         """False where a run was stopped midway and didn't go on."""
         with self._told():
             (is_half_done,) = self._base.execute(
-                "SELECT EXISTS (SELECT * FROM files WHERE done = 0)"
+                f"SELECT EXISTS (SELECT * FROM files WHERE done = 0 AND {IN_RESULTS})"
             ).fetchone()
         return bool(self.facts().get("finished", True)) and not is_half_done
 
@@ -121,7 +135,7 @@ class Journal:
             for key in differing(known, wanted, mix=mix):
                 words = f"{self.path} holds labels {difference(key, known[key], wanted[key])}"
                 anew = "pass --fresh to begin anew, or another --out"
-                if key == "root" and known[key] != A_LIST and not Path(known[key]).exists():
+                if key == "root" and is_gone(known[key]):
                     anew += "; if it is the same folder, moved or renamed, --mix goes on with it"
                 elif key in MIXABLE:
                     anew += "; --mix goes on, and keeps both"
@@ -131,29 +145,6 @@ class Journal:
         with self._told():
             rows = self._base.execute("SELECT key, value FROM facts").fetchall()
             return {key: json.loads(value) for key, value in rows}
-
-    def claim(self, outputs: Iterable[Path]) -> None:
-        """Remember files as written by this journal's runs."""
-        with self._transaction() as base:
-            base.executemany(
-                "INSERT OR IGNORE INTO outputs VALUES (?)",
-                [(self._as_claimed(path),) for path in outputs],
-            )
-
-    def claimed(self) -> list[Path]:
-        with self._told():
-            rows = self._base.execute("SELECT path FROM outputs ORDER BY path").fetchall()
-            return [self.path.parent / os.fsdecode(path) for (path,) in rows]
-
-    def claims(self, output: Path) -> bool:
-        with self._told():
-            query = "SELECT EXISTS (SELECT * FROM outputs WHERE path = ?)"
-            return bool(self._base.execute(query, (self._as_claimed(output),)).fetchone()[0])
-
-    def _as_claimed(self, output: Path) -> bytes:
-        """Relative to this file, so that a folder of results may move."""
-        folder = os.path.realpath(self.path.parent)
-        return os.fsencode(os.path.relpath(os.path.realpath(output), folder))
 
     def stands(self, item: Item, model: str) -> tuple[bool, int]:
         """Whether the file is done, for good or bad, and else how many of its windows `model` has
@@ -184,7 +175,7 @@ class Journal:
         self, answers: Iterable[Answer], failures: Iterable[tuple[Item, str]], model: str
     ) -> None:
         """All or nothing, and on the disk when this returns."""
-        with self._transaction() as base:
+        with self.transaction() as base:
             for each in answers:
                 self._note(base, each.item, model, done=each.is_last, reason="")
                 base.execute(
@@ -216,12 +207,17 @@ class Journal:
             (name, *now, int(done), reason),
         )
 
-    def holds(self, item: Item) -> bool:
-        """Whether it knows a file of this name and size."""
-        query = "SELECT EXISTS (SELECT * FROM files WHERE name = ? AND size = ?)"
-        with self._told():
-            values = (os.fsencode(item.name), item.size)
-            return bool(self._base.execute(query, values).fetchone()[0])
+    def knows(self, item: Item) -> bool | None:
+        """Whether a labelled file of this name is this one; None where there is none."""
+        row = next(
+            self.rows(
+                "SELECT size, mtime_ns FROM files WHERE name = ? AND done = 1 AND reason = '' "
+                "AND size > 0",
+                os.fsencode(item.name),
+            ),
+            None,
+        )
+        return None if row is None else row == (item.size, item.mtime_ns)
 
     def noting(self, items: Iterable[Item]) -> Iterator[Item]:
         """The same items, remembered for `leave_out_others`."""
@@ -240,7 +236,7 @@ class Journal:
         Their answers are kept, for when they come back. Nobody knows what is in folders that are
         `unread`, so what was there before stays in the results.
         """
-        with self._transaction() as base:
+        with self.transaction() as base:
             before = base.execute("SELECT name FROM left_out ORDER BY name").fetchall()
             base.execute("DELETE FROM left_out")
             base.execute(
@@ -259,20 +255,20 @@ class Journal:
             return int(self._base.execute("SELECT count(*) FROM left_out").fetchone()[0])
 
     def leave_out_nothing(self) -> None:
-        with self._transaction() as base:
+        with self.transaction() as base:
             base.execute("DELETE FROM left_out")
 
     def forget_failures(self) -> None:
         """So that they are tried again."""
-        with self._transaction() as base:
+        with self.transaction() as base:
             base.execute("DELETE FROM files WHERE reason != ''")
 
     def labelled(self) -> Iterator[Labelled]:
         """Every file that is done and not left out, by name; one at a time, however many."""
         with self._in_words():
             num_classes = len(self.facts().get("classes", ()))
-        for (name,) in self._rows(LABELLED):
-            rows = self._rows(
+        for (name,) in self.rows(LABELLED):
+            rows = self.rows(
                 "SELECT start_s, end_s, probabilities FROM windows WHERE name = ? ORDER BY number",
                 name,
             )
@@ -289,20 +285,20 @@ class Journal:
 
     def names(self) -> Iterator[str]:
         """Of what `labelled` gives."""
-        for (name,) in self._rows(LABELLED):
+        for (name,) in self.rows(LABELLED):
             with self._in_words():
                 text = os.fsdecode(name)
             yield text
 
     def failures(self) -> Iterator[tuple[str, str]]:
-        for name, reason in self._rows(
+        for name, reason in self.rows(
             f"SELECT name, reason FROM files WHERE reason != '' AND {IN_RESULTS} ORDER BY name"
         ):
             with self._in_words():
                 failure = os.fsdecode(name), str(reason)
             yield failure
 
-    def _rows(self, query: str, *values: Any) -> Iterator[tuple[Any, ...]]:
+    def rows(self, query: str, *values: Any) -> Iterator[tuple[Any, ...]]:
         with self._in_words():
             for row in self._base.execute(query, values):  # noqa: UP028 - it may outlive the base
                 yield row
@@ -316,8 +312,15 @@ class Journal:
             ).fetchone()
         return labelled or 0, failed or 0
 
+    def num_unknown(self, other: "Journal") -> int:
+        """How many files another journal knows, and this one doesn't."""
+        query = "SELECT EXISTS (SELECT * FROM files WHERE name = ?)"
+        names = (name for (name,) in other.rows("SELECT name FROM files"))
+        return sum(not known for name in names for (known,) in self.rows(query, name))
+
     def take_in(self, other: Path, *, below: Path | None = None) -> None:
-        """All that another journal holds; of a file that both know, the other's.
+        """All that another journal holds. Of a file that both know, the labels that are in the
+        results go before those that aren't, and then the other's, unless ours are of a newer file.
 
         `below`: the folder that the other's names are relative to, where they become whole paths.
         """
@@ -327,21 +330,29 @@ class Journal:
 
         with self._told():
             self._base.create_function("whole", 1, whole)
-            self._base.execute("ATTACH ? AS other", (str(other),))
+            self._base.execute("ATTACH ? AS other", (os.fsencode(other),))
             try:
-                with self._transaction() as base:
+                with self.transaction() as base:
+                    base.execute("DELETE FROM temp.taken")
+                    base.execute(TAKEN)
                     for table in ("windows", "left_out"):
                         base.execute(
-                            f"DELETE FROM {table} "
-                            "WHERE name IN (SELECT whole(name) FROM other.files)"
+                            f"DELETE FROM {table} WHERE name IN (SELECT whole(name) FROM taken)"
                         )
                     for table, columns in COLUMNS.items():
                         base.execute(
-                            f"INSERT OR REPLACE INTO {table} "
-                            f"SELECT whole(name){columns} FROM other.{table}"
+                            f"INSERT OR REPLACE INTO {table} SELECT whole(name){columns} "
+                            f"FROM other.{table} WHERE name IN (SELECT name FROM taken)"
                         )
             finally:
                 self._base.execute("DETACH other")
+
+    def settle(self) -> None:
+        """So that the file alone, without what SQLite keeps beside it, holds everything."""
+        with self._told():
+            (is_busy, *_) = self._base.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+            if is_busy:
+                raise UserError(f"{self.path} can't be written to its end: run it again.")
 
     @classmethod
     @contextmanager
@@ -354,7 +365,7 @@ class Journal:
                 yield journal
 
     @contextmanager
-    def _transaction(self) -> Iterator[sqlite3.Connection]:
+    def transaction(self) -> Iterator[sqlite3.Connection]:
         with self._told():
             self._base.execute("BEGIN IMMEDIATE")
             try:

@@ -91,8 +91,8 @@ def _label_once(
     def wanted() -> Iterator[Path]:
         """Runs in the loader's thread, up to the first one in this."""
         for item in items:
-            if item.path in on_the_way:
-                if item.name != on_the_way[item.path][0].name:
+            if (on_its_way := on_the_way.get(item.path)) is not None:
+                if item.name != on_its_way[0].name:
                     others.append(item)
                 continue
             is_done, known = journal.stands(item, settings.model)

@@ -15,6 +15,8 @@ from engine.labelling.walk import Item, Wanted
 
 A_LIST = "a list"
 """What the root of a list is called, whose names are as they were listed."""
+LIST_IN = "a list in "
+"""Before the folder that its names are relative to, where some are."""
 
 
 class Source:
@@ -27,8 +29,8 @@ class Source:
         self._piped: list[str] | None = None
         self.skipped: dict[str, str] = {}
         """What the last walk couldn't look into, and why."""
-        self.has_whole_names = False
-        """Names are whole paths, beside those of another folder."""
+        self.beside: Path | None = None
+        """Another folder, that the names are relative to: outside of it, they are whole paths."""
         if not is_list:
             if videos.is_file():
                 raise UserError(
@@ -42,7 +44,20 @@ class Source:
     @property
     def root(self) -> str:
         """What the names are relative to, however the folder is spelt."""
-        return A_LIST if self._is_list else str(self._videos.resolve())
+        if not self._is_list:
+            return str(self._videos.resolve())
+        if all(Path(item.name).is_absolute() for item in self._listed(Wanted())):
+            return A_LIST
+        return f"{LIST_IN}{Path.cwd()}"
+
+    def is_away(self) -> bool:
+        """Where a folder is gone, or has nothing in it any more, as a drive's has."""
+        if self._is_list:
+            return False
+        try:
+            return next(self._videos.iterdir(), None) is None
+        except OSError:
+            return True
 
     def items(self) -> Iterator[Item]:
         return self._items(self._wanted)
@@ -71,14 +86,21 @@ class Source:
     def _items(self, wanted: Wanted) -> Iterator[Item]:
         self.skipped.clear()
         for item in self._named_items(wanted):
-            if self.has_whole_names:
-                item = dataclasses.replace(item, name=str(item.path.absolute()))
+            if self.beside is not None:
+                whole = item.path.absolute()
+                is_below = whole.is_relative_to(self.beside)
+                name = whole.relative_to(self.beside) if is_below else whole
+                item = dataclasses.replace(item, name=str(name))
             yield item
 
     def _named_items(self, wanted: Wanted) -> Iterator[Item]:
         if not self._is_list:
             yield from walk.below(self._videos, wanted, self.skipped)
-        elif self._piped is not None:
+        else:
+            yield from self._listed(wanted)
+
+    def _listed(self, wanted: Wanted) -> Iterator[Item]:
+        if self._piped is not None:
             yield from walk.listed(self._piped, wanted)
         else:
             with self._videos.open("rb") as file:
@@ -87,4 +109,15 @@ class Source:
 
 def folder_of(root: str) -> Path:
     """To which names are relative that were given with this root."""
-    return Path() if root == A_LIST else Path(root)
+    return Path() if root == A_LIST else Path(root.removeprefix(LIST_IN))
+
+
+def is_gone(root: str) -> bool:
+    """Whether this folder was moved or removed; one that may not be looked at is still there."""
+    try:
+        folder_of(root).stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return True
+    except OSError:
+        return False
+    return False

@@ -154,7 +154,8 @@ def item_of(name: str, path: Path) -> Item:
     if stat.S_ISDIR(status.st_mode):  # of frames, which may be written over one by one
         with suppress(OSError), os.scandir(path) as frames:
             for each in frames:
-                of_frame = each.stat()
-                size += of_frame.st_size
-                mtime_ns = max(mtime_ns, of_frame.st_mtime_ns)
+                with suppress(OSError):
+                    of_frame = each.stat()
+                    size += of_frame.st_size
+                    mtime_ns = max(mtime_ns, of_frame.st_mtime_ns)
     return Item(name=name, path=path, size=size, mtime_ns=mtime_ns)

@@ -25,6 +25,8 @@ from engine.labelling.segments import Segment, segments
 Row = dict[str, Any]
 COLUMNS = ("path", "label", "confidence", "top", "duration_s", "windows", "review")
 PARQUET_ROWS = 10_000
+LONGEST_NAME = 255
+"""Bytes that a file system takes."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -223,20 +225,22 @@ class Written:
 
 
 def write(journal: Journal, outputs: Outputs, style: Style) -> Written:
-    """Everything. Whoever calls has looked that no file is another's."""
-    journal.claim([outputs.labels])
+    """Everything; what somebody else has written meanwhile is an error."""
+    claims = journal.claims
+    claims.add([outputs.labels])
     FORMATS[outputs.format](outputs.labels, journal.labelled(), style)
+    claims.settle([outputs.labels])
     written = Written(files=[outputs.labels], left_alone=[])
     _, num_failed = journal.counts()
     if num_failed:
-        journal.claim([outputs.failures])
-        _stream(outputs.failures, ("path", "reason"), journal.failures())
+        _write_table(journal, outputs.failures, ("path", "reason"), journal.failures())
         written.files.append(outputs.failures)
-    elif journal.claims(outputs.failures):
+    elif claims.holds(outputs.failures):
         outputs.failures.unlink(missing_ok=True)
+        claims.drop([outputs.failures])
     if outputs.segments is not None:
-        journal.claim([outputs.segments])
-        _stream(outputs.segments, SEGMENT_COLUMNS, _segment_rows(journal, style))
+        rows = _segment_rows(journal, style)
+        _write_table(journal, outputs.segments, SEGMENT_COLUMNS, rows)
         written.files.append(outputs.segments)
     if outputs.subtitles is not None:
         written.left_alone = _write_subtitles(journal, outputs.subtitles, style)
@@ -244,20 +248,50 @@ def write(journal: Journal, outputs: Outputs, style: Style) -> Written:
     return written
 
 
+def _write_table(
+    journal: Journal, path: Path, header: Iterable[str], rows: Iterable[Iterable[str]]
+) -> None:
+    if path.exists() and not journal.claims.holds(path):
+        raise UserError(
+            f"{path} was written by somebody else: remove it, or name another file, and run the "
+            "same command again; what was labelled is kept."
+        )
+    journal.claims.add([path])
+    _stream(path, header, rows)
+    journal.claims.settle([path])
+
+
 def _write_subtitles(journal: Journal, folder: Path, style: Style) -> list[Path]:
     """Returns what is left alone: among videos may lie subtitles that somebody wrote by hand."""
     shared = _shared_names(journal.names())
+    claims = journal.claims
 
     def path_of(video: str) -> Path:
         return folder / next(name for name in _vtt_names(video) if folded(name) not in shared)
 
-    paths = [path_of(name) for name in journal.names()]
-    others = {path for path in paths if path.exists() and not journal.claims(path)}
-    journal.claim(path for path in paths if path not in others)
+    paths = {path_of(name) for name in journal.names()}
+    unknown = {path for path in paths if path.exists() and not claims.holds(path)}
+    claims.add(path for path in paths if path not in unknown)
+    left_alone = []
     for each in journal.labelled():
-        if path_of(each.name) not in others:
-            _write_vtt(path_of(each.name), each, style)
-    return sorted(others)
+        path, text = path_of(each.name), _vtt(each, style)
+        if path in unknown and path.read_bytes() != text.encode(errors="surrogateescape"):
+            left_alone.append(path)
+            continue
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with atomic.new_text(path) as file:
+            file.write(text)
+    claims.settle(path for path in paths if path not in left_alone)
+    old = [path for path in claims.paths() if _is_vtt_below(folder, path) and path not in paths]
+    for path in old:
+        if claims.holds(path):
+            path.unlink(missing_ok=True)
+    claims.drop(old)
+    return sorted(left_alone)
+
+
+def _is_vtt_below(folder: Path, path: Path) -> bool:
+    return path.suffix == ".vtt" and path.is_relative_to(folder)
 
 
 SEGMENT_COLUMNS = ("path", "start_s", "end_s", "label", "confidence")
@@ -283,12 +317,14 @@ def _segment(segment: Segment, style: Style) -> Row:
     }
 
 
-def _vtt_names(video: str) -> tuple[str, str, str]:
+def _vtt_names(video: str) -> list[str]:
     """Of its subtitles, below their folder: day.mp4 has day.vtt, which players find. The others are
     for videos whose shorter name would be that of another one, too."""
     path = _below(video)
     digest = hashlib.sha256(os.fsencode(video)).hexdigest()[:16]
-    return str(path.with_suffix(".vtt")), f"{path}.vtt", f"{path}.{digest}.vtt"
+    names = [str(path.with_suffix(".vtt")), f"{path}.vtt", f"{path}.{digest}.vtt"]
+    fitting = [name for name in names if len(os.fsencode(Path(name).name)) <= LONGEST_NAME]
+    return [*fitting, str(path.with_name(f"{digest}.vtt"))]
 
 
 def _below(video: str) -> Path:
@@ -308,15 +344,13 @@ def _shared_names(videos: Iterable[str]) -> set[str]:
     return shared
 
 
-def _write_vtt(path: Path, labelled: Labelled, style: Style) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with atomic.new_text(path) as file:
-        file.write("WEBVTT\n")
-        for segment in _segments(labelled, style):
-            span = f"{_clock(segment.start_s)} --> {_clock(segment.end_s)}"
-            name = " ".join(style.class_names[segment.label].split())  # a line break ends a cue
-            words = f"{escape(name, quote=False)} ({segment.confidence:.0%})"
-            file.write(f"\n{span}\n{words}\n")
+def _vtt(labelled: Labelled, style: Style) -> str:
+    parts = ["WEBVTT\n"]
+    for segment in _segments(labelled, style):
+        span = f"{_clock(segment.start_s)} --> {_clock(segment.end_s)}"
+        name = " ".join(style.class_names[segment.label].split())  # a line break ends a cue
+        parts.append(f"\n{span}\n{escape(name, quote=False)} ({segment.confidence:.0%})\n")
+    return "".join(parts)
 
 
 def _clock(seconds: float) -> str:
