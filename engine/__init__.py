@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from dali_pipelines.errors import VideoError
     from dali_pipelines.spec import ClipSpec
-    from engine.api import clip_spec, create_model, list_models, load, make_loader
+    from engine.api import clip_spec, create_model, evaluate, list_models, load, make_loader
     from engine.errors import RefusedError, UserError
     from engine.frames import read_frames
     from engine.prediction import Prediction
@@ -29,6 +29,7 @@ _HOMES = {
     "VideoError": "dali_pipelines.errors",
     "clip_spec": "engine.api",
     "create_model": "engine.api",
+    "evaluate": "engine.api",
     "list_models": "engine.api",
     "load": "engine.api",
     "make_loader": "engine.api",
@@ -46,6 +47,7 @@ __all__ = [
     "__version__",
     "clip_spec",
     "create_model",
+    "evaluate",
     "list_models",
     "load",
     "make_loader",

@@ -1,6 +1,7 @@
 """The public Python API beside Predictor and read_frames: models and loaders."""
 
 import fnmatch
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
 
@@ -11,6 +12,7 @@ if TYPE_CHECKING:
 
     from dali_pipelines.feed import ClipLoader
     from dali_pipelines.spec import ClipSpec, Values
+    from engine.evaluation.report import Evaluated
     from engine.predictor import Predictor
 
 
@@ -36,6 +38,50 @@ def load(path: str | Path, device: Literal["auto", "gpu", "cpu"] = "auto") -> "P
     from engine.predictor import open_predictor
 
     return open_predictor(Path(path), device)
+
+
+def evaluate(
+    run: str | Path,
+    *,
+    data: str | Path | None = None,
+    split: Literal["train", "val", "test"] = "test",
+    views: str = "1x1",
+    batch_size: int = 16,
+    loader: Literal["dali", "torch"] | None = None,
+    device: Literal["auto", "gpu", "cpu"] = "auto",
+    on_clip: Callable[[], None] = lambda: None,
+) -> "Evaluated":
+    """Test a trained model on clips that it has not learned from.
+
+    Args:
+        run: A run, a checkpoint or an artifact.
+        data: Folder of the dataset, where it isn't the run's own or has moved.
+        split: Which part of it.
+        views: Clips in time and crops of each video, whose mean counts, as in `"10x3"`.
+        batch_size: Videos in a batch.
+        loader: The DALI pipeline, or plain PyTorch; by itself DALI where it is installed.
+        device: `auto` takes a GPU where there is one.
+        on_clip: Called after each video, for a progress bar.
+
+    Returns:
+        An Evaluated: `scores` are the figures of `engine evaluate`'s report, `predictions` the
+        probabilities of each video, and `protocol` says how they came about.
+
+    Raises:
+        UserError: The classes are not those that were learned, or there are no such clips.
+    """
+    from engine.evaluation.held_out_test import HeldOutTest
+
+    test = HeldOutTest(
+        Path(run),
+        data=None if data is None else Path(data),
+        split=split,
+        views=views,
+        loader=loader,
+        batch_size=batch_size,
+        device=device,
+    )
+    return test.run(on_clip)
 
 
 def list_models(pattern: str = "*") -> list[str]:

@@ -13,9 +13,11 @@ import numpy as np
 import pytest
 import torch
 import videos
+from runs import random_run
 from test_engine_label import noise, run
 
 import engine
+from engine.data import manifest
 
 __all__ = ["run"]
 
@@ -159,14 +161,30 @@ def test_a_loader_gives_each_clip_of_a_part_once(synth: Path, run_engine: Any) -
 
 
 @pytest.mark.slow
+def test_figures_are_those_of_the_report(synth: Path, tmp_path: Path, run_engine: Any) -> None:
+    assert run_engine("data", "split", synth, "--scheme", "grouped").returncode == 0
+    run = random_run(tmp_path / "run", manifest.load(synth).class_names)
+    ticks: list[int] = []
+    found = engine.evaluate(run, data=synth, views="2x1", on_clip=lambda: ticks.append(1))
+    words = ("evaluate", run, "--data", synth, "--views", "2x1", "--out", tmp_path / "report")
+    assert run_engine(*words).returncode == 0
+    (told,) = json.loads((tmp_path / "report" / "report.json").read_text())
+    assert found.scores["top1"] == told["video"]["top1"]
+    assert found.scores["f1_macro"] == pytest.approx(told["video"]["f1_macro"])
+    assert found.protocol.num_clips == len(ticks) == len(found.predictions.rows)
+    with pytest.raises(engine.UserError, match="--views takes CLIPSxCROPS"):
+        engine.evaluate(run, data=synth, views="x")
+
+
+@pytest.mark.slow
 def test_the_documents_code_runs(
-    run: Path, folder: Path, synth: Path, tmp_path: Path, run_engine: Any
+    folder: Path, synth: Path, tmp_path: Path, run_engine: Any
 ) -> None:
     assert run_engine("data", "split", synth, "--scheme", "grouped").returncode == 0
     for path in folder.iterdir():
         shutil.copy(path, tmp_path)
     (tmp_path / "my_videos").symlink_to(synth)
-    (tmp_path / "run").symlink_to(run)
+    random_run(tmp_path / "run", manifest.load(synth).class_names)
     blocks = re.findall(r"```python\n(.+?)```", DOCS.read_text(), re.DOTALL)
     assert len(blocks) >= 5
     done = subprocess.run(

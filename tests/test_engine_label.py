@@ -15,8 +15,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 import videos
+from runs import random_run
 
 from dali_pipelines import window_loader
 from dali_pipelines.errors import VideoError
@@ -24,27 +24,13 @@ from dali_pipelines.spec import ClipSpec
 from dali_pipelines.window_loader import WindowLoader
 from dali_pipelines.windows import plan_windows
 from engine import cli
-from engine.models import registry
-from engine.training import checkpoint
 
 KILLS = 20
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A small network with random weights, which tells videos apart all the same."""
-    spec, clip = registry.ModelSpec.of_preset("vit-lstm", "small", 3)
-    torch.manual_seed(0)
-    model = registry.build(spec, clip)
-    torch.nn.init.normal_(model.head.weight, std=3.0)  # type: ignore[union-attr,arg-type]
-    folder = tmp_path_factory.mktemp("run") / "run"
-    folder.mkdir()
-    config = checkpoint.Config(
-        model=spec, clip=clip, class_names=["fall", "run", "wave"], step=0, metrics={}, versions={}
-    )
-    saved = checkpoint.save(folder, config, model.state_dict(), {})
-    checkpoint.mark_best(folder, saved, "nothing", 0.0)
-    return folder
+    return random_run(tmp_path_factory.mktemp("run") / "run", ["fall", "run", "wave"])
 
 
 def noise(seed: int) -> Any:

@@ -2,7 +2,7 @@
 
 import itertools
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -51,103 +51,35 @@ def evaluate(
     from engine.errors import UserError
     from engine.evaluation import report
     from engine.evaluation.clips import parse_views
+    from engine.evaluation.held_out_test import HeldOutTest
+    from engine.progress import progress_bar
 
     if len(runs) > 1 and out is None:
         raise UserError("several runs share one report: name a folder for it with --out.")
     num_clips, num_crops = parse_views(views)
-    tested = [
-        _evaluate(
-            run, data, split, name=name, num_clips=num_clips, num_crops=num_crops,
-            loader=loader, batch_size=batch_size, device=device,
-        )
-        for run, name in zip(runs, _names(runs), strict=True)
-    ]  # fmt: skip
-    evaluated = [each for each, _ in tested]
+    evaluated, are_own = [], True
+    for run, name in zip(runs, _names(runs), strict=True):
+        test = HeldOutTest(
+            run, data=data, split=split, views=views, name=name, loader=loader,
+            batch_size=batch_size, device=device,
+        )  # fmt: skip
+        if test.note:
+            print(test.note)
+        with progress_bar(f"Testing {name}", total=test.num_clips, unit="clips") as advance:
+            evaluated.append(test.run(advance))
+        are_own &= test.are_own
     if splits is not None:
         _check_folds(splits, evaluated)
     _print(evaluated)
     for each in evaluated:
         if each.predictions.damage:
             print(f"{each.name}: {each.predictions.damage}")
-    _, are_own = tested[0]
     folder = out or report.folder_of(
         runs[0], split=split, views=f"{num_clips}x{num_crops}", data=None if are_own else data
     )
     print(f"written to {report.write(folder, evaluated)}")
     failed = sum(len(each.predictions.failures) for each in evaluated)
     raise typer.Exit(1 if failed else 0)
-
-
-def _evaluate(
-    run: Path,
-    data: Path | None,
-    split: Any,
-    *,
-    name: str,
-    num_clips: int,
-    num_crops: int,
-    loader: str | None,
-    batch_size: int,
-    device: str,
-) -> "tuple[Evaluated, bool]":
-    """And whether the clips are the run's own."""
-    from dali_pipelines.feed import Feed
-    from engine.data.clip_rows import clip_rows
-    from engine.data.loading import default_loader, make_loader
-    from engine.evaluation.clips import find_clips
-    from engine.evaluation.metrics import measure
-    from engine.evaluation.predict import predict
-    from engine.evaluation.report import Evaluated, Protocol
-    from engine.predictor import open_predictor
-    from engine.progress import progress_bar
-    from engine.training.memory import keep_freed_memory
-
-    model = open_predictor(run, device)
-    if model.device.type == "cpu":
-        keep_freed_memory()
-    listed, scheme, are_own = find_clips(run, data, model.class_names)
-    rows, num_bad = clip_rows(listed, split)
-    clip = model.clip
-    feed = Feed(
-        spec=clip,
-        batch_size=batch_size,
-        num_clips=num_clips,
-        num_crops=num_crops,
-        values="uint8",
-    )
-    made = make_loader(loader or default_loader(), rows, feed, gpu=model.device.index)
-    if made.note:
-        print(made.note)
-    with progress_bar(f"Testing {name}", total=len(rows), unit="clips") as advance:
-        predictions = predict(model, made, advance)
-    source_of = {number: clip.source for number, clip in enumerate(listed.clips)}
-    sources = [source_of[row.id] for row in predictions.rows]
-    levels = {"video": measure(predictions.of_videos_NC, predictions.labels_N, sources)}
-    num_views = feed.num_views
-    if num_views > 1:
-        of_views = predictions.probabilities_NVC.reshape(-1, len(model.class_names))
-        labels = predictions.labels_N.repeat(num_views)
-        groups = [source for source in sources for _ in range(num_views)]
-        levels["clip"] = measure(of_views, labels, groups)
-    evaluated = Evaluated(
-        name=name,
-        class_names=model.class_names,
-        levels=levels,
-        predictions=predictions,
-        spec=clip,
-        protocol=Protocol(
-            split=split,
-            scheme=scheme,
-            num_clips=len(predictions.rows),
-            num_failed=num_bad + len(predictions.failures),
-            views=f"{num_clips} × {num_crops}",
-            frames=f"{clip.num_frames} {clip.sampling}, {clip.crop}²",
-            checkpoint=str(model.path),
-            chosen_by=model.chosen_by,
-            device=model.runs_on,
-        ),
-    )
-    return evaluated, are_own
 
 
 def _names(runs: list[Path]) -> list[str]:

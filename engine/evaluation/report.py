@@ -54,6 +54,11 @@ class Evaluated:
     predictions: Predictions
     spec: ClipSpec
 
+    @property
+    def scores(self) -> dict[str, Any]:
+        """Of the videos, their views taken together."""
+        return self.levels["video"]
+
 
 def are_repeats(runs: Sequence[Evaluated]) -> bool:
     """Whether a mean over runs means something: they differ by their fold or seed alone."""

@@ -1,0 +1,85 @@
+"""A model tested on the clips that its run held back."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import cast
+
+from dali_pipelines.feed import Feed
+from engine.data.clip_rows import clip_rows
+from engine.data.loading import default_loader, make_loader
+from engine.data.manifest import Split
+from engine.evaluation.clips import find_clips, parse_views
+from engine.evaluation.metrics import measure
+from engine.evaluation.predict import predict
+from engine.evaluation.report import Evaluated, Protocol
+from engine.predictor import open_predictor
+from engine.training.memory import keep_freed_memory
+
+
+class HeldOutTest:
+    """Ready to run; everything that a wrong setting breaks has been tried."""
+
+    def __init__(
+        self,
+        run: Path,
+        *,
+        data: Path | None = None,
+        split: str = "test",
+        views: str = "1x1",
+        name: str = "",
+        loader: str | None = None,
+        batch_size: int = 16,
+        device: str = "auto",
+    ) -> None:
+        """`name`: what the run is called in its report."""
+        num_clips, num_crops = parse_views(views)
+        self._name = name or run.name
+        self._split = cast(Split, split)
+        self._model = model = open_predictor(run, device)
+        if model.device.type == "cpu":
+            keep_freed_memory()
+        self._listed, self._scheme, self.are_own = find_clips(run, data, model.class_names)
+        rows, self._num_bad = clip_rows(self._listed, self._split)
+        self._feed = Feed(
+            spec=model.clip,
+            batch_size=batch_size,
+            num_clips=num_clips,
+            num_crops=num_crops,
+            values="uint8",
+        )
+        self._loader = make_loader(
+            loader or default_loader(), rows, self._feed, gpu=model.device.index
+        )
+        self.num_clips = len(rows)
+        self.note = self._loader.note
+
+    def run(self, on_clip: Callable[[], None] = lambda: None) -> Evaluated:
+        model, clip = self._model, self._model.clip
+        predictions = predict(model, self._loader, on_clip)
+        source_of = {number: each.source for number, each in enumerate(self._listed.clips)}
+        sources = [source_of[row.id] for row in predictions.rows]
+        levels = {"video": measure(predictions.of_videos_NC, predictions.labels_N, sources)}
+        num_views = self._feed.num_views
+        if num_views > 1:
+            of_views = predictions.probabilities_NVC.reshape(-1, len(model.class_names))
+            labels = predictions.labels_N.repeat(num_views)
+            groups = [source for source in sources for _ in range(num_views)]
+            levels["clip"] = measure(of_views, labels, groups)
+        return Evaluated(
+            name=self._name,
+            class_names=model.class_names,
+            levels=levels,
+            predictions=predictions,
+            spec=clip,
+            protocol=Protocol(
+                split=self._split,
+                scheme=self._scheme,
+                num_clips=len(predictions.rows),
+                num_failed=self._num_bad + len(predictions.failures),
+                views=f"{self._feed.num_clips} × {self._feed.num_crops}",
+                frames=f"{clip.num_frames} {clip.sampling}, {clip.crop}²",
+                checkpoint=str(model.path),
+                chosen_by=model.chosen_by,
+                device=model.runs_on,
+            ),
+        )
