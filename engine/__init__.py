@@ -14,7 +14,15 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from dali_pipelines.errors import VideoError
     from dali_pipelines.spec import ClipSpec
-    from engine.api import clip_spec, create_model, evaluate, list_models, load, make_loader
+    from engine.api import (
+        clip_spec,
+        compile,
+        create_model,
+        evaluate,
+        list_models,
+        load,
+        make_loader,
+    )
     from engine.errors import RefusedError, UserError
     from engine.frames import read_frames
     from engine.prediction import Prediction
@@ -28,6 +36,7 @@ _HOMES = {
     "UserError": "engine.errors",
     "VideoError": "dali_pipelines.errors",
     "clip_spec": "engine.api",
+    "compile": "engine.api",
     "create_model": "engine.api",
     "evaluate": "engine.api",
     "list_models": "engine.api",
@@ -46,6 +55,7 @@ __all__ = [
     "VideoError",
     "__version__",
     "clip_spec",
+    "compile",
     "create_model",
     "evaluate",
     "list_models",

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from dali_pipelines.spec import ClipSpec, Values
     from engine.evaluation.report import Evaluated
     from engine.predictor import Predictor
+    from trt.config import Config, Precision
 
 
 def load(path: str | Path, device: Literal["auto", "gpu", "cpu"] = "auto") -> "Predictor":
@@ -82,6 +83,64 @@ def evaluate(
         device=device,
     )
     return test.run(on_clip)
+
+
+def compile(
+    run: str | Path,
+    out: str | Path,
+    *,
+    precision: "Precision" = "fp32",
+    backend: str = "auto",
+    data: str | Path | None = None,
+    batches: tuple[int, int, int] = (1, 8, 32),
+    num_clips: int = 256,
+    num_calibration_clips: int = 128,
+    accept_drift: float | None = None,
+    unproved: bool = False,
+    workspace_gb: float | None = None,
+    optimization_level: int | None = None,
+    cache: str | Path | None = None,
+    log: Callable[[str], None] = lambda words: None,
+) -> "Config":
+    """Compile a trained model, and prove on held-out clips that it gives the same labels.
+
+    Args:
+        run: A run or a checkpoint.
+        out: Folder of the artifact; it may not be there yet.
+        precision: fp32, tf32, bf16, fp16, int8 or fp8.
+        backend: Which compiler; `auto` is the fastest that this machine has.
+        data: Folder of the dataset, where it isn't the run's own or has moved.
+        batches: The least, the best and the greatest batch; others are padded or split.
+        num_clips: Held-out clips on which it is proved, at most.
+        num_calibration_clips: Training clips on which int8 is calibrated, at most.
+        accept_drift: Percent of clips that may get another label; by itself 1%.
+        unproved: Write it also where this machine can't run it.
+        workspace_gb: GPU memory that a TensorRT build may use.
+        optimization_level: How long TensorRT may search, 0 to 5.
+        cache: Folder of finished builds; by itself ~/.cache/engine/artifacts.
+        log: Called with what is being done, in words.
+
+    Returns:
+        The artifact's Config, whose `parity` holds the figures of the proof.
+
+    Raises:
+        RefusedError: It gives other labels than the model, or can't be built here; nothing is
+            written.
+        UserError: A setting is wrong, or `out` is there already.
+    """
+    from engine import atomic
+    from engine.compilation.build import compile_run
+    from engine.compilation.request import request
+
+    atomic.require_new(Path(out))
+    asked = request(
+        Path(run), precision=precision, backend=backend, batches=batches,
+        data=None if data is None else Path(data), num_clips=num_clips,
+        num_calibration_clips=num_calibration_clips, accept_drift=accept_drift, unproved=unproved,
+        workspace_gb=workspace_gb, optimization_level=optimization_level,
+        cache=None if cache is None else Path(cache), log=log,
+    )  # fmt: skip
+    return compile_run(asked, Path(out), log=log)
 
 
 def list_models(pattern: str = "*") -> list[str]:

@@ -177,6 +177,29 @@ def test_figures_are_those_of_the_report(synth: Path, tmp_path: Path, run_engine
 
 
 @pytest.mark.slow
+def test_an_artifact_predicts_what_its_run_does(
+    synth: Path, tmp_path: Path, run_engine: Any
+) -> None:
+    assert run_engine("data", "split", synth, "--scheme", "grouped").returncode == 0
+    run = random_run(tmp_path / "run", manifest.load(synth).class_names)
+    said: list[str] = []
+    settings: dict[str, Any] = {"data": synth, "cache": tmp_path / "cache", "num_clips": 8}
+    config = engine.compile(run, tmp_path / "fast", log=said.append, **settings)
+    assert config.parity["proved"]
+    assert config.parity["agreement"] == 1
+    assert said[0].startswith("backend ")
+    videos = sorted((synth / "videos").rglob("*.avi"))[:3]
+    fast, slow = engine.load(tmp_path / "fast"), engine.load(run)
+    for one, other in zip(fast.predict(videos), slow.predict(videos), strict=True):
+        assert one.top == pytest.approx(other.top, abs=1e-3)
+    with pytest.raises(engine.UserError, match="fast"):
+        engine.compile(run, tmp_path / "fast", **settings)
+    with pytest.raises(engine.UserError, match="did you mean 'openvino'"):
+        engine.compile(run, tmp_path / "other", backend="openvin", **settings)
+    assert not (tmp_path / "other").exists()
+
+
+@pytest.mark.slow
 def test_the_documents_code_runs(
     folder: Path, synth: Path, tmp_path: Path, run_engine: Any
 ) -> None:

@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from engine.commands import compiling
-from engine.commands.compile_source import Asked, Source
+from engine.compilation import build
+from engine.compilation.request import Request
+from engine.compilation.source import Source
 from engine.errors import RefusedError
 from engine.predictor import open_predictor
 from trt import probe
@@ -50,8 +51,8 @@ def compile_(run_engine, tmp_path):
 
 def asked(
     run: Path, *, precision="fp32", backend="openvino", budget: Budget | None = None
-) -> Asked:
-    return Asked(
+) -> Request:
+    return Request(
         run=run, data=None, backend=backend, precision=precision,
         target=Target(precision=precision), budget=budget or Budget(), unproved=False,
         num_proof_clips=256, num_calibration_clips=16,
@@ -137,7 +138,7 @@ def test_a_damaged_layer_is_never_written(trained, tmp_path) -> None:
     stage = tmp_path / "stage"
     stage.mkdir()
     with pytest.raises(RefusedError, match="no artifact is written"):
-        compiling.build(asked(trained), source, stage, None, lambda words: None)
+        build.build(asked(trained), source, stage, None, lambda words: None)
 
 
 def test_layers_that_overflow_are_named_and_kept(trained, tmp_path) -> None:
@@ -155,7 +156,7 @@ def test_layers_that_overflow_are_named_and_kept(trained, tmp_path) -> None:
     stage = tmp_path / "stage"
     stage.mkdir()
     said: list[str] = []
-    config = compiling.build(question, source, stage, None, said.append)
+    config = build.build(question, source, stage, None, said.append)
     assert config.parity["passed"]
     assert "dropout" in config.target.kept
     assert any("what breaks most in fp16" in words and "dropout" in words for words in said)

@@ -1,14 +1,12 @@
 """`engine compile`: a run to an artifact that is fast here, and proved to give the same answers."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 if TYPE_CHECKING:
-    from engine.commands.compiling import Asked
     from trt.config import Config
-    from trt.probe import Gpu
 
 
 def compile_(
@@ -69,93 +67,26 @@ def compile_(
     Example: [bold]engine compile run --precision int8 --out fast[/bold]
     """
     from engine import atomic
-    from engine.commands import compiling
-    from engine.errors import RefusedError
-    from engine.training.memory import keep_freed_memory
-    from trt.probe import this_gpu
+    from engine.compilation import build
+    from engine.compilation.request import request
+    from engine.errors import UserError
 
-    atomic.require_new(out)
-    gpu = this_gpu()
-    if gpu is None:
-        keep_freed_memory()
     if rebuild:
-        with atomic.new_folder(out) as stage:
-            compiling.artifact.seal(stage, compiling.rebuild(run, stage, gpu, print))
+        build.rebuild_in(run, out, log=print)
         print(f"written to {out}")
         return
-    asked = _asked(
-        run, data, backend, precision, batches, accept_drift, unproved, clips, calibration_clips,
-        workspace_gb, optimization_level, cache, gpu,
-    )  # fmt: skip
-    if not compiling.BACKENDS[asked.backend].runs_on(gpu) and not unproved:
-        raise RefusedError(
-            f"{asked.backend} can be built here and not run, so nothing would prove it: "
-            "pass --unproved to have it all the same."
-        )
-    _tell(compiling.cached(asked, gpu, out, print), out)
-
-
-def _asked(
-    run: Path,
-    data: Path | None,
-    backend: str,
-    precision: Any,
-    batches: str,
-    accept_drift: float | None,
-    unproved: bool,
-    num_clips: int,
-    num_calibration_clips: int,
-    workspace_gb: float | None,
-    optimization_level: int | None,
-    cache: Path | None,
-    gpu: "Gpu | None",
-) -> "Asked":
-    from engine.commands.compiling import Asked
-    from engine.errors import RefusedError, UserError, unknown_name
-    from trt.backends import BACKENDS, choose
-    from trt.config import PRECISIONS, Batches, Target
-    from trt.parity import Budget
-
-    if precision not in PRECISIONS:
-        raise unknown_name("precision", precision, list(PRECISIONS))
-    if backend == "auto":
-        backend, why = choose(gpu)
-        print(f"backend {backend}: {why}")
-    if backend not in BACKENDS:
-        raise unknown_name("backend", backend, ["auto", *BACKENDS])
-    status = BACKENDS[backend].probe(gpu)
-    if not status.usable:
-        raise RefusedError(
-            f"{backend} can't be used here: {status.why}; {status.mend or 'no mend'}."
-        )
-    runs, reason = BACKENDS[backend].executes(precision, gpu)
-    if reason:
-        print(f"{reason}: {runs} runs instead")
+    atomic.require_new(out)
     numbers = batches.split(",")
     if len(numbers) != 3 or not all(each.strip().isdigit() for each in numbers):
         raise UserError(f"--batches takes three numbers as in 1,8,32, not {batches!r}.")
     least, best, most = map(int, numbers)
-    budget = Budget()
-    if accept_drift is not None:
-        share = accept_drift / 100
-        budget = Budget(agreement=1 - share, drop=share, accepted=True)
-    return Asked(
-        run=run,
-        data=data,
-        backend=backend,
-        precision=precision,
-        target=Target(
-            precision=runs,
-            batches=Batches(least=least, best=best, most=most),
-            workspace_gb=workspace_gb,
-            optimization_level=optimization_level,
-        ),
-        budget=budget,
-        unproved=unproved,
-        num_proof_clips=num_clips,
-        num_calibration_clips=num_calibration_clips,
-        cache=cache,
-    )
+    asked = request(
+        run, precision=precision, backend=backend, data=data, batches=(least, best, most),
+        accept_drift=accept_drift, unproved=unproved, num_clips=clips,
+        num_calibration_clips=calibration_clips, workspace_gb=workspace_gb,
+        optimization_level=optimization_level, cache=cache, log=print,
+    )  # fmt: skip
+    _tell(build.compile_run(asked, out, log=print), out)
 
 
 def _tell(config: "Config", out: Path) -> None:

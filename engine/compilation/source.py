@@ -5,20 +5,19 @@ import json
 import random
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dali_pipelines.feed import Batch, ClipRow, Feed
+from engine.compilation.request import Request
 from engine.data.manifest import Manifest
 from engine.errors import UserError
 from engine.evaluation.clips import find_clips
 from engine.predictor import as_bytes_in, find_checkpoint
 from engine.progress import progress_bar
 from trt import artifact
-from trt.config import Precision, Target
-from trt.parity import Budget, Logits, answers
+from trt.parity import Logits, answers
 
 if TYPE_CHECKING:
     import torch
@@ -30,28 +29,10 @@ BATCH_SIZE = 8
 """Of the clips that prove an artifact."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Asked:
-    """What the command line says."""
-
-    run: Path
-    data: Path | None
-    backend: str
-    precision: Precision
-    """What was asked for; the target's is what runs."""
-    target: Target
-    budget: Budget
-    unproved: bool
-    num_proof_clips: int
-    num_calibration_clips: int
-    cache: Path | None = None
-    """Where finished builds and the fp32 model's answers are kept."""
-
-
 class Source:
     """The trained model and its clips, each read once and only when they are needed."""
 
-    def __init__(self, asked: Asked) -> None:
+    def __init__(self, asked: Request) -> None:
         self._asked = asked
         self.checkpoint, self.chosen_by = find_checkpoint(asked.run)
 

@@ -14,22 +14,24 @@ from pathlib import Path
 from typing import Any
 
 from engine import atomic
-from engine.commands.compile_source import BATCH_SIZE, Asked, Source, row_facts
+from engine.compilation.request import Request
+from engine.compilation.source import BATCH_SIZE, Source, row_facts
 from engine.errors import RefusedError, UserError
 from engine.progress import progress_bar
+from engine.training.memory import keep_freed_memory
 from trt import artifact
 from trt.backends import BACKENDS
 from trt.config import Config, Target
 from trt.errors import CompileError
 from trt.job import Job
 from trt.parity import Budget, Logits, Parity, answers, compare
-from trt.probe import Gpu, this_device, user_cache, versions
+from trt.probe import Gpu, this_device, this_gpu, user_cache, versions
 
 PROOF_BYTES = 32 << 20
 """The most that the clips kept in an artifact may take."""
 
 
-def key_of(asked: Asked, source: Source) -> str:
+def key_of(asked: Request, source: Source) -> str:
     """The same for the same weights, clips, target, device and libraries; else another."""
     clips = [row_facts(source.proof_rows)]
     if asked.target.precision in ("int8", "fp8"):
@@ -49,7 +51,7 @@ def key_of(asked: Asked, source: Source) -> str:
 
 
 def build(
-    asked: Asked, source: Source, stage: Path, gpu: Gpu | None, tell: Callable[[str], None]
+    asked: Request, source: Source, stage: Path, gpu: Gpu | None, tell: Callable[[str], None]
 ) -> Config:
     """Fill `stage` with an artifact that passed, or raise; layers that break are kept in fp32."""
     from trt.precision_search import widen
@@ -77,14 +79,14 @@ def build(
     raise _refused(asked, parity, f"; even with {len(kept)} layers in fp32")
 
 
-def _refused(asked: Asked, parity: Parity, more: str) -> RefusedError:
+def _refused(asked: Request, parity: Parity, more: str) -> RefusedError:
     return RefusedError(
         f"no artifact is written: in {asked.target.precision} by {asked.backend} "
         f"{parity.in_words()}{more}. Take a more exact --precision, or --accept-drift."
     )
 
 
-def _rank(asked: Asked, source: Source) -> list[Any]:
+def _rank(asked: Request, source: Source) -> list[Any]:
     import torch
 
     from trt.precision_search import NUM_CLIPS, candidates, rank
@@ -96,7 +98,7 @@ def _rank(asked: Asked, source: Source) -> list[Any]:
 
 
 def _attempt(
-    asked: Asked,
+    asked: Request,
     source: Source,
     stage: Path,
     target: Target,
@@ -239,7 +241,28 @@ def copy(folder: Path, out: Path) -> None:
             shutil.copyfile(path, out / path.name)
 
 
-def cached(asked: Asked, gpu: Gpu | None, out: Path, tell: Callable[[str], None]) -> Config:
+def compile_run(asked: Request, out: Path, *, log: Callable[[str], None]) -> Config:
+    """Build, prove and write an artifact to `out`, or raise and write nothing."""
+    gpu = _prepare(out)
+    return cached(asked, gpu, out, log)
+
+
+def rebuild_in(folder: Path, out: Path, *, log: Callable[[str], None]) -> Config:
+    """The same from an artifact that was built for another machine."""
+    gpu = _prepare(out)
+    with atomic.new_folder(out) as stage:
+        return artifact.seal(stage, rebuild(folder, stage, gpu, log))
+
+
+def _prepare(out: Path) -> Gpu | None:
+    atomic.require_new(out)
+    gpu = this_gpu()
+    if gpu is None:
+        keep_freed_memory()
+    return gpu
+
+
+def cached(asked: Request, gpu: Gpu | None, out: Path, tell: Callable[[str], None]) -> Config:
     """The artifact as `out`: built under a lock and kept, or what was built and kept before."""
     from filelock import FileLock
 
