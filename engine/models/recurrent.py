@@ -16,6 +16,12 @@ from engine.models.backbone import Backbone
 Cell = Literal["rnn", "gru", "lstm"]
 CELLS: dict[Cell, type[nn.RNNBase]] = {"rnn": nn.RNN, "gru": nn.GRU, "lstm": nn.LSTM}
 
+LSTM_FAILS: bool = (
+    torch.backends.mkldnn.is_available() and not torch.ops.mkldnn._is_mkldnn_bf16_supported()
+)
+"""Under autocast to bf16, on a CPU without AVX-512: "could not create a primitive descriptor". The
+layer then computes in fp32."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Recurrence:
@@ -114,6 +120,14 @@ class RecurrentClassifier(nn.Module):
         features_BTF = self.backbone(pictures).unflatten(0, (batch, frames))
         if self.centred:
             features_BTF = features_BTF - features_BTF.mean(dim=1, keepdim=True)
-        hidden_BTF, _ = self.recurrent(self.embed(features_BTF))
+        hidden_BTF = self._over_time(self.embed(features_BTF))
         hidden_BFT = self.transition(hidden_BTF.transpose(1, 2))
         return self.head(self.dropout(hidden_BFT.mean(dim=2)))
+
+    def _over_time(self, features_BTF: Tensor) -> Tensor:
+        if LSTM_FAILS and features_BTF.device.type == "cpu" and torch.is_autocast_enabled("cpu"):
+            with torch.autocast("cpu", enabled=False):
+                hidden_BTF, _ = self.recurrent(features_BTF.float())
+        else:
+            hidden_BTF, _ = self.recurrent(features_BTF)
+        return hidden_BTF
