@@ -22,6 +22,7 @@ if TYPE_CHECKING:
         list_models,
         load,
         make_loader,
+        train,
     )
     from engine.errors import RefusedError, UserError
     from engine.frames import read_frames
@@ -43,6 +44,7 @@ _HOMES = {
     "load": "engine.api",
     "make_loader": "engine.api",
     "read_frames": "engine.frames",
+    "train": "engine.api",
 }
 """Where a public name is defined."""
 
@@ -62,6 +64,7 @@ __all__ = [
     "load",
     "make_loader",
     "read_frames",
+    "train",
 ]
 
 

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from dali_pipelines.spec import ClipSpec, Values
     from engine.evaluation.report import Evaluated
     from engine.predictor import Predictor
+    from engine.training.loop import Trainer
+    from engine.training.session import Trained
     from trt.config import Config, Precision
 
 
@@ -39,6 +41,81 @@ def load(path: str | Path, device: Literal["auto", "gpu", "cpu"] = "auto") -> "P
     from engine.predictor import open_predictor
 
     return open_predictor(Path(path), device)
+
+
+def train(
+    data: str | Path,
+    out: str | Path,
+    *,
+    model: str | None = None,
+    preset: str | None = None,
+    scheme: str | None = None,
+    size: int | None = None,
+    loader: Literal["dali", "torch"] | None = None,
+    cache: str | Path | None = None,
+    cache_gb: float = 20.0,
+    device: Literal["auto", "gpu", "cpu"] = "auto",
+    devices: int | None = None,
+    log: Callable[[str], None] = lambda line: None,
+    on_ready: "Callable[[Trainer], None]" = lambda trainer: None,
+    **settings: Any,
+) -> "Trained":
+    """Train a model on a dataset, and keep the checkpoint that does best on its validation part.
+
+    Args:
+        data: Folder of a dataset with splits, as `engine data split` makes them.
+        out: Folder of the run; it may not hold one yet.
+        model: One of `list_models()`; by itself the one that a recipe names.
+        preset: `base` or `small`; without a GPU `small`, else `base`.
+        scheme: Split the clips this way for this run alone, as in `"grouped"`.
+        size: Side of the crop, in pixels.
+        loader: The DALI pipeline, or plain PyTorch; by itself DALI where it is installed.
+        cache: Keep decoded frames in this folder for later epochs.
+        cache_gb: Greatest size of the cache.
+        device: `auto` takes a GPU where there is one.
+        devices: How many GPUs, or processes on a CPU.
+        log: Called with each line that `engine train` would print.
+        on_ready: Called with the trainer before its first step; its `stop` ends the run early.
+        **settings: Any setting of a recipe: `epochs`, `batch_size`, `lr`, `num_frames`, ….
+
+    Returns:
+        A Trained: `best` is the best checkpoint, `history` has a row of figures for each epoch,
+        and `report` names files that can't be read.
+
+    Raises:
+        UserError: A setting or the dataset is wrong; nothing was written.
+
+    Example:
+        >>> engine.train("my_videos", "run", model="cnn-lstm", preset="small", epochs=12)
+        >>> engine.load("run").predict("clip.avi").label
+        'wave'
+    """
+    from engine.training import session
+
+    chosen = {"model": model, "preset": preset, **settings}
+    given = {name: value for name, value in chosen.items() if value is not None}
+    recipe, facts = session.begin(
+        given,
+        data=Path(data),
+        scheme=scheme,
+        size=size,
+        is_preset_free=not {"preset", "weights", "options"} & given.keys(),
+        device=device,
+        command="engine.train",
+        log=log,
+    )
+    return session.train(
+        recipe,
+        facts,
+        Path(out),
+        loader=loader,
+        cache=None if cache is None else Path(cache),
+        cache_gb=cache_gb,
+        device=device,
+        devices=devices,
+        log=log,
+        on_ready=on_ready,
+    )
 
 
 def evaluate(

@@ -18,6 +18,7 @@ from test_engine_label import noise, run
 
 import engine
 from engine.data import manifest
+from engine.training import checkpoint
 
 __all__ = ["run"]
 
@@ -174,6 +175,36 @@ def test_figures_are_those_of_the_report(synth: Path, tmp_path: Path, run_engine
     assert found.protocol.num_clips == len(ticks) == len(found.predictions.rows)
     with pytest.raises(engine.UserError, match="--views takes CLIPSxCROPS"):
         engine.evaluate(run, data=synth, views="x")
+
+
+@pytest.mark.slow
+def test_a_training_is_that_of_the_command(synth: Path, tmp_path: Path, run_engine: Any) -> None:
+    assert run_engine("data", "split", synth, "--scheme", "grouped").returncode == 0
+    settings = {"epochs": 2, "batch_size": 4, "seed": 3}
+    said: list[str] = []
+    trained = engine.train(
+        synth, tmp_path / "one", model="cnn-lstm", preset="small", size=32, num_frames=2,
+        device="cpu", log=said.append, **settings,
+    )  # fmt: skip
+    flags = [word for name, each in settings.items() for word in (f"--{name}", each)]
+    told = run_engine(
+        "train", "--data", synth, "--out", tmp_path / "two", "--model", "cnn-lstm", "--preset",
+        "small", "--size", 32, "--frames", 2, "--device", "cpu",
+        *(str(word).replace("_", "-") for word in flags),
+    )  # fmt: skip
+    assert told.returncode == 0, told.stderr
+    assert [line for line in said if line.startswith("epoch 2/2")]
+    assert trained.finished
+    assert [row["epoch"] for row in trained.history] == [1, 2]
+    other = checkpoint.best_of(tmp_path / "two")
+    assert trained.best is not None
+    assert other is not None
+    weights = [(each / "model.safetensors").read_bytes() for each in (trained.best, other)]
+    assert weights[0] == weights[1]
+    with pytest.raises(engine.UserError, match="already holds a run"):
+        engine.train(synth, tmp_path / "one", model="cnn-lstm", preset="small")
+    with pytest.raises(engine.UserError, match="epoch"):
+        engine.train(synth, tmp_path / "three", model="cnn-lstm", preset="small", epoch=3)
 
 
 @pytest.mark.slow

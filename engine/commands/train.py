@@ -8,9 +8,6 @@ import typer
 if TYPE_CHECKING:
     from engine.training.recipe import Recipe
 
-SIDES = {"left", "right", "clockwise", "anticlockwise", "counterclockwise"}
-"""Words in the names of classes that a mirror would turn into each other."""
-
 
 def train(
     out: Annotated[Path, typer.Option(help="Folder of the run: checkpoints, curves, settings.")],
@@ -131,7 +128,7 @@ def train(
     """
     from engine.commands import training
     from engine.errors import UserError
-    from engine.models import hub
+    from engine.training import session
     from engine.training.recipe import merge
 
     given: dict[str, Any] = {
@@ -159,23 +156,22 @@ def train(
         if data is None:
             raise UserError("no dataset is named: pass --data with its folder.")
         chosen, facts = _begun(given, size, recipe, data, scheme, device)
-    if chosen.weights != "none" or str(chosen.options.get("backbone")).startswith("hf:"):
-        hub.stay_offline_if_unreachable()
-    with training.explained_out_of_memory(chosen):
-        status = training.run(
-            chosen,
-            facts,
-            out,
-            resume=resume,
-            loader=loader,
-            cache=cache,
-            cache_gb=cache_gb,
-            device=device,
-            devices=devices,
-            nodes=nodes,
-            save_every_s=save_minutes * 60,
-        )
-    raise typer.Exit(status)
+    trained = session.train(
+        chosen,
+        facts,
+        out,
+        resume=resume,
+        loader=loader,
+        cache=cache,
+        cache_gb=cache_gb,
+        device=device,
+        devices=devices,
+        nodes=nodes,
+        save_every_s=save_minutes * 60,
+        is_shown=True,
+        on_ready=training.stop_kindly,
+    )
+    raise typer.Exit(training.conclude(trained, out, chosen))
 
 
 def _begun(
@@ -186,40 +182,20 @@ def _begun(
     scheme: str | None,
     device: str,
 ) -> "tuple[Recipe, dict[str, Any]]":
-    import re
     import shlex
     import sys
 
-    import torch
-
-    from engine.data import splits
-    from engine.training import recipe as recipes
+    from engine.training import session
     from engine.training.fabric import is_first_process
+    from engine.training.recipe import merge
 
-    settings = recipes.merge(_settings_of(recipe) if recipe else {}, given)
+    settings = merge(_settings_of(recipe) if recipe else {}, given)
     named = recipe or {"preset", "weights", "options"} & settings.keys()
-    if not named and (device == "cpu" or not torch.cuda.is_available()):
-        if is_first_process():
-            print("without a GPU the preset is small; --preset base is the published size")
-        settings["preset"] = "small"
-    if size is not None:
-        clip = recipes.Recipe.resolve(settings).clip
-        settings |= {"crop": size, "resize": round(size * clip.resize / clip.crop)}
-    listed, how_split = splits.dealt(data, scheme)
-    classes = listed.class_names
-    sided = [name for name in classes if SIDES & set(re.split(r"[\W_]+", name.lower()))]
-    if sided and "flip" not in settings:
-        if is_first_process():
-            print(f"clips are not mirrored: {sided[0]!r} tells sides apart; --flip does it anyway")
-        settings["flip"] = False
-    facts = {
-        "command": shlex.join(["engine", *sys.argv[1:]]),
-        "data": str(data.absolute()),
-        "classes": classes,
-        "scheme": how_split,
-        "dealt_by": scheme,
-    }
-    return recipes.Recipe.resolve(settings), facts
+    return session.begin(
+        settings, data=data, scheme=scheme, size=size, is_preset_free=not named, device=device,
+        command=shlex.join(["engine", *sys.argv[1:]]),
+        log=print if is_first_process() else lambda words: None,
+    )  # fmt: skip
 
 
 def _settings_of(recipe: str) -> dict[str, Any]:

@@ -1,1 +1,1 @@
-"""Training: what a run leaves on disk, and (to come) the loop that makes it."""
+"""Training: settings, the loop, and what a run leaves on disk."""

@@ -2,6 +2,7 @@
 
 import sys
 import time
+from collections.abc import Callable
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
@@ -12,10 +13,11 @@ PLAIN_EVERY_S = 60.0
 
 
 class Display:
-    """Silent unless `shown`: of several processes one alone speaks."""
+    """Silent unless `shown`: of several processes one alone speaks. `log` is given its lines."""
 
-    def __init__(self, *, shown: bool) -> None:
+    def __init__(self, *, shown: bool, log: Callable[[str], None] | None = None) -> None:
         self._shown = shown
+        self._log = log
         self._live: Any = None
         self._task: Any = None
         self._epoch = self._num_epochs = self._num_steps = 0
@@ -49,6 +51,8 @@ class Display:
             self._live.stop()
 
     def tell(self, line: str) -> None:
+        if self._log is not None:
+            self._log(line)
         if not self._shown:
             return
         if self._live is not None:
