@@ -564,6 +564,25 @@ def test_one_signal_ends_the_wait_for_a_batch_and_nothing_is_lost(
         assert torch.equal(a, b)
 
 
+def test_a_stop_is_told_while_a_line_is_being_written(
+    dataset: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    class Writing(Display):
+        def tell(self, line: str) -> None:
+            raise RuntimeError("reentrant call inside <_io.BufferedWriter name='<stderr>'>")
+
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    trainer = trainer_of(dataset, tmp_path / "run", Writing(shown=True))
+    try:
+        stop_kindly(trainer)
+        os.kill(os.getpid(), signal.SIGINT)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    assert trainer.stop_asked
+    assert "stopping after this step; once more to stop at once\n" in capfd.readouterr().err
+
+
 @pytest.mark.parametrize("error", [BrokenPipeError, RuntimeError])
 def test_a_stop_is_heard_where_nobody_can_be_told_of_it(error: type[Exception]) -> None:
     """A study that was killed no longer reads what its training says."""

@@ -29,8 +29,12 @@ def stop_kindly(trainer: "Trainer") -> None:
         if trainer.stop_asked:
             raise Interrupted
         trainer.stop()
-        with suppress(OSError, RuntimeError):  # nobody reads it, or a line was being written
-            trainer.display.tell("stopping after this step; once more to stop at once")
+        words = "stopping after this step; once more to stop at once"
+        with suppress(OSError):  # nobody reads it
+            try:
+                trainer.display.tell(words)
+            except RuntimeError:  # the signal came while a line was being written
+                os.write(sys.stderr.fileno(), f"{words}\n".encode())
 
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, ask)

@@ -14,14 +14,16 @@ OFFLINE = "HF_HUB_OFFLINE"
 
 
 def stay_offline_if_unreachable() -> None:
-    """To be called before anything imports the client, which reads the variable once."""
-    assert "huggingface_hub" not in sys.modules
     if os.environ.get("HTTPS_PROXY") or os.environ.get("https_proxy"):
         return  # the proxy knows addresses
     try:
         socket.getaddrinfo(_host(), 443)
     except OSError:
         os.environ[OFFLINE] = "1"
+        if "huggingface_hub" in sys.modules:  # it read the variable when it was imported
+            from huggingface_hub import constants
+
+            constants.HF_HUB_OFFLINE = True
 
 
 def reason(error: Exception) -> str:
