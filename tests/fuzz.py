@@ -467,8 +467,8 @@ def journal(path: Path) -> None:
             with Journal(path.with_name("other")) as other:
                 other.take_in(path)
     finally:
-        for other_path in path.parent.glob("other*"):
-            other_path.unlink()
+        for written in (*path.parent.glob("other*"), *outputs.tables):
+            written.unlink(missing_ok=True)
         for end in ("-wal", "-shm"):
             Path(f"{path}{end}").unlink(missing_ok=True)
 

@@ -5,8 +5,8 @@ import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from trt.config import PROGRAM, Bond, Config, Precision
-from trt.eager_backend import executes as executes
+from trt import eager_backend
+from trt.config import PROGRAM, Bond, Config, Precision, nearest
 from trt.eager_backend import runs_on as runs_on
 from trt.errors import CompileError
 from trt.job import Job
@@ -20,6 +20,15 @@ LOWERS: frozenset[Precision] = frozenset({"fp32", "tf32"})
 PACKAGES: tuple[str, ...] = ("torch",)
 BOUND_TO: frozenset[Bond] = frozenset({"device", "versions"})
 PACKAGE = "model.pt2"
+
+
+def executes(precision: Precision, gpu: Gpu | None) -> tuple[Precision, str]:
+    """Its kernels for a CPU without AVX-512 have no bf16, and fail where a program wants it."""
+    import torch
+
+    if gpu is None and not torch.ops.mkldnn._is_mkldnn_bf16_supported():
+        return nearest(precision, {"fp32", "fp16"}, "this CPU")
+    return eager_backend.executes(precision, gpu)
 
 
 def probe(gpu: Gpu | None) -> Status:

@@ -19,7 +19,7 @@ from trt.calibration import nncf_and_clips
 from trt.config import Bond, Config, Precision, nearest
 from trt.errors import CompileError
 from trt.job import Job
-from trt.probe import Gpu, Status, installed, missing, this_device, user_cache
+from trt.probe import Gpu, Status, installed, missing, this_cpu, this_device, user_cache
 
 if TYPE_CHECKING:
     import torch
@@ -38,6 +38,9 @@ CAPABILITIES: dict[str, Precision] = {
 HINTS = {"fp32": "f32", "bf16": "bf16", "fp16": "f16"}
 IN_FP32 = {"name": "DisablePrecisionConversion", "version": "0", "value": "dynamic:f16"}
 """What OpenVINO writes beside an operator that must not become fp16; for bf16 it has no such."""
+SUMS_OF_BYTES = frozenset({"avx512_vnni", "avx_vnni", "amx_int8"})
+"""Processors without these add products of bytes in 16 bits, which overflow: weights then take half
+of their range."""
 NOT_IN_8_BITS = ["Subtract", "ReduceMean", "LSTMSequence", "GRUSequence", "RNNSequence"]
 """What gains nothing by it and loses much: means over time, what is left of features without them,
 and sums over many steps."""
@@ -96,6 +99,8 @@ def _quantized(model: Any, job: Job) -> Any:
     nncf, clips = nncf_and_clips(job)
     attends = any(each.get_type_name() == "ScaledDotProductAttention" for each in model.get_ops())
     patterns = [_pattern(name) for name in job.target.kept]
+    _, flags = this_cpu()
+    fix = None if flags & SUMS_OF_BYTES else nncf.OverflowFix.ENABLE
     return nncf.quantize(
         model,
         nncf.Dataset(clips, lambda clip: clip.numpy()),
@@ -103,6 +108,7 @@ def _quantized(model: Any, job: Job) -> Any:
         model_type=nncf.ModelType.TRANSFORMER if attends else None,
         preset=nncf.QuantizationPreset.MIXED,
         ignored_scope=nncf.IgnoredScope(patterns=patterns, types=NOT_IN_8_BITS, validate=False),
+        advanced_parameters=nncf.AdvancedQuantizationParameters(overflow_fix=fix),
     )
 
 
