@@ -109,7 +109,7 @@ def train(
         facts,
         Path(out),
         loader=loader,
-        cache=None if cache is None else Path(cache),
+        cache=_as_path(cache),
         cache_gb=cache_gb,
         device=device,
         devices=devices,
@@ -152,7 +152,7 @@ def evaluate(
 
     test = HeldOutTest(
         Path(run),
-        data=None if data is None else Path(data),
+        data=_as_path(data),
         split=split,
         views=views,
         loader=loader,
@@ -212,10 +212,10 @@ def compile(
     atomic.require_new(Path(out))
     asked = request(
         Path(run), precision=precision, backend=backend, batches=batches,
-        data=None if data is None else Path(data), num_clips=num_clips,
+        data=_as_path(data), num_clips=num_clips,
         num_calibration_clips=num_calibration_clips, accept_drift=accept_drift, unproved=unproved,
         workspace_gb=workspace_gb, optimization_level=optimization_level,
-        cache=None if cache is None else Path(cache), log=log,
+        cache=_as_path(cache), log=log,
     )  # fmt: skip
     return compile_run(asked, Path(out), log=log)
 
@@ -324,3 +324,7 @@ def make_loader(
         values=values,
     )
     return loading.make_loader(loader or loading.default_loader(), rows, feed, gpu=gpu)
+
+
+def _as_path(path: str | Path | None) -> Path | None:
+    return None if path is None else Path(path)

@@ -1,5 +1,6 @@
 """`engine train` as users meet it: real runs on real videos, killed, stopped and resumed."""
 
+import contextlib
 import csv
 import json
 import os
@@ -528,6 +529,16 @@ def test_two_runs_in_one_folder_are_refused(run_engine, dataset: Path, tmp_path:
     assert said
 
 
+@contextlib.contextmanager
+def handlers_put_back() -> Iterator[None]:
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
 class Stalled(DaliLoader):
     """Gives five parts of a batch; somebody loses patience while the sixth doesn't come."""
 
@@ -547,13 +558,9 @@ def test_one_signal_ends_the_wait_for_a_batch_and_nothing_is_lost(
     whole = trained(dataset, tmp_path / "a", quiet, **settings)
     stopped = trainer_of(dataset, tmp_path / "b", quiet, **settings)
     stopped.train = Stalled(stopped.train.rows, stopped.train.feed)
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
+    with handlers_put_back():
         stop_kindly(stopped)
         assert not stopped.run()
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
     assert stopped.standing.step == 1
     again = trainer_of(dataset, tmp_path / "b", quiet, **settings)
     found = checkpoint.last_of(tmp_path / "b")
@@ -571,14 +578,10 @@ def test_a_stop_is_told_while_a_line_is_being_written(
         def tell(self, line: str) -> None:
             raise RuntimeError("reentrant call inside <_io.BufferedWriter name='<stderr>'>")
 
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     trainer = trainer_of(dataset, tmp_path / "run", Writing(shown=True))
-    try:
+    with handlers_put_back():
         stop_kindly(trainer)
         os.kill(os.getpid(), signal.SIGINT)
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
     assert trainer.stop_asked
     assert "stopping after this step; once more to stop at once\n" in capfd.readouterr().err
 
@@ -599,13 +602,9 @@ def test_a_stop_is_heard_where_nobody_can_be_told_of_it(error: type[Exception]) 
 
     run: Any = Run()
     run.display = Unread()
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
+    with handlers_put_back():
         stop_kindly(run)
         os.kill(os.getpid(), signal.SIGTERM)
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
     assert run.stop_asked
 
 

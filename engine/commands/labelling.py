@@ -158,26 +158,16 @@ def _here(asked: Asked, digest: str) -> LabelAll:
     if predictor.device.type == "cpu":
         keep_freed_memory()
     settings = settings_of(asked, predictor, digest)
-
-    def label_all(
-        journal: Journal, items: Iterator[Item], on_file: "Callable[[Tally], None]"
-    ) -> "Tally":
-        return label(items, predictor, journal, settings, on_file=on_file)
-
-    return label_all
+    return lambda journal, items, on_file: label(
+        items, predictor, journal, settings, on_file=on_file
+    )
 
 
 def _on_cluster(asked: Asked, digest: str) -> LabelAll:
     from engine.commands.labelling_cluster import label_on_cluster, require_ray
 
     require_ray()
-
-    def label_all(
-        journal: Journal, items: Iterator[Item], on_file: "Callable[[Tally], None]"
-    ) -> "Tally":
-        return label_on_cluster(asked, items, journal, digest, on_file)
-
-    return label_all
+    return lambda journal, items, on_file: label_on_cluster(asked, items, journal, digest, on_file)
 
 
 def settings_of(asked: Asked, predictor: "Predictor", digest: str) -> "Settings":

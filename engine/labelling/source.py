@@ -6,7 +6,9 @@ Walked through more than once: to be counted, to be labelled, and again where it
 import dataclasses
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from functools import cached_property
 from pathlib import Path
 
 from engine.errors import UserError
@@ -41,13 +43,14 @@ class Source:
         elif not videos.is_file():
             raise UserError(f"{videos} is no file: name a list of paths, or - for standard input.")
 
-    @property
+    @cached_property
     def root(self) -> str:
         """What the names are relative to, however the folder is spelt."""
         if not self._is_list:
             return str(self._videos.resolve())
-        if all(Path(item.name).is_absolute() for item in self._listed(Wanted())):
-            return A_LIST
+        with self._lines() as lines:
+            if all(Path(name).is_absolute() for name in walk.names_in(lines)):
+                return A_LIST
         return f"{LIST_IN}{Path.cwd()}"
 
     def is_away(self) -> bool:
@@ -97,14 +100,17 @@ class Source:
         if not self._is_list:
             yield from walk.below(self._videos, wanted, self.skipped)
         else:
-            yield from self._listed(wanted)
+            with self._lines() as lines:
+                yield from walk.listed(lines, wanted)
 
-    def _listed(self, wanted: Wanted) -> Iterator[Item]:
+    @contextmanager
+    def _lines(self) -> Iterator[Iterable[str]]:
+        """Of the list."""
         if self._piped is not None:
-            yield from walk.listed(self._piped, wanted)
+            yield self._piped
         else:
             with self._videos.open("rb") as file:
-                yield from walk.listed(map(os.fsdecode, file), wanted)
+                yield map(os.fsdecode, file)
 
 
 def folder_of(root: str) -> Path:

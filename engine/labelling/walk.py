@@ -133,13 +133,18 @@ def _leads_nowhere(entry: "os.DirEntry[str]") -> bool:
 
 
 def listed(lines: Iterable[str], wanted: Wanted) -> Iterator[Item]:
-    """One path a line; empty lines and what comes again are left out by whoever keeps them."""
+    """One path a line; what comes again is left out by whoever keeps them."""
+    return (item_of(name, Path(name)) for name in names_in(lines) if wanted.takes(name))
+
+
+def names_in(lines: Iterable[str]) -> Iterator[str]:
+    """Those that a list names, whether they are there or not."""
     for number, line in enumerate(lines):
         name = line.rstrip("\r\n")
         if number == 0:
             name = name.removeprefix("\ufeff")  # as some editors begin a file
-        if name and wanted.takes(name):
-            yield item_of(name, Path(name))
+        if name:
+            yield name
 
 
 def item_of(name: str, path: Path) -> Item:

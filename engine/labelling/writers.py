@@ -272,11 +272,11 @@ def _write_subtitles(journal: Journal, folder: Path, style: Style) -> list[Path]
     paths = {path_of(name) for name in journal.names()}
     unknown = {path for path in paths if path.exists() and not claims.holds(path)}
     claims.add(path for path in paths if path not in unknown)
-    left_alone = []
+    left_alone: set[Path] = set()
     for each in journal.labelled():
         path, text = path_of(each.name), _vtt(each, style)
         if path in unknown and path.read_bytes() != text.encode(errors="surrogateescape"):
-            left_alone.append(path)
+            left_alone.add(path)
             continue
         path.parent.mkdir(parents=True, exist_ok=True)
         with atomic.new_text(path) as file:

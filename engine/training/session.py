@@ -1,12 +1,12 @@
 """A training from its settings to its end: data, model and devices wired together."""
 
 import dataclasses
+import functools
 import re
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Concatenate, ParamSpec
 
 import torch
 
@@ -94,6 +94,31 @@ def begin(
     return Recipe.resolve(settings), facts
 
 
+P = ParamSpec("P")
+
+
+def _explains_out_of_memory(
+    function: Callable[Concatenate[Recipe, P], Trained],
+) -> Callable[Concatenate[Recipe, P], Trained]:
+    @functools.wraps(function)
+    def explaining(recipe: Recipe, *args: P.args, **kwargs: P.kwargs) -> Trained:
+        try:
+            return function(recipe, *args, **kwargs)
+        except (RuntimeError, MemoryError) as error:  # torch raises its own on a GPU alone
+            known = isinstance(error, (torch.OutOfMemoryError, MemoryError))
+            if not known and "can't allocate memory" not in str(error):
+                raise
+            loop = recipe.loop
+            raise RefusedError(
+                f"there is too little memory for this model and {loop.batch_size} clips in "
+                f"{loop.accumulate} parts: raise --accumulate to {loop.accumulate * 2}, or lower "
+                "--batch-size, --frames or --size."
+            ) from error
+
+    return explaining
+
+
+@_explains_out_of_memory
 def train(
     recipe: Recipe,
     facts: dict[str, Any],
@@ -117,31 +142,6 @@ def train(
     """
     if recipe.weights != "none" or str(recipe.options.get("backbone")).startswith("hf:"):
         hub.stay_offline_if_unreachable()
-    with _explained_out_of_memory(recipe):
-        return _train(
-            recipe, facts, out, resume=resume, loader=loader, cache=cache, cache_gb=cache_gb,
-            device=device, devices=devices, nodes=nodes, save_every_s=save_every_s,
-            is_shown=is_shown, log=log, on_ready=on_ready,
-        )  # fmt: skip
-
-
-def _train(
-    recipe: Recipe,
-    facts: dict[str, Any],
-    out: Path,
-    *,
-    resume: bool,
-    loader: str | None,
-    cache: Path | None,
-    cache_gb: float,
-    device: str,
-    devices: int | None,
-    nodes: int,
-    save_every_s: float,
-    is_shown: bool,
-    log: Callable[[str], None] | None,
-    on_ready: Callable[[Trainer], None],
-) -> Trained:
     root = Path(facts["data"])
     listed, _ = splits.dealt(root, facts.get("dealt_by"))
     if len(listed.class_names) < 2:
@@ -282,19 +282,3 @@ def _refuse_clips_beyond_memory(recipe: Recipe) -> None:
             f"pixels take {needed / 2**30:,.0f} GiB where there are {limit / 2**30:,.0f}: lower "
             "--frames, --size or --batch-size, or raise --accumulate."
         )
-
-
-@contextmanager
-def _explained_out_of_memory(recipe: Recipe) -> Iterator[None]:
-    try:
-        yield
-    except (RuntimeError, MemoryError) as error:  # torch raises its own on a GPU alone
-        known = isinstance(error, (torch.OutOfMemoryError, MemoryError))
-        if not known and "can't allocate memory" not in str(error):
-            raise
-        loop = recipe.loop
-        raise RefusedError(
-            f"there is too little memory for this model and {loop.batch_size} clips in "
-            f"{loop.accumulate} parts: raise --accumulate to {loop.accumulate * 2}, or lower "
-            "--batch-size, --frames or --size."
-        ) from error
