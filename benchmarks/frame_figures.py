@@ -2,8 +2,8 @@
 
 from typing import Any
 
-from benchmarks.peers.frame_readers import READERS
-from benchmarks.suites.decoding import WAYS
+from benchmarks.baselines.frame_readers import READERS
+from benchmarks.scripts.decoding import WAYS
 
 
 def frames_table(result: dict[str, Any], kept_in: str) -> str:

@@ -13,7 +13,7 @@ import av
 import numpy as np
 from numpy.typing import NDArray
 
-from dali_pipelines.pixels import Frame, quarter_turns
+from dali_pipelines.decode.pixels import Frame, quarter_turns
 
 CELLS = 48
 """A picture is compared by its means in so many rows and columns."""

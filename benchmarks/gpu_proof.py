@@ -22,13 +22,14 @@ from typing import Any
 
 from benchmarks.harness import in_turn, summary
 from benchmarks.machine import file_name, fingerprint
-from benchmarks.suites import backends, demo
-from benchmarks.suites import loader as loader_suite
-from benchmarks.suites.training import engine
+from benchmarks.scripts import demo
+from benchmarks.scripts.training import engine
+from benchmarks.stages import backends
+from benchmarks.stages import loader as loader_suite
 from dali_pipelines.augment import Augment
-from dali_pipelines.decoders import CODECS, probe_codec
-from dali_pipelines.feed import ClipRow, Feed
-from dali_pipelines.pixels import resized_size
+from dali_pipelines.decode.decoders import CODECS, probe_codec
+from dali_pipelines.decode.pixels import resized_size
+from dali_pipelines.loaders.loader_config import ClipRow, Feed
 from dali_pipelines.spec import ClipSpec
 from engine.data import manifest, synthetic
 from engine.data.clip_rows import clip_rows

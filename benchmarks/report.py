@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from engine import atomic
-from engine.evaluation.page import as_address, document
+from engine.html import document, embed_png
 
 COLUMNS = (
     "name", "kind", "model", "frames", "backend", "precision", "batch", "views", "clips_per_s",
@@ -147,7 +147,7 @@ def _page(result: dict[str, Any], pictures: list[Path]) -> str:
         "<h1>From video files to labels</h1>",
         f"<p>{result['num_clips']:,} clips of {escape(result['data'])} "
         f"({escape(result['split'])}), on {escape(where)}.</p>",
-        *(f'<img src="{as_address(each)}" alt="{escape(each.stem)}">' for each in pictures),
+        *(f'<img src="{embed_png(each)}" alt="{escape(each.stem)}">' for each in pictures),
         f"<h2>Figures</h2><div class=wide>{_table(result['rows'])}</div>",
         f"<h2>Protocol</h2><p>{escape(result['protocol'])}</p>",
         f"<p class=note>{escape(result['command'])}<br>commit {escape(result['commit'])}, "

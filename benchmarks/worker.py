@@ -15,9 +15,9 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, Self
 
-from benchmarks.way import Setting, Way, WaySpec
+from benchmarks.pipeline import Setting, Way, WaySpec
 from dali_pipelines.errors import VideoError
-from dali_pipelines.feed import ClipRow
+from dali_pipelines.loaders.loader_config import ClipRow
 from engine.errors import UserError
 
 LOOK_S = 0.3
@@ -135,7 +135,7 @@ class _Served:
         self._way: Way
 
     def open(self, row: ClipRow) -> dict[str, Any]:
-        from benchmarks.way import open_way
+        from benchmarks.open_pipeline import open_way
 
         began = time.time()
         self._way = open_way(self._spec)

@@ -10,12 +10,12 @@ from engine.errors import UserError
 if TYPE_CHECKING:
     from torch import nn
 
-    from dali_pipelines.feed import ClipLoader
+    from dali_pipelines.loaders.loader_config import ClipLoader
     from dali_pipelines.spec import ClipSpec, Values
-    from engine.evaluation.report import Evaluated
+    from engine.evaluation.results import Evaluated
     from engine.predictor import Predictor
     from engine.training.loop import Trainer
-    from engine.training.session import Trained
+    from engine.training.run import Trained
     from trt.config import Config, Precision
 
 
@@ -90,11 +90,11 @@ def train(
         >>> engine.load("run").predict("clip.avi").label
         'wave'
     """
-    from engine.training import session
+    from engine.training import run
 
     chosen = {"model": model, "preset": preset, **settings}
     given = {name: value for name, value in chosen.items() if value is not None}
-    recipe, facts = session.begin(
+    recipe, facts = run.begin(
         given,
         data=Path(data),
         scheme=scheme,
@@ -104,7 +104,7 @@ def train(
         command="engine.train",
         log=log,
     )
-    return session.train(
+    return run.train(
         recipe,
         facts,
         Path(out),
@@ -309,7 +309,7 @@ def make_loader(
         UserError: The dataset isn't indexed, or the part has no clips.
     """
     from dali_pipelines.augment import Augment
-    from dali_pipelines.feed import Feed
+    from dali_pipelines.loaders.loader_config import Feed
     from dali_pipelines.spec import ClipSpec
     from engine.data import loading, manifest
     from engine.data.clip_rows import clip_rows

@@ -5,7 +5,6 @@ import os
 import signal
 import sys
 from collections.abc import Callable
-from types import FrameType
 from typing import Annotated
 
 import typer
@@ -26,6 +25,7 @@ from engine.commands.info import info
 from engine.commands.label import label
 from engine.commands.study import reproduce, study
 from engine.commands.train import train
+from engine.interrupt import INTERRUPTED, Interrupted, raise_interrupted
 
 COMMANDS: dict[str, Callable[..., None]] = {
     "info": info,
@@ -48,7 +48,6 @@ DATA_COMMANDS: dict[str, Callable[..., None]] = {
     "audit": audit,
 }
 EXPORT_COMMANDS: dict[str, Callable[..., None]] = {"triton": triton}
-INTERRUPTED = 130
 STOPPED = {"label": "what was labelled is kept, and the same command goes on from there"}
 """What a command leaves behind when Ctrl-C stops it."""
 REMOVED = "what was being written is removed"
@@ -85,14 +84,6 @@ def engine(
     """
 
 
-class Interrupted(BaseException):
-    """Ctrl-C; typer would turn a KeyboardInterrupt into a silent exit."""
-
-
-def _interrupt(signum: int, frame: FrameType | None) -> None:
-    raise Interrupted
-
-
 def _run(arguments: list[str]) -> None:
     try:
         app(arguments, prog_name="engine")
@@ -111,7 +102,7 @@ def main() -> None:
     from engine.errors import UserError
     from trt.errors import CompileError
 
-    signal.signal(signal.SIGINT, _interrupt)
+    signal.signal(signal.SIGINT, raise_interrupted)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # file names may not be UTF-8

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from dali_pipelines import clip_file
+from dali_pipelines.decode import clip_file
 from dali_pipelines.errors import VideoError
 
 

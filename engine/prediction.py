@@ -15,12 +15,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dali_pipelines.errors import VideoError
+from engine.batched_predictor import BatchedPredictor, VideoModel
 
 if TYPE_CHECKING:
-    from dali_pipelines.window_loader import WindowLoader
-    from dali_pipelines.windows import Window
-    from engine.labelling.label import Answerer
-    from engine.predictor import Predictor
+    from dali_pipelines.loaders.window_loader import WindowLoader
+    from dali_pipelines.loaders.windows import Window
 
 Video = Any
 """A path, or frames as a uint8 array or tensor (T, H, W, 3) in RGB."""
@@ -52,7 +51,7 @@ class Prediction:
 
 
 def predict(
-    predictor: "Predictor",
+    predictor: VideoModel,
     videos: Sequence[Video],
     *,
     top_k: int,
@@ -76,7 +75,7 @@ def predict(
 
 
 def predict_windows(
-    predictor: "Predictor",
+    predictor: VideoModel,
     path: Path,
     *,
     window_s: float,
@@ -93,9 +92,9 @@ def predict_windows(
 
 
 def _predict_files(
-    predictor: "Predictor",
+    predictor: VideoModel,
     paths: list[Path],
-    answerer: "Answerer",
+    answerer: BatchedPredictor,
     top_k: int,
     on_video: Callable[[], None],
 ) -> list[Prediction]:
@@ -122,15 +121,15 @@ def _predict_files(
 
 
 def _predict_arrays(
-    predictor: "Predictor",
+    predictor: VideoModel,
     videos: list[NDArray[np.uint8]],
-    answerer: "Answerer",
+    answerer: BatchedPredictor,
     top_k: int,
     on_video: Callable[[], None],
 ) -> list[Prediction]:
     from dali_pipelines.augment import Look
-    from dali_pipelines.graph import ClipGraph
-    from dali_pipelines.pixels import resize_short
+    from dali_pipelines.decode.pixels import resize_short
+    from dali_pipelines.loaders.graph import ClipGraph
     from dali_pipelines.sampling import plan_frames
 
     spec, size = predictor.clip, answerer.batch_size
@@ -174,18 +173,16 @@ def _frames(video: Video) -> NDArray[np.uint8]:
     return frames
 
 
-def _answerer(predictor: "Predictor", batch_size: int) -> "Answerer":
-    from engine.labelling.label import Answerer
-
+def _answerer(predictor: VideoModel, batch_size: int) -> BatchedPredictor:
     if batch_size < 1:
         raise ValueError(f"batch_size must be at least 1, not {batch_size}")
-    return Answerer(predictor, batch_size)
+    return BatchedPredictor(predictor, batch_size)
 
 
 def _loader(
-    predictor: "Predictor", paths: list[Path], batch_size: int, **windows: float | None
+    predictor: VideoModel, paths: list[Path], batch_size: int, **windows: float | None
 ) -> "WindowLoader":
-    from dali_pipelines.window_loader import WindowLoader
+    from dali_pipelines.loaders.window_loader import WindowLoader
 
     return WindowLoader(
         paths,
@@ -198,7 +195,7 @@ def _loader(
 
 
 def _answers(
-    loader: "WindowLoader", answerer: "Answerer"
+    loader: "WindowLoader", answerer: BatchedPredictor
 ) -> "Iterator[tuple[Window, NDArray[np.float32]]]":
     with closing(loader.batches()) as batches:
         for batch in batches:
@@ -216,7 +213,7 @@ def _warning(loader: "WindowLoader", path: Path) -> str:
 
 
 def _prediction(
-    predictor: "Predictor",
+    predictor: VideoModel,
     probabilities_C: NDArray[np.float32],
     top_k: int,
     window: "Window | None" = None,

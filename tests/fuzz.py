@@ -237,7 +237,7 @@ def manifest(path: Path) -> None:
 def _planned(found: Any) -> None:
     """What a row claims must not cost memory, nor ask for frames that it hasn't."""
     from dali_pipelines.augment import Augment
-    from dali_pipelines.feed import ClipRow, Feed
+    from dali_pipelines.loaders.loader_config import ClipRow, Feed
     from dali_pipelines.spec import ClipSpec
 
     for clip in found.clips[:3]:
@@ -294,7 +294,7 @@ def splits(path: Path) -> None:
 
 
 def names(path: Path) -> None:
-    from engine.labelling.walk import Wanted, listed
+    from engine.labelling.discovery import Wanted, listed
 
     with path.open(encoding="utf-8", errors="surrogateescape") as file:
         for item in listed(file, Wanted(include=("*",), shard=(0, 1))):
@@ -353,13 +353,13 @@ def state(path: Path) -> None:
 def video(path: Path) -> None:
     import numpy as np
 
-    from dali_pipelines import clip_file
-    from dali_pipelines.clip_reader import ClipReader
+    from dali_pipelines.decode import clip_file
+    from dali_pipelines.decode.wanted_frames import decode_wanted
     from dali_pipelines.errors import VideoError
-    from dali_pipelines.feed import ClipRow, Feed
+    from dali_pipelines.loaders.clip_reader import ClipReader
+    from dali_pipelines.loaders.loader_config import ClipRow, Feed
+    from dali_pipelines.loaders.windows import plan_windows, read_windows
     from dali_pipelines.spec import ClipSpec
-    from dali_pipelines.wanted_frames import decode_wanted
-    from dali_pipelines.windows import plan_windows, read_windows
 
     spec = ClipSpec(num_frames=4, resize=32, crop=32)
     health = clip_file.check(path)
@@ -393,10 +393,10 @@ def frames(path: Path) -> None:
     import numpy as np
     import videos
 
-    from dali_pipelines import clip_file
-    from dali_pipelines.clip_part import cut_part
+    from dali_pipelines.decode import clip_file
+    from dali_pipelines.decode.clip_part import cut_part
+    from dali_pipelines.decode.wanted_frames import decode_in_turn, decode_wanted
     from dali_pipelines.errors import VideoError
-    from dali_pipelines.wanted_frames import decode_in_turn, decode_wanted
 
     shown, is_sound = videos.every_frame_as_far_as_it_decodes(path)
     is_sound &= (shown, True) == videos.every_frame_as_far_as_it_decodes(path)
@@ -429,7 +429,7 @@ def image(path: Path) -> None:
     """An extracted frame."""
     import numpy as np
 
-    from dali_pipelines import clip_file
+    from dali_pipelines.decode import clip_file
     from dali_pipelines.errors import VideoError
 
     folder = path.parent / "frames"
@@ -447,8 +447,8 @@ def image(path: Path) -> None:
 def journal(path: Path) -> None:
     from engine.errors import UserError
     from engine.labelling import writers
+    from engine.labelling.discovery import Item
     from engine.labelling.journal import Journal
-    from engine.labelling.walk import Item
 
     for end in ("-wal", "-shm"):
         Path(f"{path}{end}").unlink(missing_ok=True)
@@ -496,7 +496,7 @@ def frame_cache(path: Path) -> None:
     """The damaged file lies where the cache keeps its frames."""
     import numpy as np
 
-    from dali_pipelines.frame_cache import FrameCache
+    from dali_pipelines.loaders.frame_cache import FrameCache
 
     clip = path.parent / "clip"
     clip.touch()
@@ -656,8 +656,8 @@ def _image_seeds(folder: Path) -> Iterator[Path]:
 def _journal_seeds(folder: Path) -> Iterator[Path]:
     import numpy as np
 
+    from engine.labelling.discovery import Item
     from engine.labelling.journal import Answer, Journal
-    from engine.labelling.walk import Item
 
     items = [Item(name=name, path=Path(name), size=1, mtime_ns=2) for name in ("a.mp4", "b.mp4")]
     with Journal(folder / "journal") as made:
@@ -683,7 +683,7 @@ def _rar_seeds(folder: Path) -> Iterator[Path]:
 def _frame_cache_seeds(folder: Path) -> Iterator[Path]:
     import numpy as np
 
-    from dali_pipelines.frame_cache import _write
+    from dali_pipelines.loaders.frame_cache import _write
 
     frames = {number: np.full((10, 12, 3), number, np.uint8) for number in (1, 4, 9)}
     _write(folder / "entry", frames)
@@ -699,7 +699,7 @@ def _serve(target: str) -> None:
 
         torch.set_num_threads(1)
     if target in ("video", "frames"):
-        from dali_pipelines import clip_reader, windows  # noqa: F401
+        pass
     taken = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
     resource.setrlimit(resource.RLIMIT_AS, (taken + MOST_MEMORY,) * 2)
     print("ready", flush=True)

@@ -12,9 +12,9 @@ from test_dali_pipelines_loader import SMALL, rows_of
 from benchmarks import readme
 from benchmarks.gpu_proof import bytes_to_the_card, training_steps
 from benchmarks.harness import in_turn, summary
-from benchmarks.suites import backends
-from benchmarks.suites.loader import decode_by_dali
-from dali_pipelines.feed import Feed
+from benchmarks.stages import backends
+from benchmarks.stages.loader import decode_by_dali
+from dali_pipelines.loaders.loader_config import Feed
 from engine.models.registry import FAMILIES
 
 

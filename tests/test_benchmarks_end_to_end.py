@@ -16,13 +16,13 @@ import torch
 import videos
 from test_dali_pipelines_loader import rows_of
 
-from benchmarks import peers, report
+from benchmarks import baselines, report
+from benchmarks.baselines.frame_readers import READERS, lacks
 from benchmarks.budget import on_front, pick
 from benchmarks.comparison import compare
 from benchmarks.harness import in_turn, summary
-from benchmarks.peers.frame_readers import READERS, lacks
-from benchmarks.suites.end_to_end import drop_from_cache
-from benchmarks.way import Setting, WaySpec
+from benchmarks.pipeline import Setting, WaySpec
+from benchmarks.stages.end_to_end import drop_from_cache
 from benchmarks.worker import WayError, Worker, memory_mib
 from dali_pipelines.errors import VideoError
 from dali_pipelines.spec import ClipSpec
@@ -155,8 +155,8 @@ def rows(folder: Path, count: int = 5) -> list[Any]:
 def test_the_hugging_face_pipeline_answers_as_we_do(
     kind: str, request: pytest.FixtureRequest, tmp_path: Path
 ) -> None:
-    from benchmarks.peers.hugging_face import HuggingFace
-    from benchmarks.way import open_way
+    from benchmarks.baselines.hugging_face import HuggingFace
+    from benchmarks.open_pipeline import open_way
 
     run = request.getfixturevalue(kind)
     theirs = HuggingFace(run)
@@ -179,7 +179,7 @@ def test_a_clip_that_hugging_face_cannot_read_costs_that_clip(
 ) -> None:
     from transformers.utils import import_utils
 
-    from benchmarks.peers.hugging_face import HuggingFace
+    from benchmarks.baselines.hugging_face import HuggingFace
 
     if not with_torchcodec:
         monkeypatch.setattr(import_utils, "is_torchcodec_usable", lambda decode: False)
@@ -201,9 +201,9 @@ def test_a_clip_that_hugging_face_cannot_read_costs_that_clip(
 @pytest.mark.parametrize("kind", ["torch", "torch-compile", "onnxruntime", "torchcodec", "decord"])
 @pytest.mark.slow
 def test_plain_peers_answer_as_we_do(kind: str, run: Path, tmp_path: Path) -> None:
-    if reason := peers.lacks(kind):
+    if reason := baselines.lacks(kind):
         pytest.skip(reason)
-    from benchmarks.way import open_way
+    from benchmarks.open_pipeline import open_way
 
     clips = rows(tmp_path)
     ours = open_way(WaySpec(name="run", kind="ours", path=run))
@@ -232,7 +232,7 @@ def test_what_a_peers_libraries_print_is_not_shown(run: Path, tmp_path: Path) ->
 
 
 def test_each_stage_is_timed_by_itself(run: Path, tmp_path: Path) -> None:
-    from benchmarks.ours import Ours
+    from benchmarks.our_pipeline import Ours
 
     clips = rows(tmp_path)
     setting = Setting(batch=2, num_clips=2)
@@ -424,9 +424,9 @@ def test_points_are_drawn_and_written(tmp_path: Path) -> None:
 def test_a_peers_loader_says_what_makes_it_slow_here(
     run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from benchmarks.way import open_way
+    from benchmarks.open_pipeline import open_way
 
-    monkeypatch.setattr("dali_pipelines.torch_loader._free_shared_memory", lambda: 0)
+    monkeypatch.setattr("dali_pipelines.loaders.torch_loader._free_shared_memory", lambda: 0)
     way = open_way(WaySpec(name="torch", kind="torch", path=run))
     assert way.note == ""
     rows = rows_of([videos.write_video(tmp_path / "clip")])

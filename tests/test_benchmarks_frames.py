@@ -14,13 +14,13 @@ import pytest
 import videos
 
 import engine
+from benchmarks.baselines.frame_readers import READERS, Reader, lacks
 from benchmarks.clip_sets import clip_set, linked, numbers_of
 from benchmarks.full_decode import FullDecode, frames_in_turn, to_rgb
-from benchmarks.peers.frame_readers import READERS, Reader, lacks
-from benchmarks.suites import decoding, frames
-from benchmarks.suites.loader import _decode_plainly
+from benchmarks.scripts import decoding, frames
+from benchmarks.stages.loader import _decode_plainly
 from benchmarks.worker import WayError
-from dali_pipelines.pixels import Frame
+from dali_pipelines.decode.pixels import Frame
 
 Pictures = Iterator[tuple[int, Frame]]
 
@@ -189,7 +189,7 @@ def test_sets_have_names_and_never_places(folder: Path, tmp_path: Path) -> None:
     assert (named.argument, plain.argument) == ("HMDB51=set", "set")
     assert [path.name for path in named.paths] == ["broken.avi", "h264.mp4", "mpeg4.avi"]
     assert frames.command([named, plain], 8, None) == (
-        "python -m benchmarks.suites.frames --clips HMDB51=set --clips set --frames 8"
+        "python -m benchmarks.scripts.frames --clips HMDB51=set --clips set --frames 8"
     )
     assert [path.name for path in named.sample(2).paths] == ["broken.avi", "mpeg4.avi"]
     clips = [frames.Clip(path=path, num_frames=1) for path in named.paths[1:]]
@@ -207,7 +207,7 @@ def test_numbers_reach_from_the_first_frame_to_the_last() -> None:
 @pytest.mark.slow
 def test_the_command_prints_a_table_and_writes_a_result(folder: Path, tmp_path: Path) -> None:
     result = subprocess.run(
-        [sys.executable, "-m", "benchmarks.suites.frames", "--clips", f"drawn={folder}",
+        [sys.executable, "-m", "benchmarks.scripts.frames", "--clips", f"drawn={folder}",
          "--frames", "3", "--out", tmp_path],
         capture_output=True, text=True,
     )  # fmt: skip

@@ -9,8 +9,8 @@ from types import FrameType
 
 import pytest
 
-from dali_pipelines.ahead import run_ahead
 from dali_pipelines.errors import Stopped
+from dali_pipelines.loaders.prefetch import run_ahead
 
 
 def numbers(stop: threading.Event) -> Generator[int, None, None]:

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 import videos
 
-from dali_pipelines import browser_video
-from dali_pipelines.browser_video import convert, mime_of
 from dali_pipelines.errors import VideoError
-from dali_pipelines.windows import plan_windows
+from dali_pipelines.loaders.windows import plan_windows
+from engine.app import browser_video
+from engine.app.browser_video import convert, mime_of
 
 
 def decoded(data: bytes) -> tuple[Any, list[tuple[float, Any]]]:

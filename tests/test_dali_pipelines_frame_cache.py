@@ -19,9 +19,9 @@ from users import another_user, shared_folder
 
 from dali_pipelines.augment import Augment
 from dali_pipelines.errors import SpecError
-from dali_pipelines.feed import ClipRow, Feed
-from dali_pipelines.frame_cache import FrameCache
-from dali_pipelines.loader import DaliLoader
+from dali_pipelines.loaders.dali_loader import DaliLoader
+from dali_pipelines.loaders.frame_cache import FrameCache
+from dali_pipelines.loaders.loader_config import ClipRow, Feed
 from dali_pipelines.spec import ClipSpec
 
 GB = 1.0

@@ -7,9 +7,9 @@ import pytest
 import videos
 from PIL import Image
 
-from dali_pipelines import clip_file
+from dali_pipelines.decode import clip_file
+from dali_pipelines.decode.frame_folder import frame_files
 from dali_pipelines.errors import VideoError
-from dali_pipelines.frame_folder import frame_files
 
 
 def save(folder: Path, name: str, index: int = 0, size: tuple[int, int] = (64, 48)) -> None:

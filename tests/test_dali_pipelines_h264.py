@@ -7,8 +7,8 @@ import pytest
 import videos
 from test_dali_pipelines_wanted_frames import FILES
 
-from dali_pipelines import h264
-from dali_pipelines.bits import Bits
+from dali_pipelines.decode import h264
+from dali_pipelines.decode.bits import Bits
 
 
 def packets_of(path: Path) -> tuple[h264.Stream, list[av.Packet]]:

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from dali_pipelines import indexed_video
-from dali_pipelines.indexed_video import IndexMemory, Known
+from dali_pipelines.decode import indexed_video
+from dali_pipelines.decode.indexed_video import IndexMemory, Known
 
 
 def test_the_latest_files_are_remembered_and_no_more(

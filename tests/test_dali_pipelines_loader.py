@@ -23,14 +23,14 @@ from hypothesis import strategies as st
 from PIL import Image
 from test_dali_pipelines_wanted_frames import COLOURS, FILES, RGB, UNEVEN, write_colour
 
-from dali_pipelines import clip_file
 from dali_pipelines.augment import Augment
+from dali_pipelines.decode import clip_file
 from dali_pipelines.errors import LoaderError, SpecError
-from dali_pipelines.feed import Batch, ClipLoader, ClipRow, Feed
-from dali_pipelines.loader import DaliLoader
+from dali_pipelines.loaders.dali_loader import DaliLoader
+from dali_pipelines.loaders.loader_config import Batch, ClipLoader, ClipRow, Feed
+from dali_pipelines.loaders.torch_loader import TorchLoader
+from dali_pipelines.loaders.window_loader import WindowLoader
 from dali_pipelines.spec import ClipSpec, Sampling
-from dali_pipelines.torch_loader import TorchLoader
-from dali_pipelines.window_loader import WindowLoader
 
 SMALL = ClipSpec(num_frames=4, resize=72, crop=64)
 JITTER = Augment(brightness=0.3, contrast=0.3, saturation=0.3, hue=20)
@@ -508,7 +508,7 @@ def test_an_epoch_of_bad_files_ends(tmp_path: Path) -> None:
 def test_what_no_file_is_to_blame_for_names_the_clip_all_the_same(
     synth_rows: list[ClipRow], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from dali_pipelines import clip_reader
+    from dali_pipelines.loaders import clip_reader
 
     doomed = synth_rows[5].path
 
@@ -527,7 +527,7 @@ def test_what_no_file_is_to_blame_for_names_the_clip_all_the_same(
 def test_a_killed_worker_is_an_error_that_names_the_clip(
     synth_rows: list[ClipRow], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from dali_pipelines import torch_loader
+    from dali_pipelines.loaders import torch_loader
 
     doomed = synth_rows[11].path
 

@@ -8,10 +8,11 @@ import pytest
 import videos
 from numpy.typing import NDArray
 
-from dali_pipelines import graph, triton_pipeline, video_file
-from dali_pipelines.clip_reader import ClipReader
-from dali_pipelines.feed import ClipRow, Feed
-from dali_pipelines.loader import DaliLoader
+from dali_pipelines.decode import video_file
+from dali_pipelines.loaders import graph, triton_pipeline
+from dali_pipelines.loaders.clip_reader import ClipReader
+from dali_pipelines.loaders.dali_loader import DaliLoader
+from dali_pipelines.loaders.loader_config import ClipRow, Feed
 from dali_pipelines.spec import ClipSpec, Layout
 
 SPEC = ClipSpec(num_frames=4, resize=48, crop=40)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import videos
 
-from dali_pipelines import clip_file
+from dali_pipelines.decode import clip_file
 from dali_pipelines.errors import VideoError
 
 

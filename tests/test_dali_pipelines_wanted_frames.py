@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 import videos
 
-from dali_pipelines import indexed_video, wanted_frames
+from dali_pipelines.decode import indexed_video, wanted_frames
+from dali_pipelines.decode.indexed_video import open_indexed
+from dali_pipelines.decode.packet_index import PacketIndex, Run
+from dali_pipelines.decode.pixels import to_pixels
+from dali_pipelines.decode.wanted_frames import decode_in_turn, decode_wanted
 from dali_pipelines.errors import Stopped, VideoError
-from dali_pipelines.indexed_video import open_indexed
-from dali_pipelines.packet_index import PacketIndex, Run
-from dali_pipelines.pixels import to_pixels
-from dali_pipelines.wanted_frames import decode_in_turn, decode_wanted
 
 UNEVEN = np.cumsum(np.random.default_rng(0).integers(5, 90, 60)).tolist()
 

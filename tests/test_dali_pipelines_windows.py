@@ -15,11 +15,12 @@ from PIL import Image
 from test_dali_pipelines_loader import SMALL, write_frames
 from test_dali_pipelines_wanted_frames import UNEVEN
 
-from dali_pipelines import clip_file, frame_folder, indexed_video, windows
+from dali_pipelines.decode import clip_file, frame_folder, indexed_video
 from dali_pipelines.errors import LoaderError, SpecError
+from dali_pipelines.loaders import windows
+from dali_pipelines.loaders.window_loader import WindowLoader
+from dali_pipelines.loaders.windows import Window, plan_windows, read_windows
 from dali_pipelines.spec import ClipSpec
-from dali_pipelines.window_loader import WindowLoader
-from dali_pipelines.windows import Window, plan_windows, read_windows
 
 
 @pytest.fixture(scope="module")
@@ -217,7 +218,7 @@ def test_leaving_early_looks_at_no_further_file(video: Path) -> None:
 
 
 def test_an_unexpected_fault_names_the_file(video: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from dali_pipelines import window_loader
+    from dali_pipelines.loaders import window_loader
 
     def fail(*arguments: Any, **options: Any) -> Any:
         raise MemoryError("no room")

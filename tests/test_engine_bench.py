@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from engine.commands import bench_stages
+from benchmarks import commands
 
 WAYS = [
     "bound",
@@ -46,10 +46,10 @@ def test_the_loader_stage_prints_and_keeps_its_figures(
 def test_what_makes_a_loader_slow_here_is_told_and_kept(
     synth_master: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("dali_pipelines.torch_loader._free_shared_memory", lambda: 0)
-    monkeypatch.setattr("benchmarks.suites.loader.EPOCHS_FOR_MEMORY", 3)
+    monkeypatch.setattr("dali_pipelines.loaders.torch_loader._free_shared_memory", lambda: 0)
+    monkeypatch.setattr("benchmarks.stages.loader.EPOCHS_FOR_MEMORY", 3)
     monkeypatch.setattr("benchmarks.machine.peaks", dict)  # it takes its time
-    found = bench_stages.loader(synth_master, frames=1, size=16, batch_size=16, repeats=1)
+    found = commands.loader(synth_master, frames=1, size=16, batch_size=16, repeats=1)
     assert "torch: /dev/shm has less than the" in capsys.readouterr().err
     notes = {row["name"]: row.get("note", "") for row in found["rows"]}
     assert "go through pipes, which is slower" in notes.pop("torch")

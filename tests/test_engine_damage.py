@@ -9,7 +9,7 @@ import videos
 from conftest import RunEngine
 from test_engine_label import run as run  # a model to label with
 
-from engine.data import doctor, manifest
+from engine.data import manifest, validate
 from engine.data.index import index_folder, save
 
 BAD = {"run/run0.avi", "run/run1.avi", "walk/walk0.avi", "walk/walk1.avi"}
@@ -38,7 +38,7 @@ def test_check_calls_packed_files_fine_and_damaged_ones_bad(
     assert done.returncode == 1
     assert "16 clips are packed bitstreams (DivX, Xvid), which is fine" in done.stdout
     assert "another number of frames" not in done.stdout
-    with (root / doctor.FILE_NAME).open() as file:
+    with (root / validate.FILE_NAME).open() as file:
         rows = {row["path"]: row for row in csv.DictReader(file)}
     bad = {path: row["reason"] for path, row in rows.items() if row["status"] == "bad"}
     assert {path.split("/")[1] for path in bad} == {

@@ -9,8 +9,8 @@ import pytest
 import videos
 from test_dali_pipelines_frame_folder import save
 
-from dali_pipelines import clip_file
-from engine.data import doctor, manifest
+from dali_pipelines.decode import clip_file
+from engine.data import manifest, validate
 from engine.data.index import index_folder
 from engine.errors import UserError
 
@@ -41,7 +41,7 @@ BAD = {"run/truncated.avi", "run/zero.avi", "walk/sound.avi", "walk/text.avi"}
 
 def test_the_whole_ward(ward: Path) -> None:
     dataset = manifest.load(ward)
-    doctor.check_dataset(dataset)
+    validate.check_dataset(dataset)
     with (ward / "health.csv").open() as file:
         rows = {row["path"]: row for row in csv.DictReader(file)}
     assert list(rows) == [clip.path for clip in dataset.clips]
@@ -63,10 +63,10 @@ def test_the_whole_ward(ward: Path) -> None:
 
 def test_bad_clips_are_left_out_and_counted(ward: Path) -> None:
     dataset = manifest.load(ward)
-    before = doctor.usable_clips(dataset)
+    before = validate.usable_clips(dataset)
     assert before.num_bad == 3  # the index already failed to open those
-    doctor.check_dataset(dataset)
-    usable = doctor.usable_clips(dataset)
+    validate.check_dataset(dataset)
+    usable = validate.usable_clips(dataset)
     assert {clip.path for clip in dataset.clips} - {clip.path for clip in usable.clips} == BAD
     assert usable.describe() == "5 clips; 4 bad left out"
 
@@ -74,7 +74,7 @@ def test_bad_clips_are_left_out_and_counted(ward: Path) -> None:
 def test_a_damaged_health_file_is_refused(ward: Path) -> None:
     (ward / "health.csv").write_text("path,status\n")
     with pytest.raises(UserError, match="run `engine data check"):
-        doctor.usable_clips(manifest.load(ward))
+        validate.usable_clips(manifest.load(ward))
 
 
 def _crash(root: Path, clip: manifest.Clip) -> object:
@@ -84,7 +84,9 @@ def _crash(root: Path, clip: manifest.Clip) -> object:
 
 
 def test_a_decoder_that_dies_is_a_finding(ward: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(doctor, "_check", _crash)
-    checked = {entry.clip.path: entry.health for entry in doctor.check_dataset(manifest.load(ward))}
+    monkeypatch.setattr(validate, "_check", _crash)
+    checked = {
+        entry.clip.path: entry.health for entry in validate.check_dataset(manifest.load(ward))
+    }
     assert checked["run/good_h264.mp4"].reason == "crashed the decoder (SIGKILL)"
     assert checked["run/good_vp9.webm"].status == "ok"

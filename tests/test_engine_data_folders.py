@@ -7,7 +7,7 @@ import videos
 from test_dali_pipelines_frame_folder import save
 from users import another_user, shared_folder
 
-from engine.commands.summary import alike_classes
+from engine.commands.data_summary import alike_classes
 from engine.data import hmdb51_splits
 from engine.data import index as indexing
 from engine.data.folders import list_clips

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engine.data import doctor, hmdb51_splits, manifest, splits
+from engine.data import hmdb51_splits, manifest, splits, validate
 from engine.data import index as indexing
 from engine.data.index import index_folder
 from engine.data.manifest import Clip, Manifest
@@ -241,7 +241,7 @@ def test_a_bad_clip_may_be_named_by_a_split_file(synth: Path) -> None:
 
 
 def test_indexing_anew_forgets_what_was_found_before(synth: Path) -> None:
-    doctor.check_dataset(manifest.load(synth))
+    validate.check_dataset(manifest.load(synth))
     indexing.save(index_folder(synth))
     assert not (synth / "health.csv").exists()
     assert splits.current(manifest.load(synth)) == "none"

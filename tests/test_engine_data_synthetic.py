@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from av.video.frame import PictureType
 
-from dali_pipelines import clip_file
+from dali_pipelines.decode import clip_file
 from dali_pipelines.sampling import plan_frames
 from dali_pipelines.spec import ClipSpec
 from engine.data import hmdb51_splits, manifest, sources, splits, synthetic

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from dali_pipelines import clip_file
+from dali_pipelines.decode import clip_file
 from engine.data import synthetic
 from engine.data.synthetic_video import FILM_PART_S
 

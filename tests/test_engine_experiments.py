@@ -16,9 +16,9 @@ from typing import Any
 import pytest
 from test_engine_train import trainer_of
 
-from dali_pipelines.clip_facts import ClipHealth
+from dali_pipelines.decode.clip_facts import ClipHealth
 from engine import atomic
-from engine.data import doctor, manifest, splits
+from engine.data import manifest, splits, validate
 from engine.data.file_digest import file_digest
 from engine.errors import UserError
 from engine.experiments import outcome, search
@@ -286,11 +286,11 @@ def test_clips_that_were_found_bad_since_make_another_trial(dataset: Path, tmp_p
     trial = Trial(scheme="grouped", varied={}, settings={"model": "cnn-lstm"})
     root = Path(shutil.copytree(dataset, tmp_path / "set"))
     begin(trial, root, tmp_path)
-    bad = doctor.Checked(
+    bad = validate.Checked(
         clip=manifest.load(root).clips[0],
         health=ClipHealth(status="bad", reason="damaged", facts=None),
     )
-    atomic.write_csv(root / doctor.FILE_NAME, doctor.COLUMNS, [doctor._row(bad)])
+    atomic.write_csv(root / validate.FILE_NAME, validate.COLUMNS, [validate._row(bad)])
     with pytest.raises(UserError, match=r"in clips \(their rows and parts, of which `engine data"):
         begin(trial, root, tmp_path)
 

@@ -18,11 +18,11 @@ import pytest
 import videos
 from runs import random_run
 
-from dali_pipelines import window_loader
 from dali_pipelines.errors import VideoError
+from dali_pipelines.loaders import window_loader
+from dali_pipelines.loaders.window_loader import WindowLoader
+from dali_pipelines.loaders.windows import plan_windows
 from dali_pipelines.spec import ClipSpec
-from dali_pipelines.window_loader import WindowLoader
-from dali_pipelines.windows import plan_windows
 from engine import cli
 
 KILLS = 20
@@ -154,7 +154,7 @@ def test_killed_at_random_moments_it_loses_and_repeats_nothing(
 
 
 PRELOADED = [
-    "torch", "timm", "transformers", "engine.cli", "engine.commands.labelling",
+    "torch", "timm", "transformers", "engine.cli", "engine.labelling.job",
     "engine.predictor", "engine.labelling.label", "engine.training.checkpoint",
 ]  # fmt: skip
 """Loaded once and not for each process that is killed."""

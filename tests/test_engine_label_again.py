@@ -19,7 +19,7 @@ from PIL import Image
 from test_engine_label import noise, run, wait_for
 
 from engine import cli
-from engine.commands.labelling import POLL_S
+from engine.labelling.job import POLL_S
 from engine.labelling.journal import Journal
 
 __all__ = ["run"]

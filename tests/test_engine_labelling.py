@@ -12,26 +12,29 @@ import tempfile
 from collections.abc import Iterator
 from itertools import chain, pairwise
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
 import numpy as np
 import pytest
+import torch
 import videos
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dali_pipelines import window_loader
-from dali_pipelines.feed import Report
+from dali_pipelines.loaders import window_loader
+from dali_pipelines.loaders.loader_config import Report
+from dali_pipelines.loaders.window_loader import WindowLoader
 from dali_pipelines.spec import ClipSpec
-from dali_pipelines.window_loader import WindowLoader
+from engine.batched_predictor import BatchedPredictor
 from engine.errors import UserError
 from engine.labelling import journal_file, writers
+from engine.labelling.discovery import Item, Wanted, below, item_of, listed
 from engine.labelling.journal import Answer, Journal
-from engine.labelling.label import Answerer, Settings, Tally, label
+from engine.labelling.label import Settings, Tally, label
 from engine.labelling.segments import segments
 from engine.labelling.source import Source
-from engine.labelling.walk import Item, Wanted, below, item_of, listed
 
 CLASSES = ["fall", "run", "wave"]
 
@@ -440,7 +443,7 @@ def test_parquet_takes_any_class_and_leaves_nothing_where_it_fails(tmp_path: Pat
 
 
 def test_a_part_of_a_cluster_may_be_empty_and_tells_of_damage(tmp_path: Path) -> None:
-    from engine.commands import labelling_cluster
+    from engine.labelling import cluster
 
     one, two = item("one.mp4"), item("two.mp4")
     report = Report()
@@ -448,14 +451,14 @@ def test_a_part_of_a_cluster_may_be_empty_and_tells_of_damage(tmp_path: Path) ->
     report.flaws[two.path] = "cut short"
     report.num_streams[two.path] = 2
     with Journal(tmp_path / "part") as part:
-        empty = labelling_cluster._columns([], part, report)
+        empty = cluster._columns([], part, report)
         answers = [answer(one, n, 0.1, 0.2, 0.7, last=n == 1) for n in range(2)]
         part.write([*answers, answer(two, 0, 0.7, 0.2, 0.1)], [], "m")
-        columns = labelling_cluster._columns([one, two], part, report)
+        columns = cluster._columns([one, two], part, report)
     tally = Tally()
     with Journal(tmp_path / "whole") as whole:
         for batch in (empty, columns):
-            labelling_cluster._write(batch, whole, "m", tally, lambda tally: None)
+            cluster._write(batch, whole, "m", tally, lambda tally: None)
         assert whole.counts() == (2, 0)
     assert tally.report.describe_damage() == (
         "3 damaged frames of 1 files were used (one.mp4); 1 files aren't whole (two.mp4: cut short)"
@@ -466,14 +469,14 @@ def test_a_part_of_a_cluster_may_be_empty_and_tells_of_damage(tmp_path: Path) ->
 def test_where_nothing_is_new_nothing_is_built(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The model, which is None here, isn't called either."""
+    """The model, which can't be called here, isn't needed either."""
     monkeypatch.setattr(window_loader, "ClipGraph", broken)
     known = item("one.mp4")
     clip = ClipSpec(num_frames=4, resize=72, crop=64)
     with Journal(tmp_path / "j") as journal:
         journal.write([answer(known, 0, 0.1, 0.9)], [], "m")
-        settings = Settings(clip=clip, model="m")
-        tally = label([known], None, journal, settings)  # type: ignore[arg-type]
+        model = SimpleNamespace(clip=clip, device=torch.device("cpu"))
+        tally = label([known], model, journal, Settings(model="m"))  # type: ignore[arg-type]
     assert (tally.known, tally.done) == (1, 0)
 
 
@@ -483,8 +486,8 @@ def test_a_file_that_goes_away_while_it_is_read_is_tried_again(tmp_path: Path) -
     path.rename(tmp_path / "away.mp4")
     clip = ClipSpec(num_frames=4, resize=72, crop=64)
     with Journal(tmp_path / "j") as journal:
-        settings = Settings(clip=clip, model="m")
-        tally = label([listed_as], None, journal, settings)  # type: ignore[arg-type]
+        model = SimpleNamespace(clip=clip, device=torch.device("cpu"))
+        tally = label([listed_as], model, journal, Settings(model="m"))  # type: ignore[arg-type]
         assert tally.failed == 1
         (tmp_path / "away.mp4").rename(path)
         assert journal.stands(item_of("a.mp4", path), "m") == (False, 0)
@@ -553,14 +556,14 @@ def test_a_batch_is_filled_up_and_halved_where_memory_is_short() -> None:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
         return clips.flatten(1).float()
 
-    answerer = Answerer(model, 8)
+    answerer = BatchedPredictor(model, 8)
     clips = torch.arange(10).reshape(5, 2).to(torch.uint8)
     found = answerer(clips)
     assert sizes == [8, 4, 2, 2, 2]
     assert answerer.halved == 2
     np.testing.assert_allclose(found, clips.float().softmax(dim=1).numpy(), rtol=1e-6)
     with pytest.raises(RuntimeError, match="something else"):
-        Answerer(broken, 2)(clips)
+        BatchedPredictor(broken, 2)(clips)
 
 
 def broken(clips: Any) -> Any:

@@ -18,13 +18,13 @@ from typing import Any
 import pytest
 import torch
 
-from dali_pipelines.feed import Feed
-from dali_pipelines.loader import DaliLoader
-from engine.commands.training import stop_kindly
+from dali_pipelines.loaders.dali_loader import DaliLoader
+from dali_pipelines.loaders.loader_config import Feed
 from engine.data import manifest, splits
 from engine.data.clip_rows import clip_rows
 from engine.data.loading import make_loader
 from engine.errors import UserError
+from engine.interrupt import stop_kindly
 from engine.training import checkpoint, history, run_folder
 from engine.training.display import Display
 from engine.training.distill import Teacher

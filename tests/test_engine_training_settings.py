@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.nn.functional import cross_entropy, one_hot
 
-from dali_pipelines.feed import ClipRow
+from dali_pipelines.loaders.loader_config import ClipRow
 from engine.commands import train
 from engine.errors import UserError
 from engine.models.freezing import is_new, set_frozen

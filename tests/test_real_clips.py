@@ -15,14 +15,14 @@ import videos
 from test_dali_pipelines_loader import assert_loaders_agree, rows_of
 
 import engine
-from dali_pipelines import clip_file, wanted_frames
-from dali_pipelines.clip_part import cut_part
-from dali_pipelines.feed import Feed
-from dali_pipelines.indexed_video import open_indexed
-from dali_pipelines.loader import DaliLoader
+from dali_pipelines.decode import clip_file, wanted_frames
+from dali_pipelines.decode.clip_part import cut_part
+from dali_pipelines.decode.indexed_video import open_indexed
+from dali_pipelines.decode.wanted_frames import decode_in_turn, decode_wanted
+from dali_pipelines.loaders.dali_loader import DaliLoader
+from dali_pipelines.loaders.loader_config import Feed
+from dali_pipelines.loaders.window_loader import WindowLoader
 from dali_pipelines.spec import ClipSpec
-from dali_pipelines.wanted_frames import decode_in_turn, decode_wanted
-from dali_pipelines.window_loader import WindowLoader
 
 BESIDE = Path(__file__).parents[2] / "shared" / "real"
 REAL = Path(os.environ.get("REAL_CLIPS", BESIDE))

@@ -14,15 +14,15 @@ import numpy as np
 import pytest
 import videos
 
-from dali_pipelines import clip_file
+from dali_pipelines.decode import clip_file
 from dali_pipelines.errors import VideoError
-from dali_pipelines.feed import ClipRow, Feed
-from dali_pipelines.frame_cache import FrameCache
-from dali_pipelines.loader import DaliLoader
+from dali_pipelines.loaders.dali_loader import DaliLoader
+from dali_pipelines.loaders.frame_cache import FrameCache
+from dali_pipelines.loaders.loader_config import ClipRow, Feed
+from dali_pipelines.loaders.torch_loader import TorchLoader
+from dali_pipelines.loaders.window_loader import WindowLoader
+from dali_pipelines.loaders.windows import plan_windows
 from dali_pipelines.spec import ClipSpec
-from dali_pipelines.torch_loader import TorchLoader
-from dali_pipelines.window_loader import WindowLoader
-from dali_pipelines.windows import plan_windows
 from engine.data import manifest
 from engine.errors import UserError
 
@@ -35,7 +35,7 @@ def peak_of(code: str, *words: object) -> tuple[int, str]:
         "import resource, sys; from pathlib import Path; import numpy as np\n"
         "from dali_pipelines import clip_file\n"
         "from dali_pipelines.errors import VideoError\n"
-        "from dali_pipelines.windows import plan_windows\n"
+        "from dali_pipelines.loaders.windows import plan_windows\n"
         "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
         "path = Path(sys.argv[1])\n"
     )

@@ -22,7 +22,7 @@ from test_architecture import PACKAGES, ROOT, modules
 from test_trt_artifact import SHAPE, Tiny, compiled
 
 import trt
-from dali_pipelines.frame_cache import FrameCache
+from dali_pipelines.loaders.frame_cache import FrameCache
 from engine.errors import UserError
 from engine.models import weights
 from engine.training import checkpoint

@@ -11,9 +11,9 @@ import rarfile
 import videos
 from rar import COMPRESSED, write_rar
 
-from dali_pipelines import clip_file
+from dali_pipelines.decode import clip_file
 from dali_pipelines.errors import VideoError
-from dali_pipelines.feed import ClipRow
+from dali_pipelines.loaders.loader_config import ClipRow
 from dali_pipelines.spec import ClipSpec
 from engine.data import hmdb51_splits, manifest
 from engine.data.archives import unpack
@@ -22,7 +22,7 @@ from engine.data.hmdb51 import import_hmdb51
 from engine.data.lists import read_lists
 from engine.data.manifest import Clip, Manifest
 from engine.errors import UserError
-from engine.evaluation import report
+from engine.evaluation import report, results
 from engine.evaluation.clips import find_clips
 from engine.evaluation.metrics import measure
 from engine.evaluation.predict import Predictions
@@ -111,9 +111,9 @@ def test_a_class_named_like_a_path_leads_no_file_of_a_report_elsewhere(tmp_path:
     rows = [ClipRow(id=0, path=path, label=0, frames=8, fps=30)]
     probabilities = np.array([[[0.1, 0.9]]])
     names = ["/../../../evil" + "x" * 300, "b"]
-    evaluated = report.Evaluated(
+    evaluated = results.Evaluated(
         name="run", class_names=names, spec=SMALL,
-        protocol=report.Protocol(
+        protocol=results.Protocol(
             split="test", scheme="none", num_clips=1, num_failed=0, views="1x1", frames="4",
             checkpoint="", chosen_by="", device="cpu",
         ),
@@ -210,7 +210,7 @@ def test_links_out_of_a_dataset_are_read_and_nothing_is_written_through_them(
     (root / "run" / "a.avi").symlink_to(outside)
     (root / "run" / "b.avi").symlink_to(tmp_path / "nothing")
     (root / "loop").symlink_to(root)
-    from engine.data import doctor, index
+    from engine.data import index, validate
 
     (root / "loop").unlink()
     found = index.index_folder(root)
@@ -218,7 +218,7 @@ def test_links_out_of_a_dataset_are_read_and_nothing_is_written_through_them(
         ("run/a.avi", 4), ("run/b.avi", 0),
     ]  # fmt: skip
     index.save(found)
-    doctor.check_dataset(found.manifest)
+    validate.check_dataset(found.manifest)
     assert outside.read_bytes() == before
     assert sorted(path.name for path in tmp_path.iterdir()) == ["outside.avi", "root"]
     assert list_clips(root).found

@@ -19,9 +19,9 @@ from torch import Tensor, nn
 import trt
 from trt import artifact, folding, program
 from trt.backends import BACKENDS, choose
+from trt.build_input import Job
 from trt.config import CONFIG, Batches, Config, Target
 from trt.errors import CompileError, RefusedError
-from trt.job import Job
 from trt.probe import Gpu, this_device, this_gpu, versions
 from trt.program import BytesIn, lowered
 

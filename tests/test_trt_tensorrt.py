@@ -9,18 +9,12 @@ from torch import nn
 
 from engine.models import registry
 from engine.models.registry import FAMILIES, ModelSpec
-from trt import (
-    onnx_backend,
-    partition_report,
-    program,
-    tensorrt_rtx_backend,
-    torch_tensorrt_backend,
-)
+from trt import partition_report, program
 from trt.artifact import Artifact
-from trt.backends import BACKENDS
+from trt.backends import BACKENDS, onnx_backend, tensorrt_rtx_backend, torch_tensorrt_backend
+from trt.build_input import Job
 from trt.config import Batches, Config, Precision, Target
 from trt.errors import CompileError
-from trt.job import Job
 from trt.probe import Gpu, installed
 from trt.program import BytesIn, lowered
 

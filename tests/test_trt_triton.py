@@ -19,18 +19,18 @@ import torch
 import videos
 from torch import nn
 
-from dali_pipelines.clip_file import probe
-from dali_pipelines.feed import ClipRow, Feed
-from dali_pipelines.loader import DaliLoader
+from dali_pipelines.decode.clip_file import probe
+from dali_pipelines.loaders.dali_loader import DaliLoader
+from dali_pipelines.loaders.loader_config import ClipRow, Feed
 from dali_pipelines.spec import ClipSpec
 from engine.atomic import new_folder
-from engine.commands import triton_repository
+from engine.serving import triton_repository
 from trt import artifact as artifacts
 from trt import triton_export
 from trt.backends import BACKENDS
+from trt.build_input import Job
 from trt.config import Batches, Config, Precision, Target
 from trt.errors import CompileError, RefusedError
-from trt.job import Job
 from trt.program import BytesIn
 
 SPEC = ClipSpec(num_frames=4, resize=48, crop=40)

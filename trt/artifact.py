@@ -13,7 +13,7 @@ from trt.probe import this_device, this_gpu, versions
 if TYPE_CHECKING:
     import torch
 
-    from trt.job import Run
+    from trt.build_input import Run
 
 PROOF = "proof.safetensors"
 """A few clips of bytes, their labels, and the logits that the fp32 model gave them."""

@@ -3,8 +3,8 @@
 import logging
 from typing import TYPE_CHECKING, Any
 
+from trt.build_input import Job
 from trt.errors import CompileError
-from trt.job import Job
 from trt.probe import install_command
 
 if TYPE_CHECKING:

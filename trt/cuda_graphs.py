@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 
 if TYPE_CHECKING:
-    from trt.job import Run
+    from trt.build_input import Run
 
 MOST_SIZES = 4
 """Each graph keeps memory of its own; sizes beyond these run kernel by kernel."""

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from trt import onnx_backend, openvino_backend
+from trt.backends import onnx_backend, openvino_backend
 from trt.config import Config
 from trt.errors import CompileError
 

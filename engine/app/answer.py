@@ -15,10 +15,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dali_pipelines.errors import VideoError
+from dali_pipelines.loaders.window_loader import WindowLoader
+from dali_pipelines.loaders.windows import Window, plan_windows
 from dali_pipelines.spec import ClipSpec
-from dali_pipelines.window_loader import WindowLoader
-from dali_pipelines.windows import Window, plan_windows
-from engine.labelling.label import Answerer
+from engine.batched_predictor import BatchedPredictor
 from engine.labelling.segments import Segment, segments
 
 if TYPE_CHECKING:
@@ -88,7 +88,7 @@ def answer(
         num_threads=None if is_long else 1,
         values="uint8",
     )
-    answerer = Answerer(model, batch_size)
+    answerer = BatchedPredictor(model, batch_size)
     strips = Strips(len(windows))
     found: list[tuple[float, float, NDArray[np.float32]]] = []
     model_s = strips_s = 0.0

@@ -1,6 +1,5 @@
 """How the parts of an answer look on the page."""
 
-import base64
 import re
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -8,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import streamlit as st
 
 from engine.app.answer import Answer, Strip
+from engine.html import embed_jpeg
 
 if TYPE_CHECKING:
     from engine.labelling.segments import Segment
@@ -46,8 +46,7 @@ def label_and_bars(answer: Answer, class_names: list[str]) -> None:
 def frames(strip: Strip, title: str) -> None:
     st.markdown(f"**{title}**")
     pictures = "".join(
-        f'<img style="width:100%;border-radius:4px" alt="frame {number}" '
-        f'src="data:image/jpeg;base64,{base64.b64encode(data).decode()}">'
+        f'<img style="width:100%;border-radius:4px" alt="frame {number}" src="{embed_jpeg(data)}">'
         for number, data in enumerate(strip.frames, 1)
     )
     columns = f"repeat({min(MOST_IN_ROW, len(strip.frames))},minmax(0,120px))"

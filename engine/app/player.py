@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from dali_pipelines import browser_video
+from engine.app import browser_video
 
 MB = 2**20
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from engine.errors import UserError
-from engine.labelling import walk
+from engine.labelling import discovery
 
 MOST_PICKS = 1000
 
@@ -53,7 +53,11 @@ def picks(folders: Iterable[str]) -> dict[str, Path]:
     found: dict[str, Path] = {}
     for root in roots:
         prefix = f"{root}/" if len(roots) > 1 else ""
-        files = (item for item in walk.below(root, walk.Wanted()) if _is_inside(item.path, root))
+        files = (
+            item
+            for item in discovery.below(root, discovery.Wanted())
+            if _is_inside(item.path, root)
+        )
         for item in islice(files, MOST_PICKS - len(found)):
             found[_readable(prefix + item.name)] = item.path
     return found

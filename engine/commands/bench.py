@@ -82,12 +82,12 @@ def bench(
     import shlex
     import sys
 
-    from engine.commands import bench_stages
+    from benchmarks import commands
     from engine.errors import UserError, unknown_name
 
     runs = runs or []
     if runs[:1] == [COMPARE] and not COMPARE.exists():
-        raise typer.Exit(bench_stages.compare(runs[1:]))
+        raise typer.Exit(commands.compare(runs[1:]))
     stage = stage or ("end-to-end" if runs else "loader")
     if stage not in STAGES:
         raise unknown_name("stage", stage, list(STAGES))
@@ -100,16 +100,16 @@ def bench(
         raise UserError(f"{out} can't be made a folder ({error.strerror}).") from error
     result: dict[str, Any]
     if stage == "loader":
-        result = bench_stages.loader(data, frames, size, batch_size, repeats)
+        result = commands.loader(data, frames, size, batch_size, repeats)
     elif stage == "model":
-        result = bench_stages.model(runs, bench_stages.sizes(batches or "1,8"), repeats)
+        result = commands.model(runs, commands.sizes(batches or "1,8"), repeats)
     else:
-        result = bench_stages.end_to_end(
+        result = commands.end_to_end(
             runs, data, split, against=against, views=views, batches=batches or "8",
             num_clips=clips, repeats=repeats, seconds=seconds,
         )  # fmt: skip
     result["command"] = shlex.join(["engine", *sys.argv[1:]])
-    for path in bench_stages.save(result, out):
+    for path in commands.save(result, out):
         print(f"written to {path}")
     if has_budget:
-        bench_stages.advise(result, runs, target_clips_per_s, max_drop)
+        commands.advise(result, runs, target_clips_per_s, max_drop)

@@ -25,7 +25,7 @@ def audit(
     import json
 
     from engine import atomic
-    from engine.commands.summary import print_leaks
+    from engine.commands.data_summary import print_leaks
     from engine.data import manifest, splits
     from engine.data.audit import as_report, compare_schemes, look_alikes
     from engine.errors import RefusedError, UserError

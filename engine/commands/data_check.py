@@ -21,10 +21,10 @@ def check(
     import time
     from collections import Counter
 
-    from engine.data import doctor, manifest
+    from engine.data import manifest, validate
 
     started = time.monotonic()
-    checked = doctor.check_dataset(manifest.load(root), timeout_s=timeout)
+    checked = validate.check_dataset(manifest.load(root), timeout_s=timeout)
     took_s = time.monotonic() - started
     known = [entry for entry in checked if entry.health.facts is not None]
     facts = [entry.health.facts for entry in known if entry.health.facts is not None]
@@ -53,7 +53,7 @@ def check(
     for entry in bad[:20]:
         print(f"bad: {entry.clip.path}: {entry.health.reason}")
     if len(bad) > 20:
-        print(f"bad: {len(bad) - 20:,} more in {root / doctor.FILE_NAME}")
-    print(f"{len(bad):,} bad; written to {root / doctor.FILE_NAME}")
+        print(f"bad: {len(bad) - 20:,} more in {root / validate.FILE_NAME}")
+    print(f"{len(bad):,} bad; written to {root / validate.FILE_NAME}")
     if bad:
         raise typer.Exit(1)

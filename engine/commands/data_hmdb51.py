@@ -21,7 +21,7 @@ def hmdb51(
 
     Example: [bold]engine data hmdb51 ~/Downloads --out hmdb51[/bold]
     """
-    from engine.commands.summary import print_index
+    from engine.commands.data_summary import print_index
     from engine.data.hmdb51 import import_hmdb51
 
     imported = import_hmdb51(path, out)

@@ -31,7 +31,7 @@ def index(
     """
     import math
 
-    from engine.commands.summary import print_index
+    from engine.commands.data_summary import print_index
     from engine.data.index import index_folder, save
     from engine.errors import UserError
 

@@ -20,7 +20,7 @@ def split(
     Example: [bold]engine data split my_videos --scheme grouped[/bold]
     """
     from engine.data import manifest, splits
-    from engine.data.doctor import usable_clips
+    from engine.data.validate import usable_clips
     from engine.errors import UserError, unknown_name
 
     if scheme not in splits.SCHEMES:

@@ -18,7 +18,7 @@ def synth(
 
     Example: [bold]engine data synth moves --classes 8 --clips-per-class 50[/bold]
     """
-    from engine.commands.summary import print_index
+    from engine.commands.data_summary import print_index
     from engine.data.synthetic import make_dataset
 
     index = make_dataset(out, num_classes=classes, clips_per_class=clips_per_class, seed=seed)

@@ -9,7 +9,7 @@ import typer
 from engine.file_names import folded
 
 if TYPE_CHECKING:
-    from engine.evaluation.report import Evaluated
+    from engine.evaluation.results import Evaluated
 
 FOLDS = {"1", "2", "3"}
 
@@ -119,7 +119,7 @@ def _print(evaluated: "list[Evaluated]") -> None:
     from rich.table import Table
 
     from engine.evaluation.page import HEADLINES, PERCENT, spread
-    from engine.evaluation.report import are_repeats
+    from engine.evaluation.results import are_repeats
 
     with_mean = are_repeats(evaluated)
     table = Table()

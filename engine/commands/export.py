@@ -22,9 +22,9 @@ def triton(
 
     Example: [bold]engine export triton artifacts/onnx triton_models[/bold]
     """
-    from dali_pipelines.triton_pipeline import FRONTS
-    from engine.commands import triton_repository
+    from dali_pipelines.loaders.triton_pipeline import FRONTS
     from engine.errors import unknown_name
+    from engine.serving import triton_repository
 
     if device != "auto" and device not in FRONTS:
         raise unknown_name("device", device, ["auto", *FRONTS])

@@ -110,9 +110,9 @@ def label(
 
     Example: [bold]engine label --merge labels-1.csv labels-2.csv --out labels.csv[/bold]
     """
-    from engine.commands.labelling import run
-    from engine.commands.labelling_merge import merge as merge_shards
-    from engine.commands.labelling_options import Asked
+    from engine.labelling.job import run
+    from engine.labelling.merge import merge as merge_shards
+    from engine.labelling.options import Asked
 
     asked = Asked(
         videos=videos, model=model, out=out, format=format_, is_list=is_list,

@@ -76,7 +76,7 @@ def _run(
     import shlex
     import sys
 
-    from engine.commands.train import nested, setting
+    from engine.commands.setting_flags import nested, setting
     from engine.data import manifest
     from engine.data.file_digest import file_digest
     from engine.errors import UserError

@@ -126,9 +126,11 @@ def train(
     Example: [bold]engine train --data my_videos --model cnn-lstm --preset small --epochs 12
     --cache cache --out run[/bold]
     """
-    from engine.commands import training
+    from engine.commands import train_output
+    from engine.commands.setting_flags import nested, setting
     from engine.errors import UserError
-    from engine.training import session
+    from engine.interrupt import stop_kindly
+    from engine.training import run
     from engine.training.recipe import merge
 
     given: dict[str, Any] = {
@@ -156,7 +158,7 @@ def train(
         if data is None:
             raise UserError("no dataset is named: pass --data with its folder.")
         chosen, facts = _begun(given, size, recipe, data, scheme, device)
-    trained = session.train(
+    trained = run.train(
         chosen,
         facts,
         out,
@@ -169,9 +171,9 @@ def train(
         nodes=nodes,
         save_every_s=save_minutes * 60,
         is_shown=True,
-        on_ready=training.stop_kindly,
+        on_ready=stop_kindly,
     )
-    raise typer.Exit(training.conclude(trained, out, chosen))
+    raise typer.Exit(train_output.conclude(trained, out, chosen))
 
 
 def _begun(
@@ -185,13 +187,13 @@ def _begun(
     import shlex
     import sys
 
-    from engine.training import session
+    from engine.training import run
     from engine.training.fabric import is_first_process
     from engine.training.recipe import merge
 
     settings = merge(_settings_of(recipe) if recipe else {}, given)
     named = recipe or {"preset", "weights", "options"} & settings.keys()
-    return session.begin(
+    return run.begin(
         settings, data=data, scheme=scheme, size=size, is_preset_free=not named, device=device,
         command=shlex.join(["engine", *sys.argv[1:]]),
         log=print if is_first_process() else lambda words: None,
@@ -204,35 +206,6 @@ def _settings_of(recipe: str) -> dict[str, Any]:
 
     path = Path(recipe)
     return recipes.read(path) if path.is_file() else Experiment.load(recipe).train
-
-
-def setting(text: str) -> tuple[str, Any]:
-    """KEY=VALUE as TOML reads it; a bare word is a text."""
-    import tomllib
-
-    from engine.errors import UserError
-
-    key, equals, value = text.partition("=")
-    if not equals or not key:
-        raise UserError(f"{text!r} is no setting; write KEY=VALUE, lr=0.001 say.")
-    try:
-        return key, tomllib.loads(f"value = {value}")["value"]
-    except tomllib.TOMLDecodeError:
-        return key, value
-    except (ValueError, RecursionError) as error:  # too many digits, or too many brackets
-        raise UserError(f"the value of {key} can't be read ({error}).") from error
-
-
-def nested(settings: list[tuple[str, Any]]) -> dict[str, Any]:
-    """options.recurrence.hidden = 5 belongs into a table in a table; none lies deeper."""
-    from engine.training.recipe import merge
-
-    nested: dict[str, Any] = {}
-    for key, value in settings:
-        for name in reversed(key.split(".", 2)):
-            value = {name: value}
-        nested = merge(nested, value)
-    return nested
 
 
 def _resumed(out: Path, data: Path | None) -> "tuple[Recipe, dict[str, Any]]":

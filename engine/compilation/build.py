@@ -17,13 +17,13 @@ from engine import atomic
 from engine.compilation.request import Request
 from engine.compilation.source import BATCH_SIZE, Source, row_facts
 from engine.errors import RefusedError, UserError
+from engine.memory import keep_freed_memory
 from engine.progress import progress_bar
-from engine.training.memory import keep_freed_memory
 from trt import artifact
 from trt.backends import BACKENDS
+from trt.build_input import Job
 from trt.config import Config, Target
 from trt.errors import CompileError
-from trt.job import Job
 from trt.parity import Budget, Logits, Parity, answers, compare
 from trt.probe import Gpu, this_device, this_gpu, user_cache, versions
 

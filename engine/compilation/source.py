@@ -9,7 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dali_pipelines.feed import Batch, ClipRow, Feed
+from dali_pipelines.loaders.loader_config import Batch, ClipRow, Feed
 from engine.compilation.request import Request
 from engine.data.manifest import Manifest
 from engine.errors import UserError

@@ -11,9 +11,9 @@ from functools import partial
 from pathlib import Path
 
 from engine.data import hmdb51_splits, splits
-from engine.data.doctor import usable_clips
 from engine.data.fingerprint import Fingerprint, fingerprint, near_duplicates
 from engine.data.manifest import Clip, Manifest
+from engine.data.validate import usable_clips
 from engine.parallel import run_each
 
 

@@ -2,9 +2,9 @@
 
 from typing import get_args
 
-from dali_pipelines.feed import ClipRow
-from engine.data.doctor import usable_clips
+from dali_pipelines.loaders.loader_config import ClipRow
 from engine.data.manifest import Manifest, Split
+from engine.data.validate import usable_clips
 from engine.errors import UserError, unknown_name
 
 

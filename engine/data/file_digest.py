@@ -7,7 +7,7 @@ import hashlib
 from collections.abc import Iterable
 from pathlib import Path
 
-from dali_pipelines import frame_folder
+from dali_pipelines.decode import frame_folder
 from dali_pipelines.errors import VideoError
 from engine.data.manifest import Manifest
 

@@ -7,7 +7,7 @@ frames in place of a video. A `videos` folder at the top, as HMDB51 has here, is
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from dali_pipelines.frame_folder import CODECS as IMAGE_CODECS
+from dali_pipelines.decode.frame_folder import CODECS as IMAGE_CODECS
 from engine.data.manifest import Split
 from engine.errors import UserError
 

@@ -5,9 +5,9 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
-from dali_pipelines import clip_file
-from dali_pipelines.clip_facts import ClipFacts
-from engine.data import doctor, folders, hmdb51_splits, lists, sources, splits
+from dali_pipelines.decode import clip_file
+from dali_pipelines.decode.clip_facts import ClipFacts
+from engine.data import folders, hmdb51_splits, lists, sources, splits, validate
 from engine.data.folders import Found, Listing
 from engine.data.manifest import Clip, Manifest
 from engine.parallel import run_each
@@ -48,7 +48,7 @@ def index_folder(
 def save(index: Index) -> None:
     """Write the manifest; what was found out about the clips before it is void."""
     index.manifest.save()
-    for note in (doctor.FILE_NAME, splits.NOTE):
+    for note in (validate.FILE_NAME, splits.NOTE):
         (index.manifest.root / note).unlink(missing_ok=True)
 
 

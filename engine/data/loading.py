@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal, get_args
 
 from dali_pipelines.errors import SpecError
-from dali_pipelines.feed import ClipLoader, ClipRow, Feed
+from dali_pipelines.loaders.loader_config import ClipLoader, ClipRow, Feed
 from engine.errors import UserError, unknown_name
 
 if TYPE_CHECKING:
-    from dali_pipelines.frame_cache import FrameCache
+    from dali_pipelines.loaders.frame_cache import FrameCache
 
 LoaderName = Literal["dali", "torch"]
 
@@ -31,14 +31,14 @@ def make_loader(
     if name not in get_args(LoaderName):
         raise unknown_name("loader", name, list(get_args(LoaderName)))
     if name == "torch":
-        from dali_pipelines.torch_loader import TorchLoader
+        from dali_pipelines.loaders.torch_loader import TorchLoader
 
         if cache is not None:
             raise UserError("the torch loader keeps no cache: leave --cache out, or --loader dali.")
         return TorchLoader(rows, feed)
     if not importlib.util.find_spec("nvidia.dali"):
         raise UserError("DALI isn't installed here: pass --loader torch.")
-    from dali_pipelines.loader import DaliLoader
+    from dali_pipelines.loaders.dali_loader import DaliLoader
 
     return DaliLoader(rows, feed, gpu=gpu, cache=cache)
 
@@ -46,7 +46,7 @@ def make_loader(
 def open_cache(
     folder: Path | None, *, max_gb: float, tell: Callable[[str], None]
 ) -> "FrameCache | None":
-    from dali_pipelines.frame_cache import FrameCache
+    from dali_pipelines.loaders.frame_cache import FrameCache
 
     try:
         return FrameCache(folder, max_gb=max_gb, tell=tell) if folder is not None else None

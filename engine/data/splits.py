@@ -18,9 +18,9 @@ import numpy as np
 
 from engine import atomic
 from engine.data import hmdb51_splits
-from engine.data.doctor import usable_clips
 from engine.data.grouping import assign_sources
 from engine.data.manifest import Clip, Manifest, Split, load
+from engine.data.validate import usable_clips
 from engine.errors import UserError, unknown_name
 
 NOTE = "splits/current.json"

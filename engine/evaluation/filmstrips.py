@@ -1,17 +1,17 @@
 """What a model saw of a clip: its sampled frames side by side, or one after the other."""
 
-import base64
 import io
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from dali_pipelines.clip_file import read_frames
-from dali_pipelines.feed import ClipRow
-from dali_pipelines.pixels import resize_short
+from dali_pipelines.decode.clip_file import read_frames
+from dali_pipelines.decode.pixels import resize_short
+from dali_pipelines.loaders.loader_config import ClipRow
 from dali_pipelines.sampling import plan_frames
 from dali_pipelines.spec import ClipSpec
+from engine.html import embed_jpeg
 
 HEIGHT = 96
 MOST_FRAMES = 12
@@ -35,7 +35,7 @@ def strip_as_jpeg(frames_THWC: NDArray[np.uint8]) -> str:
     strip = np.concatenate(list(frames_THWC), axis=1)
     buffer = io.BytesIO()
     Image.fromarray(strip).save(buffer, "JPEG", quality=80)
-    return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()
+    return embed_jpeg(buffer.getvalue())
 
 
 def write_gif(path: Path, frames_THWC: NDArray[np.uint8]) -> None:

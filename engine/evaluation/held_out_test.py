@@ -4,16 +4,16 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import cast
 
-from dali_pipelines.feed import Feed
+from dali_pipelines.loaders.loader_config import Feed
 from engine.data.clip_rows import clip_rows
 from engine.data.loading import default_loader, make_loader
 from engine.data.manifest import Split
 from engine.evaluation.clips import find_clips, parse_views
 from engine.evaluation.metrics import measure
 from engine.evaluation.predict import predict
-from engine.evaluation.report import Evaluated, Protocol
+from engine.evaluation.results import Evaluated, Protocol
+from engine.memory import keep_freed_memory
 from engine.predictor import open_predictor
-from engine.training.memory import keep_freed_memory
 
 
 class HeldOutTest:

@@ -1,15 +1,15 @@
 """The report as one HTML page that needs no other file and no network."""
 
-import base64
 import dataclasses
 import statistics
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from html import escape
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from engine.html import document, table
+
 if TYPE_CHECKING:
-    from engine.evaluation.report import Confused, Evaluated
+    from engine.evaluation.results import Confused, Evaluated
 
 HEADLINES = {
     "top1": "top-1",
@@ -21,16 +21,6 @@ HEADLINES = {
     "calibration_error": "calibration error",
 }
 PERCENT = {"top1", "top5"}
-STYLE = """
-body { font: 15px/1.5 system-ui, sans-serif; max-width: 1100px; margin: 2em auto; padding: 0 1em;
-       color: #1a1a1a; background: #fff }
-h1 { font-size: 1.5em } h2 { font-size: 1.2em; margin-top: 2em; border-top: 1px solid #ddd;
-     padding-top: 1em }
-table { border-collapse: collapse; margin: 1em 0 } th, td { padding: .25em .8em; text-align: right;
-        border-bottom: 1px solid #eee } th:first-child, td:first-child { text-align: left }
-.wide { overflow-x: auto } .note { color: #666; font-size: .9em } img { max-width: 100% }
-figure { margin: 1em 0 } figcaption b { color: #a00 }
-"""
 
 
 def render(parts: "Sequence[tuple[Evaluated, str, list[Confused]]]", *, mean: bool) -> str:
@@ -46,25 +36,6 @@ def render(parts: "Sequence[tuple[Evaluated, str, list[Confused]]]", *, mean: bo
         *(_details(run, matrix, confused) for run, matrix, confused in parts),
     ]
     return document("Evaluation", body)
-
-
-def document(title: str, body: Sequence[str]) -> str:
-    return (
-        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
-        '<meta name="viewport" content="width=device-width">'
-        f"<title>{escape(title)}</title><style>{STYLE}</style></head><body>\n"
-        + "\n".join(body)
-        + "\n</body></html>\n"
-    )
-
-
-def table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """Of plain texts."""
-    head = "".join(f"<th>{escape(each)}</th>" for each in heads)
-    body = "".join(
-        "<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in rows
-    )
-    return f"<div class=wide><table><tr>{head}</tr>{body}</table></div>"
 
 
 def _figures(runs: "Sequence[Evaluated]", several: bool) -> str:
@@ -138,8 +109,3 @@ def _details(run: "Evaluated", matrix: str, confused: "list[Confused]") -> str:
         + table(("class", "clips", "precision", "recall", "F1"), rows)
         + (f"<h3>Files that could not be read</h3><ul>{failures}</ul>" if failures else "")
     )
-
-
-def as_address(picture: Path) -> str:
-    """A PNG inside the page itself."""
-    return "data:image/png;base64," + base64.b64encode(picture.read_bytes()).decode()

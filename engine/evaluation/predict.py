@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from dali_pipelines.feed import ClipLoader, ClipRow
+from dali_pipelines.loaders.loader_config import ClipLoader, ClipRow
 from engine.errors import UserError
 
 if TYPE_CHECKING:

@@ -9,76 +9,18 @@ import dataclasses
 import hashlib
 import json
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dali_pipelines.feed import ClipRow
-from dali_pipelines.spec import ClipSpec
 from engine import atomic
 from engine.evaluation import filmstrips
 from engine.evaluation.metrics import most_confused
-from engine.evaluation.predict import Predictions
+from engine.evaluation.results import Confused, Evaluated, are_repeats
+from engine.html import embed_png
 
 REPORT = "report.json"
 MOST_PAIRS = 6
 EXAMPLES = 2
-
-
-@dataclass(frozen=True, kw_only=True)
-class Protocol:
-    """Without these a figure says nothing."""
-
-    split: str
-    scheme: str
-    num_clips: int
-    num_failed: int
-    views: str
-    """Looks at a clip in time, times crops; their mean is the answer for the video."""
-    frames: str
-    checkpoint: str
-    chosen_by: str
-    """Which figure of which part chose the checkpoint."""
-    device: str
-    interval: str = "95% bootstrap over sources, 2,000 resamples"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Evaluated:
-    name: str
-    protocol: Protocol
-    class_names: list[str]
-    levels: dict[str, dict[str, Any]]
-    """`video`, and with several views `clip`: what metrics.measure found."""
-    predictions: Predictions
-    spec: ClipSpec
-
-    @property
-    def scores(self) -> dict[str, Any]:
-        """Of the videos, their views taken together."""
-        return self.levels["video"]
-
-
-def are_repeats(runs: Sequence[Evaluated]) -> bool:
-    """Whether a mean over runs means something: they differ by their fold or seed alone."""
-    protocols = [run.protocol for run in runs]
-    facts = {
-        (re.sub(r"\d+", "", each.scheme), each.split, each.views, each.device) for each in protocols
-    }
-    return len(runs) > 1 and len(facts) == 1
-
-
-@dataclass(frozen=True, kw_only=True)
-class Confused:
-    """One clip that was taken for something else."""
-
-    row: ClipRow
-    true: str
-    predicted: str
-    confidence: float
-    strip: str
-    gif: Path
 
 
 def folder_of(run: Path, *, split: str, views: str, data: Path | None = None) -> Path:
@@ -110,7 +52,7 @@ def write(out: Path, runs: list[Evaluated]) -> Path:
         (folder / "confused").mkdir(parents=True, exist_ok=True)
         _write_tables(folder, run)
         matrix = _draw_confusion(folder / "confusion.png", run)
-        parts.append((run, page.as_address(matrix), _confused_clips(folder / "confused", run)))
+        parts.append((run, embed_png(matrix), _confused_clips(folder / "confused", run)))
     with atomic.new_text(out / REPORT) as file:
         json.dump([_as_json(run) for run in runs], file, indent=2)
         file.write("\n")

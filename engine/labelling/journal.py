@@ -21,9 +21,9 @@ from numpy.typing import NDArray
 from engine.errors import UserError
 from engine.labelling import journal_file
 from engine.labelling.claims import Claims
+from engine.labelling.discovery import Item
 from engine.labelling.journal_facts import MIXABLE, difference, differing
 from engine.labelling.source import is_gone
-from engine.labelling.walk import Item
 
 FORMAT = 1
 SCHEMA = """
@@ -97,7 +97,7 @@ class Journal:
             self._base.execute("PRAGMA journal_mode=WAL")
             self._base.execute("PRAGMA synchronous=FULL")
             self._base.executescript(SCHEMA)
-        self.claims = Claims(self)
+        self.claims = Claims(self.path, self.transaction)
 
     def __enter__(self) -> Self:
         return self

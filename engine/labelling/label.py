@@ -11,35 +11,26 @@ from contextlib import closing
 from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from dali_pipelines.feed import Report
-from dali_pipelines.spec import ClipSpec
-from dali_pipelines.window_loader import WindowLoader
-from dali_pipelines.windows import Window
+from dali_pipelines.loaders.loader_config import Report
+from dali_pipelines.loaders.window_loader import WindowLoader
+from dali_pipelines.loaders.windows import Window
+from engine.batched_predictor import BatchedPredictor, VideoModel
+from engine.labelling.discovery import Item, item_of
 from engine.labelling.journal import Answer, Journal
-from engine.labelling.walk import Item, item_of
-
-if TYPE_CHECKING:
-    import torch
-
-    Model = Callable[[torch.Tensor], torch.Tensor]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    clip: ClipSpec
     model: str
     """The digest of what answers."""
     window_s: float | None = None
     stride_s: float | None = None
     batch_size: int = 8
     timeout_s: float = 120.0
-    gpu: int | None = None
-    num_threads: int | None = None
 
 
 @dataclass(kw_only=True)
@@ -59,7 +50,7 @@ class Tally:
 
 def label(
     items: Iterable[Item],
-    model: "Model",
+    model: VideoModel,
     journal: Journal,
     settings: Settings,
     *,
@@ -70,15 +61,16 @@ def label(
     While one batch is being answered, the next ones are read, and the one before is written.
     """
     tally = Tally()
-    answerer = Answerer(model, settings.batch_size)
+    answerer = BatchedPredictor(model, settings.batch_size)
     while items:
-        items = _label_once(items, answerer, journal, settings, tally, on_file)
+        items = _label_once(items, model, answerer, journal, settings, tally, on_file)
     return tally
 
 
 def _label_once(
     items: Iterable[Item],
-    answerer: "Answerer",
+    model: VideoModel,
+    answerer: BatchedPredictor,
     journal: Journal,
     settings: Settings,
     tally: Tally,
@@ -108,12 +100,11 @@ def _label_once(
         return []  # a folder that is watched is looked at often: no graph for nothing
     loader = WindowLoader(
         chain([first], paths),
-        settings.clip,
+        model.clip,
         window_s=settings.window_s,
         stride_s=settings.stride_s,
         batch_size=settings.batch_size,
-        gpu=settings.gpu,
-        num_threads=settings.num_threads,
+        gpu=model.device.index,
         values="uint8",
         known=lambda path: on_the_way[path][1],
         timeout_s=settings.timeout_s,
@@ -188,44 +179,3 @@ def write_down(
     tally.windows += len(answers)
     for _ in range(finished + len(failures)):
         on_file(tally)
-
-
-class Answerer:
-    """Probabilities for any number of clips, asked for in batches of one size."""
-
-    def __init__(self, model: "Model", batch_size: int) -> None:
-        self._model = model
-        self._size = self.batch_size = batch_size
-        self.halved = 0
-
-    def __call__(self, clips: "torch.Tensor") -> NDArray[np.float32]:
-        import torch
-
-        while True:
-            try:
-                parts = [self._padded(part) for part in clips.split(self._size)]
-                return torch.cat(parts).numpy()
-            except (RuntimeError, MemoryError) as error:
-                if not is_out_of_memory(error) or self._size == 1:
-                    raise
-                if torch.cuda.is_available():
-                    torch.cuda.empty_cache()
-                self._size = max(1, self._size // 2)
-                self.halved += 1
-
-    def _padded(self, clips: "torch.Tensor") -> "torch.Tensor":
-        import torch
-
-        lacking = self._size - len(clips)
-        filled = clips
-        if lacking:
-            filled = torch.cat([clips, clips[-1:].expand(lacking, *clips.shape[1:])])
-        found = self._model(filled).float().softmax(dim=1)
-        return found[: len(clips)].cpu()
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """However torch, its allocators and compilers put it."""
-    words = str(error).lower()
-    told = any(each in words for each in ("out of memory", "allocate", "bad_alloc"))
-    return isinstance(error, MemoryError) or told

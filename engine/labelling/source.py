@@ -12,8 +12,8 @@ from functools import cached_property
 from pathlib import Path
 
 from engine.errors import UserError
-from engine.labelling import walk
-from engine.labelling.walk import Item, Wanted
+from engine.labelling import discovery
+from engine.labelling.discovery import Item, Wanted
 
 A_LIST = "a list"
 """What the root of a list is called, whose names are as they were listed."""
@@ -49,7 +49,7 @@ class Source:
         if not self._is_list:
             return str(self._videos.resolve())
         with self._lines() as lines:
-            if all(Path(name).is_absolute() for name in walk.names_in(lines)):
+            if all(Path(name).is_absolute() for name in discovery.names_in(lines)):
                 return A_LIST
         return f"{LIST_IN}{Path.cwd()}"
 
@@ -98,10 +98,10 @@ class Source:
 
     def _named_items(self, wanted: Wanted) -> Iterator[Item]:
         if not self._is_list:
-            yield from walk.below(self._videos, wanted, self.skipped)
+            yield from discovery.below(self._videos, wanted, self.skipped)
         else:
             with self._lines() as lines:
-                yield from walk.listed(lines, wanted)
+                yield from discovery.listed(lines, wanted)
 
     @contextmanager
     def _lines(self) -> Iterator[Iterable[str]]:

@@ -7,7 +7,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 if TYPE_CHECKING:
-    from engine.training.standing import Standing
+    from engine.training.train_state import Standing
 
 PLAIN_EVERY_S = 60.0
 

@@ -21,7 +21,7 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from dali_pipelines.errors import Stopped
-from dali_pipelines.feed import Batch, ClipLoader, Report
+from dali_pipelines.loaders.loader_config import Batch, ClipLoader, Report
 from engine.errors import RefusedError, UserError
 from engine.models.freezing import set_frozen
 from engine.models.registry import ModelSpec
@@ -32,7 +32,7 @@ from engine.training.distill import Teacher
 from engine.training.losses import Criterion, mix
 from engine.training.optim import make_optimiser, make_schedule
 from engine.training.recipe import Recipe
-from engine.training.standing import Standing
+from engine.training.train_state import Standing
 from engine.training.validation import validate
 
 

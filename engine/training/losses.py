@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from dali_pipelines.feed import ClipRow
+from dali_pipelines.loaders.loader_config import ClipRow
 from dali_pipelines.settings import NotNegative, Positive, Share, ShareBelowOne, check
 
 if TYPE_CHECKING:

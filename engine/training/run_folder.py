@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from dali_pipelines.feed import ClipRow
+from dali_pipelines.loaders.loader_config import ClipRow
 from engine import atomic
 from engine.data.manifest import Manifest
 from engine.errors import UserError

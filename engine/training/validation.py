@@ -8,7 +8,7 @@ from torch import nn
 from torchmetrics import MeanMetric, SumMetric
 from torchmetrics.classification import MulticlassAccuracy, MulticlassF1Score
 
-from dali_pipelines.feed import ClipLoader
+from dali_pipelines.loaders.loader_config import ClipLoader
 
 
 @torch.no_grad()

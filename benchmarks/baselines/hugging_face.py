@@ -1,0 +1,127 @@
+"""`transformers`' pipeline for videos, on the CPU or the first GPU, one file after the other.
+
+It decodes and samples as it does today for published TimeSformers: by torchcodec, the frames spread
+over the clip. Without torchcodec it goes the older way: PyAV, every n-th frame from the start; n is
+chosen for each clip so that the frames spread over all of it, as ours do.
+"""
+
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from benchmarks.pipeline import Labelled, Setting
+from dali_pipelines.errors import VideoError
+from dali_pipelines.loaders.loader_config import ClipRow
+from dali_pipelines.spec import ClipSpec
+from engine.errors import UserError
+from engine.models import timesformer
+from engine.models.vivit import JointViViT
+from engine.predictor import find_checkpoint
+from engine.training import checkpoint
+
+ATTENTION = {
+    "divided": "divided_space_time", "joint": "joint_space_time", "space": "space_only",
+}  # fmt: skip
+
+
+class HuggingFace:
+    def __init__(self, run: Path) -> None:
+        from transformers import VideoClassificationPipeline
+        from transformers.utils.import_utils import is_torchcodec_usable
+
+        model, config = checkpoint.load_model(find_checkpoint(run)[0])
+        self._clip = config.clip
+        self._num_classes = len(config.class_names)
+        self.note = ""
+        self._with_torchcodec = is_torchcodec_usable(decode="video")
+        self._pipeline = VideoClassificationPipeline(
+            model=their_model(model, config).eval(),
+            device=0 if torch.cuda.is_available() else -1,
+            **_processor(config.clip, with_torchcodec=self._with_torchcodec),
+        )
+
+    def label(self, rows: list[ClipRow], setting: Setting) -> Iterator[Labelled]:
+        if setting.views != "1x1":
+            raise UserError("the Hugging Face pipeline looks once at each video: --views 1x1.")
+        for row in rows:
+            try:
+                found = self.one(row)
+            except VideoError:
+                continue
+            yield Labelled(row.id, found)
+
+    def one(self, row: ClipRow) -> Any:
+        sampling = {"num_frames": self._clip.num_frames}
+        if not self._with_torchcodec:
+            sampling["frame_sampling_rate"] = max(1, row.frames // self._clip.num_frames)
+        try:
+            found = self._pipeline(str(row.path), top_k=self._num_classes, **sampling)
+        except (ValueError, RuntimeError, OSError) as error:
+            # damaged, shorter than what it wants, or, by PyAV, metadata that isn't UTF-8
+            raise VideoError(row.path, f"it can't be read this way ({error})") from error
+        probabilities = np.zeros(self._num_classes)
+        for each in found:
+            probabilities[int(each["label"].removeprefix("LABEL_"))] = each["score"]
+        return probabilities
+
+
+def their_model(model: torch.nn.Module, trained: checkpoint.Config) -> Any:
+    """The module that `transformers` has for the same architecture, with these weights."""
+    if isinstance(model, JointViViT):
+        return model.network
+    options, clip = trained.model.options, trained.clip
+    if not isinstance(options, timesformer.Options):
+        raise UserError("transformers has no such model: it has TimeSformer, and ViViT's `joint`.")
+    from transformers import TimesformerConfig, TimesformerForVideoClassification
+
+    theirs = TimesformerForVideoClassification(
+        TimesformerConfig(
+            image_size=clip.crop,
+            patch_size=options.patch,
+            num_frames=clip.num_frames,
+            hidden_size=options.dim,
+            num_hidden_layers=options.depth,
+            num_attention_heads=options.heads,
+            intermediate_size=int(options.dim * options.mlp_ratio),
+            attention_type=ATTENTION[options.attention],
+            num_labels=trained.model.num_classes,  # type: ignore[call-arg]
+        )
+    )
+    if options.convolutional_stem:
+        theirs.timesformer.embeddings.patch_embeddings = _OurStem(model.stem)
+    state, ours = theirs.state_dict(), model.state_dict()
+    for name, weight in timesformer.from_transformers(state, options.attention).items():
+        if ".patch_embeddings.stem." not in name:
+            weight.copy_(ours[name])  # the same memory as the module's
+    return theirs
+
+
+class _OurStem(torch.nn.Module):
+    """For the small preset, whose stem `transformers` hasn't: the one part that isn't theirs."""
+
+    def __init__(self, stem: torch.nn.Module) -> None:
+        super().__init__()
+        self.stem = stem
+
+    def forward(self, clips_BTCHW: torch.Tensor) -> tuple[torch.Tensor, int, int]:
+        tokens_BTND = self.stem(clips_BTCHW)
+        _, num_frames, num_places, _ = tokens_BTND.shape
+        return tokens_BTND.flatten(0, 1), num_frames, math.isqrt(num_places)
+
+
+def _processor(clip: ClipSpec, *, with_torchcodec: bool) -> dict[str, Any]:
+    from transformers import TimesformerVideoProcessor, VideoMAEImageProcessor
+
+    shape: dict[str, Any] = {
+        "size": {"shortest_edge": clip.resize},
+        "crop_size": {"height": clip.crop, "width": clip.crop},
+        "image_mean": list(clip.mean),
+        "image_std": list(clip.std),
+    }
+    if with_torchcodec:
+        return {"video_processor": TimesformerVideoProcessor(**shape)}
+    return {"image_processor": VideoMAEImageProcessor(**shape)}

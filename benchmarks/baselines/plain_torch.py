@@ -1,0 +1,107 @@
+"""A Dataset that decodes, torchvision, a DataLoader and the model in PyTorch, fp32, channels-first.
+
+The variants change one thing each: the compiler (`torch-compile`, `onnxruntime`) or what decodes
+(`torchcodec`, `decord`). Workers are as many as there are cores.
+"""
+
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from benchmarks.baselines.frame_readers import READERS, lacks
+from benchmarks.pipeline import Labelled, Setting, labelled
+from benchmarks.stages.model import channels_first
+from dali_pipelines.decode.pixels import Frame
+from dali_pipelines.errors import VideoError
+from dali_pipelines.frame_plan import IntArray
+from dali_pipelines.loaders.loader_config import ClipRow
+from dali_pipelines.loaders.torch_loader import Decode, TorchLoader
+from engine.errors import UserError
+from engine.predictor import find_checkpoint
+from engine.training import checkpoint
+
+if TYPE_CHECKING:
+    from dali_pipelines.spec import ClipSpec
+    from trt.build_input import Run
+
+
+class PlainTorch:
+    def __init__(self, run: Path, kind: str) -> None:
+        if kind in DECODERS and (reason := lacks(READERS[kind])):
+            raise UserError(reason)
+        model, config = checkpoint.load_model(find_checkpoint(run)[0])
+        self._clip = config.clip
+        self._decode = DECODERS.get(kind)
+        self._device = "cuda" if torch.cuda.is_available() else "cpu"
+        self.note = ""
+        self._run: Run
+        if kind == "onnxruntime":
+            self._run = _in_onnxruntime(model.eval(), config.clip)
+            return
+        self._run = channels_first(model.eval()).to(self._device)
+        if kind == "torch-compile":
+            self._run = torch.compile(self._run)
+
+    def label(
+        self, rows: list[ClipRow], setting: Setting, *, num_workers: int | None = None
+    ) -> Iterator[Labelled]:
+        feed = setting.feed(self._clip, "float32")
+        loader = TorchLoader(rows, feed, num_workers=num_workers, decode=self._decode)
+        self.note = loader.note
+        return labelled(self._answer, loader)
+
+    def one(self, row: ClipRow) -> Any:
+        found = next(self.label([row], Setting(batch=1), num_workers=0), None)
+        if found is None:
+            raise VideoError(row.path, "it can't be read this way")
+        return found.probabilities
+
+    def _answer(self, clips: torch.Tensor) -> torch.Tensor:
+        with torch.no_grad():
+            return self._run(clips.to(self._device))
+
+
+def _in_onnxruntime(model: torch.nn.Module, clip: "ClipSpec") -> "Run":
+    """Exported as torch's own documentation tells people to, and run with its default options."""
+    import onnxruntime
+
+    from engine.predictor import shape_of
+
+    example = torch.zeros(2, *shape_of(clip))
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "model.onnx"
+        torch.onnx.export(
+            model, (example,), path, input_names=["clips"], dynamo=True, verbose=False,
+            dynamic_shapes=({0: torch.export.Dim("batch", min=1, max=256)},),
+        )  # fmt: skip
+        providers = onnxruntime.get_available_providers()
+        session = onnxruntime.InferenceSession(path, providers=providers)
+
+    def run(clips: torch.Tensor) -> torch.Tensor:
+        (logits,) = session.run(None, {"clips": clips.cpu().numpy()})
+        return torch.from_numpy(logits)
+
+    return run
+
+
+def _by_torchcodec(row: ClipRow, numbers: IntArray) -> list[Frame]:
+    from torchcodec.decoders import VideoDecoder
+
+    try:
+        decoder = VideoDecoder(str(row.path), dimension_order="NHWC", num_ffmpeg_threads=1)
+        return list(decoder.get_frames_at(numbers.tolist()).data.numpy())
+    except RuntimeError as error:  # it can't reach the last frame of some MPEG-4 files
+        raise VideoError(row.path, str(error).splitlines()[-1]) from error
+
+
+def _by_decord(row: ClipRow, numbers: IntArray) -> list[Frame]:
+    from decord import VideoReader
+
+    reader = VideoReader(str(row.path), num_threads=1)
+    return list(reader.get_batch(numbers.tolist()).asnumpy())
+
+
+DECODERS: dict[str, Decode] = {"torchcodec": _by_torchcodec, "decord": _by_decord}

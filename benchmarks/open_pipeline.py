@@ -1,0 +1,18 @@
+"""Opening of a pipeline, ours or a baseline, by its kind."""
+
+from benchmarks.pipeline import Way, WaySpec
+
+
+def open_way(spec: WaySpec) -> Way:
+    """Loads the model. Imports what it needs and nothing else."""
+    if spec.kind == "ours":
+        from benchmarks.our_pipeline import Ours
+
+        return Ours(spec.path)
+    if spec.kind == "hf":
+        from benchmarks.baselines.hugging_face import HuggingFace
+
+        return HuggingFace(spec.path)
+    from benchmarks.baselines.plain_torch import PlainTorch
+
+    return PlainTorch(spec.path, spec.kind)

@@ -1,0 +1,147 @@
+"""Our way from files to labels, whole and stage by stage.
+
+The stages: `read`, bytes from disk; `decode`, wanted frames at the model's size, in threads;
+`preprocess`, DALI's graph; `copy`, to a GPU; `model`; `post`, probabilities and the best labels.
+Each is timed by itself with all cores, on clips that the stage before it has finished. Where DALI
+decodes on a GPU, `decode` is loading as a whole and there is no `preprocess` or `copy`.
+"""
+
+import os
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from benchmarks.pipeline import Labelled, Setting, labelled
+from dali_pipelines.decode import frame_folder
+from dali_pipelines.errors import VideoError
+from dali_pipelines.loaders.clip_reader import ClipReader, ReadClip
+from dali_pipelines.loaders.graph import ClipGraph
+from dali_pipelines.loaders.loader_config import ClipRow, Feed
+from engine.data.loading import default_loader, make_loader
+from engine.memory import keep_freed_memory
+from engine.predictor import open_predictor
+
+STAGE_BATCHES = 4
+"""Of clips that are held ready for the stages behind decoding."""
+TOP = 5
+
+
+class Ours:
+    def __init__(self, path: Path) -> None:
+        self._predictor = open_predictor(path)
+        if self._predictor.device.type == "cpu":
+            keep_freed_memory()
+        self._graph: ClipGraph | None = None
+        self.note = ""
+
+    def label(self, rows: list[ClipRow], setting: Setting) -> Iterator[Labelled]:
+        loader = make_loader(
+            default_loader(), rows, self._feed(setting), gpu=self._predictor.device.index
+        )
+        self.note = loader.note
+        return labelled(self._predictor, loader)
+
+    def one(self, row: ClipRow) -> Any:
+        feed = self._feed(Setting(batch=1))
+        if self._graph is None:
+            self._graph = self._new_graph(feed)
+        read = ClipReader(feed=feed).read(row, 0)
+        return _post(self._predictor(self._graph.run(read.sources, read.looks)))
+
+    def stages(self, rows: list[ClipRow], setting: Setting) -> dict[str, Callable[[], int]]:
+        """Each stage as something to time, which says how many clips it handled."""
+        feed = self._feed(setting)
+        pool = ThreadPoolExecutor(num_cores())
+        reader = ClipReader(feed=feed)
+        on_gpu = self._predictor.device.type == "cuda"
+
+        def read() -> int:
+            return sum(pool.map(_read_bytes, rows))
+
+        def decode() -> int:
+            return sum(isinstance(each, ReadClip) for each in pool.map(try_read, rows))
+
+        def try_read(row: ClipRow) -> ReadClip | VideoError:
+            try:
+                return reader.read(row, 0)
+            except VideoError as error:
+                return error
+
+        stages: dict[str, Callable[[], int]] = {"read": read}
+        if on_gpu:
+            loader = make_loader(default_loader(), rows, feed, gpu=self._predictor.device.index)
+            stages["decode"] = lambda: sum(len(set(batch.ids.tolist())) for batch in loader)
+            ready = [batch.clips for _, batch in zip(range(STAGE_BATCHES), loader, strict=False)]
+        else:
+            stages["decode"] = decode
+            some = rows[: STAGE_BATCHES * setting.batch]
+            clips = [each for each in pool.map(try_read, some) if isinstance(each, ReadClip)]
+            batches = [
+                clips[start : start + setting.batch]
+                for start in range(0, len(clips), setting.batch)
+            ]
+            graph = self._new_graph(feed)
+
+            def preprocess() -> int:
+                for batch in batches:
+                    _through(graph, batch)
+                return len(clips)
+
+            stages["preprocess"] = preprocess
+            ready = [_through(graph, batch) for batch in batches]
+        num_ready = sum(map(len, ready)) // feed.num_views
+        found = [self._predictor(clips) for clips in ready]
+
+        def model() -> int:
+            for clips in ready:
+                self._predictor(clips)
+            if on_gpu:
+                torch.cuda.synchronize()
+            return num_ready
+
+        def post() -> int:
+            for logits in found:
+                _post(logits)
+            return num_ready
+
+        return {**stages, "model": model, "post": post}
+
+    def _new_graph(self, feed: Feed) -> ClipGraph:
+        return ClipGraph(
+            "pixels",
+            feed.spec,
+            max_looks=feed.batch_size * feed.num_views,
+            num_threads=num_cores(),
+            gpu=self._predictor.device.index,
+            values=feed.values,
+        )
+
+    def _feed(self, setting: Setting) -> Feed:
+        return setting.feed(self._predictor.clip, "uint8")
+
+
+def num_cores() -> int:
+    return len(os.sched_getaffinity(0))
+
+
+def _read_bytes(row: ClipRow) -> int:
+    files = frame_folder.frame_files(row.path) if row.path.is_dir() else [row.path]
+    for file in files:
+        file.read_bytes()
+    return 1
+
+
+def _through(graph: ClipGraph, clips: list[ReadClip]) -> Tensor:
+    return graph.run(
+        [source for clip in clips for source in clip.sources],
+        [look for clip in clips for look in clip.looks],
+    )
+
+
+def _post(logits: Tensor) -> Any:
+    probabilities = logits.double().softmax(dim=1)
+    return probabilities.topk(min(TOP, probabilities.shape[1]), dim=1).values.cpu().numpy()

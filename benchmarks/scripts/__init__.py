@@ -1,0 +1,1 @@
+"""Measurements behind the README and the docs: one script a theme, one result file each."""

@@ -1,0 +1,65 @@
+"""What `engine demo` takes and reaches here, as a new user runs it.
+
+Run `python -m benchmarks.scripts.demo`. The figures are those that the demo's own commands wrote.
+"""
+
+import argparse
+import csv
+import json
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from benchmarks.machine import file_name, fingerprint
+from benchmarks.scripts.training import RESULTS, engine
+from engine.labelling import writers
+
+KEPT = (
+    "name",
+    "kind",
+    "backend",
+    "precision",
+    "clips_per_s",
+    "repeats",
+    "top1",
+    "agreement",
+    "error",
+)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--out", type=Path, default=RESULTS)
+    options = parser.parse_args()
+    facts = fingerprint()
+    path = options.out / file_name("demo", facts)
+    with tempfile.TemporaryDirectory(prefix="engine-bench-") as folder:
+        out = Path(folder) / "demo"
+        result = {"command": "python -m benchmarks.scripts.demo", **facts}
+        result["seconds"] = round(engine("demo", "--out", out), 1)
+        result |= found(out)
+    path.write_text(json.dumps(result, indent=2) + "\n")
+    print(f"written to {path}")
+
+
+def found(out: Path) -> dict[str, Any]:
+    (measured,) = (out / "bench").glob("end_to_end_*.json")
+    (report,) = json.loads((out / "run" / "evaluation" / "report.json").read_text())
+    with writers.failures_of(out / "labels.jsonl").open(newline="") as file:
+        failures = list(csv.DictReader(file))
+    return {
+        "steps": json.loads((out / "steps.json").read_text().replace(str(out), "demo")),
+        "top1": report["video"]["top1"],
+        "top1_interval": report["video"]["top1_interval"],
+        "num_tested": report["protocol"]["num_clips"],
+        "rows": [
+            {key: row[key] for key in KEPT if key in row}
+            for row in json.loads(measured.read_text())["rows"]
+        ],
+        "num_labelled": len((out / "labels.jsonl").read_text().splitlines()),
+        "failures": failures,
+    }
+
+
+if __name__ == "__main__":
+    main()

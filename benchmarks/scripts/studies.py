@@ -1,0 +1,183 @@
+"""What matters on synthetic clips: splits, sampling, lengthening, optimisers, balance, teachers.
+
+Run `python -m benchmarks.scripts.studies`. Everything goes through the command line, as users do:
+`engine train`, `engine evaluate`, `engine study` with the shipped files and the small presets.
+Every figure is of the test part, with the checkpoint that validation chose.
+
+leak: a model that sees scenes, trained and tested under a split that ignores sources, and under one
+that respects them; each is tested on its own test part.
+balance: three of eight classes keep a tenth of their training clips.
+teacher: two in five training clips bear a wrong label; a student learns from them alone, and taught
+by a model that learnt from right ones. (From few clips with right labels a teacher brought nothing:
+its answers are the labels then.)
+"""
+
+import argparse
+import csv
+import dataclasses
+import json
+import random
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from benchmarks.machine import file_name, fingerprint
+from benchmarks.scripts.training import RESULTS, SEED, engine
+
+PARTS = ("leak", "sampling", "lengthening", "optimiser", "balance", "teacher")
+MODEL = ("--set", "model=vivit", "--set", "preset=small", "--set", "weights=none")
+STILL = ("--option", "centred=false", "--frames", 1, "--epochs", 20, "--set", "brightness=0.0",
+         "--set", "contrast=0.0", "--set", "saturation=0.0")  # fmt: skip
+"""One frame says nothing of a motion, so what is right then was known by its scene."""
+RARE = ("bounce", "turn_clockwise", "wave")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--clips", type=int, default=800, help="clips to draw, in 8 classes")
+    parser.add_argument("--only", nargs="+", choices=PARTS, default=PARTS)
+    parser.add_argument("--keep", type=Path, help="folder for the runs and reports")
+    parser.add_argument("--out", type=Path, default=RESULTS)
+    options = parser.parse_args()
+    facts = fingerprint()
+    path = options.out / file_name("studies", facts)
+    result = json.loads(path.read_text()) if path.exists() else {}
+    result |= {"command": "python -m benchmarks.scripts.studies", **facts}
+    result["num_clips"] = options.clips
+    with tempfile.TemporaryDirectory(prefix="engine-bench-") as temporary:
+        folder = options.keep or Path(temporary)
+        root = folder / "set"
+        if not root.exists():
+            engine("data", "synth", root, "--clips-per-class", options.clips // 8, "--seed", SEED)
+        for part in options.only:
+            measure = {"leak": leak, "balance": balance, "teacher": teacher}.get(part)
+            result[part] = measure(root, folder) if measure else study(part, root, folder)
+            print(json.dumps({part: result[part]}), flush=True)
+            path.write_text(json.dumps(result, indent=2) + "\n")
+    print(f"written to {path}")
+
+
+def leak(root: Path, folder: Path) -> list[dict[str, Any]]:
+    """Both runs on one page."""
+    runs = []
+    for scheme in ("stratified", "grouped"):
+        split(root, scheme)
+        runs.append(folder / "leak" / scheme)
+        train(root, runs[-1], "cnn-lstm", *STILL)
+    engine("evaluate", *runs, "--out", folder / "leak" / "report")
+    reports = json.loads((folder / "leak" / "report" / "report.json").read_text())
+    return [{"scheme": each["protocol"]["scheme"], **figures(each)} for each in reports]
+
+
+def study(part: str, root: Path, folder: Path) -> list[dict[str, Any]]:
+    out = folder / part
+    more = {"lengthening": ("--set", "stride=12"), "optimiser": ("--set", "lr=0.0035")}
+    engine(
+        "study", f"study-{part}", "--data", root, "--out", out, "--scheme", "grouped",
+        "--cache", folder / "cache", *MODEL, *more.get(part, ()),
+    )  # fmt: skip
+    with (out / "results.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    return [
+        {name: row[name] for name in ("varied", "top1", "low", "high", "published")} for row in rows
+    ]
+
+
+def balance(root: Path, folder: Path) -> list[dict[str, Any]]:
+    few = folder / "imbalanced"
+    shutil.copytree(root, few, dirs_exist_ok=True)
+    split(few, "grouped")
+    drop_training_clips(few, dict.fromkeys(RARE, 0.1))
+    ways: dict[str, tuple[object, ...]] = {
+        "plain": (),
+        "class weights": ("--balance", "weights"),
+        "sampling": ("--balance", "sampling"),
+        "focal loss": ("--set", "loss=focal"),
+        "focal loss and class weights": ("--set", "loss=focal", "--balance", "weights"),
+    }
+    rows = []
+    for number, (name, flags) in enumerate(ways.items()):
+        run = folder / "balance" / str(number)
+        train(few, run, "vivit", "--metric", "f1", "--cache", folder / "cache", *flags)
+        report = evaluate(run)
+        recalls = dict(zip(report["classes"], report["video"]["per_class"]["recall"], strict=True))
+        rare = [recalls[label] for label in RARE]
+        rows.append({
+            "way": name, **figures(report), "recall_of_rare": sum(rare) / len(rare),
+            "recall": {label: round(value, 3) for label, value in recalls.items()},
+        })  # fmt: skip
+    return rows
+
+
+def teacher(root: Path, folder: Path) -> list[dict[str, Any]]:
+    split(root, "grouped")
+    taught_rightly = folder / "teacher" / "teacher"
+    train(root, taught_rightly, "timesformer", "--cache", folder / "cache")
+    wrong = folder / "wrong"
+    shutil.copytree(root, wrong, dirs_exist_ok=True)
+    mislabel(wrong, share=0.4)
+    ways: dict[str, tuple[object, ...]] = {
+        "student alone": (),
+        "student, taught": ("--teacher", taught_rightly, "--set", "teacher_weight=0.9"),
+    }
+    rows = [{"way": "teacher", **figures(evaluate(taught_rightly))}]
+    for number, (name, flags) in enumerate(ways.items()):
+        for seed in range(3):
+            run = folder / "teacher" / f"{number}-{seed}"
+            train(wrong, run, "cnn-lstm", "--seed", seed, "--cache", folder / "cache", *flags)
+            rows.append({"way": name, "seed": seed, **figures(evaluate(run))})
+    return rows
+
+
+def split(root: Path, scheme: str) -> None:
+    engine("data", "split", root, "--scheme", scheme)
+
+
+def train(root: Path, run: Path, model: str, *flags: object) -> None:
+    engine("train", "--data", root, "--model", model, "--preset", "small", "--out", run, *flags)
+
+
+def evaluate(run: Path) -> dict[str, Any]:
+    path = run / "evaluation" / "report.json"
+    if not path.exists():
+        engine("evaluate", run)
+    (report,) = json.loads(path.read_text())
+    return report
+
+
+def figures(report: dict[str, Any]) -> dict[str, Any]:
+    found = report["video"]
+    return {name: found[name] for name in ("num_clips", "top1", "top1_interval", "f1_macro")}
+
+
+def drop_training_clips(root: Path, kept: dict[str, float]) -> None:
+    """Of each class in `kept`, leave that share of its training clips."""
+    from engine.data import manifest
+
+    listed = manifest.load(root)
+    by_chance = random.Random(0)
+    shares = [kept.get(clip.label, 1.0) if clip.split == "train" else 1.0 for clip in listed.clips]
+    listed.with_splits(
+        clip.split if by_chance.random() < share else ""
+        for clip, share in zip(listed.clips, shares, strict=True)
+    ).save()
+
+
+def mislabel(root: Path, *, share: float) -> None:
+    """Give that share of the training clips another class, by chance; val and test stay right."""
+    from engine.data import manifest
+
+    listed = manifest.load(root)
+    by_chance = random.Random(0)
+    clips = []
+    for clip in listed.clips:
+        if clip.split == "train" and by_chance.random() < share:
+            others = [name for name in listed.class_names if name != clip.label]
+            clip = dataclasses.replace(clip, label=by_chance.choice(others))
+        clips.append(clip)
+    dataclasses.replace(listed, clips=tuple(clips)).save()
+
+
+if __name__ == "__main__":
+    main()

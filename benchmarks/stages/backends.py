@@ -1,0 +1,138 @@
+"""Every backend and precision that this machine runs, beside eager PyTorch and `torch.compile`.
+
+Weights are random, and clips too: this says how fast each is, and how far its logits are from those
+of eager fp32. What can't be built is a row with its error. On a GPU clips lie on the card already.
+"""
+
+import statistics
+import tempfile
+import traceback
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from benchmarks.harness import in_turn, summary
+from benchmarks.machine import matrix_peaks
+from benchmarks.stages.model import count_flops
+from engine.models import registry
+from engine.predictor import as_bytes_in, shape_of
+from trt import artifact
+from trt.backends import BACKENDS
+from trt.build_input import Job
+from trt.config import PRECISIONS, Batches, Config, Precision, Target
+from trt.probe import this_device, this_gpu, versions
+from trt.program import BytesIn, lowered
+
+NAMES = ("eager", "inductor", "tensorrt", "tensorrt-rtx", "openvino", "onnx")
+CALIBRATION = 8
+
+
+def measure(
+    family: str,
+    preset: str,
+    *,
+    batch: int,
+    repeats: int,
+    backends: Sequence[str] = NAMES,
+    precisions: Sequence[Precision] = PRECISIONS,
+    with_compile: bool = True,
+) -> dict[str, Any]:
+    gpu = this_gpu()
+    device = "cuda" if gpu else "cpu"
+    spec, clip = registry.ModelSpec.of_preset(family, preset, 51)
+    torch.manual_seed(0)
+    model = as_bytes_in(registry.build(spec, clip), clip)
+    clips = torch.randint(0, 256, (batch, *shape_of(clip)), dtype=torch.uint8)
+    flops = count_flops(model.model, clip)
+    on_device = model.to(device)
+    ways: dict[str, Callable[[Tensor], Tensor]] = {"eager fp32": on_device}
+    if with_compile:
+        ways["torch.compile fp32"] = torch.compile(on_device)
+        ways["torch.compile bf16"] = torch.compile(lowered(model, "bf16"))
+    failed = []
+    with tempfile.TemporaryDirectory() as folder:
+        for name in backends:
+            if not BACKENDS[name].probe(gpu).usable or not BACKENDS[name].runs_on(gpu):
+                continue
+            for precision in precisions:
+                if BACKENDS[name].executes(precision, gpu)[0] != precision:
+                    continue
+                try:
+                    stage = Path(folder) / f"{name}-{precision}"
+                    ways[f"{name} {precision}"] = _built(model, name, precision, clips, stage)
+                except Exception:  # one that fails is a row, not the end
+                    failed.append({"name": f"{name} {precision}", "error": traceback.format_exc()})
+        rows = _timed(ways, clips.to(device), repeats, flops)
+    return {"family": family, "preset": preset, "batch": batch, "device": this_device(),
+            "gflop_per_clip": flops / 1e9, "rows": rows + failed}  # fmt: skip
+
+
+def _built(
+    model: BytesIn, name: str, precision: Precision, clips: Tensor, stage: Path
+) -> Callable[[Tensor], Tensor]:
+    stage.mkdir()
+    backend = BACKENDS[name]
+    batches = Batches(least=1, best=len(clips), most=len(clips))
+    target = Target(precision=precision, batches=batches)
+    on_cpu = model if precision in backend.LOWERS else lowered(model, precision)
+    job = Job(
+        model=on_cpu.to("cpu"),
+        example=clips[:1],
+        target=target,
+        calibration=lambda: clips[:CALIBRATION].split(1),
+    )
+    partition = backend.build(job, stage)
+    config = Config(
+        backend=name, asked=precision, target=target, clip={}, model={}, class_names=[], source="",
+        chosen_by="", key="", device=this_device(), versions=versions(backend.PACKAGES),
+        partition=partition,
+    )  # fmt: skip
+    run = artifact.Artifact(config, backend.load(stage, config))
+    model.to("cuda" if torch.cuda.is_available() else "cpu")
+    return run
+
+
+def _timed(
+    ways: dict[str, Callable[[Tensor], Tensor]], clips: Tensor, repeats: int, flops: float
+) -> list[dict[str, Any]]:
+    failed: list[dict[str, Any]] = []
+    right = None
+    errors: dict[str, float] = {}
+    for name, way in list(ways.items()):
+        try:
+            with torch.no_grad():
+                found = way(clips).float().cpu()
+        except Exception:
+            failed.append({"name": name, "error": traceback.format_exc()})
+            del ways[name]
+            continue
+        right = found if right is None else right
+        errors[name] = float((found - right).abs().max())
+    peaks = matrix_peaks()
+
+    def step(way: Callable[[Tensor], Tensor]) -> Callable[[], int]:
+        def run() -> int:
+            with torch.no_grad():
+                way(clips)
+            if clips.is_cuda:
+                torch.cuda.synchronize()
+            return len(clips)
+
+        return run
+
+    steps = {name: step(way) for name, way in ways.items()}
+    in_turn(steps, repeats=1)
+    rates = in_turn(steps, repeats=repeats)
+    eager = statistics.median(rates["eager fp32"])
+    rows = []
+    for name, each in rates.items():
+        row = summary(name, each) | {"max_error": errors[name]}
+        row["times_eager"] = round(row["clips_per_s"] / eager, 2)
+        peak = peaks.get({"fp16": "bf16"}.get(name.split()[-1], name.split()[-1]))
+        if peak:
+            row["share_of_peak"] = round(row["clips_per_s"] * flops / 1e9 / peak, 3)
+        rows.append(row)
+    return rows + failed

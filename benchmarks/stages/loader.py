@@ -1,0 +1,212 @@
+"""Speed of the loaders, from files on disk to batches of tensors, beside the plain route.
+
+Every way loads the same clips in one process, in turn, with a warm file cache; one epoch of each
+goes before and isn't counted. The bound is PyAV in as many threads as cores, decoding up to the
+last wanted frame and converting the wanted frames to RGB at their own size, and nothing else. Our
+decoding alone is the same with only the packets that those frames need. The cache begins with an
+empty folder in every repeat: its first epoch decodes and writes, the second reads. Memory and open
+files are looked at after each of 20 epochs, before anything else runs.
+"""
+
+import os
+import tempfile
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+
+from benchmarks.full_decode import frames_in_turn, to_rgb
+from benchmarks.harness import in_turn, summary
+from dali_pipelines.augment import Augment
+from dali_pipelines.decode import clip_file
+from dali_pipelines.decode.pixels import Frame
+from dali_pipelines.errors import VideoError
+from dali_pipelines.frame_plan import IntArray
+from dali_pipelines.loaders.dali_loader import DaliLoader
+from dali_pipelines.loaders.frame_cache import FrameCache
+from dali_pipelines.loaders.loader_config import ClipRow, Feed
+from dali_pipelines.loaders.torch_loader import TorchLoader
+from dali_pipelines.spec import ClipSpec
+
+EPOCHS_FOR_MEMORY = 20
+ROOM_GB = 100.0
+
+
+def measure(
+    rows: list[ClipRow],
+    spec: ClipSpec,
+    *,
+    batch_size: int,
+    repeats: int,
+    gpu: int | None,
+    on_done: Callable[[], None],
+) -> dict[str, Any]:
+    """`on_done` is called `num_steps(repeats, gpu)` times."""
+    feed = Feed(spec=spec, batch_size=batch_size, augment=Augment(), shuffle=True)
+    ours = DaliLoader(rows, feed)
+    memory = _memory(ours, on_done)
+    with tempfile.TemporaryDirectory(prefix="engine-cache-") as folder:
+        plain = TorchLoader(rows, feed)
+        ways = _ways(rows, feed, ours, plain, Path(folder), gpu)
+        for way in ways.values():
+            way()
+            on_done()
+        rates = in_turn(ways, repeats=repeats, on_done=on_done)
+    table = [summary(name, rates[name]) for name in ways]
+    by_name = {row["name"]: row["clips_per_s"] for row in table}
+    for row in table:
+        row["times_plain_torch"] = round(row["clips_per_s"] / by_name["torch"], 2)
+        row["share_of_bound"] = round(row["clips_per_s"] / by_name["bound"], 2)
+        if row["name"] == "torch" and plain.note:
+            row["note"] = plain.note
+    return {
+        "num_clips": len(rows),
+        "batch_size": batch_size,
+        "threads": len(os.sched_getaffinity(0)),
+        "rows": table,
+        "ratios": {
+            "dali_to_torch": round(by_name["dali"] / by_name["torch"], 2),
+            "dali_to_bound": round(by_name["dali"] / by_name["bound"], 2),
+            "cached_to_first_epoch": round(by_name["cached epoch"] / by_name["first epoch"], 2),
+            "cached_to_dali": round(by_name["cached epoch"] / by_name["dali"], 2),
+        },
+        "memory": memory,
+    }
+
+
+def num_steps(repeats: int, gpu: int | None) -> int:
+    return EPOCHS_FOR_MEMORY + (repeats + 1) * (7 if gpu is None else 10)
+
+
+def _ways(
+    rows: list[ClipRow],
+    feed: Feed,
+    ours: DaliLoader,
+    plain: TorchLoader,
+    folder: Path,
+    gpu: int | None,
+) -> dict[str, Callable[[], int]]:
+    shaken = Feed(
+        spec=feed.spec,
+        batch_size=feed.batch_size,
+        augment=Augment(brightness=0.2, contrast=0.2, saturation=0.2, hue=10),
+        shuffle=True,
+    )
+    cached: list[DaliLoader] = []
+
+    def first_epoch() -> int:
+        for entry in folder.iterdir():
+            entry.unlink()
+        cached[:] = [DaliLoader(rows, feed, cache=FrameCache(folder, max_gb=ROOM_GB))]
+        return epoch(cached[0])
+
+    ways: dict[str, Callable[[], int]] = {
+        "bound": partial(_in_threads, _decode_plainly, rows, feed),
+        "our decoding alone": partial(_in_threads, _decode_sparingly, rows, feed),
+        "dali": partial(epoch, ours),
+        "torch": partial(epoch, plain),
+        "first epoch": first_epoch,
+        "cached epoch": lambda: epoch(cached[0]),
+        "dali, colours shaken": partial(epoch, DaliLoader(rows, shaken)),
+    }
+    if gpu is not None:
+        ways["DALI decoding alone"] = partial(decode_by_dali, rows, feed, gpu=gpu)
+        ways["dali on GPU"] = partial(epoch, DaliLoader(rows, feed, gpu=gpu))
+        ways["dali on GPU, PyAV decodes"] = partial(
+            epoch, DaliLoader(rows, feed, gpu=gpu, decoder="pyav")
+        )
+    return ways
+
+
+def decode_by_dali(rows: list[ClipRow], feed: Feed, *, gpu: int | None) -> int:
+    """What DALI's video decoder reaches on the wanted frames with nothing behind it."""
+    from nvidia.dali import fn, pipeline_def, types
+
+    @pipeline_def(
+        batch_size=feed.batch_size,
+        num_threads=len(os.sched_getaffinity(0)),
+        device_id=gpu,
+        exec_dynamic=True,
+        prefetch_queue_depth=1,
+    )
+    def decode() -> Any:
+        encoded = fn.external_source(name="encoded", ndim=1, dtype=types.UINT8)
+        numbers = fn.external_source(name="numbers", ndim=1, dtype=types.INT32)
+        return fn.decoders.video(encoded, frames=numbers, device="cpu" if gpu is None else "mixed")
+
+    pipeline = decode()
+    pipeline.build()
+    count = 0
+    for start in range(0, len(rows), feed.batch_size):
+        batch = rows[start : start + feed.batch_size]
+        pipeline.feed_input("encoded", [np.fromfile(row.path, np.uint8) for row in batch])
+        wanted = [feed.looks(row, 0)[0].plan.source_indices.astype(np.int32) for row in batch]
+        pipeline.feed_input("numbers", wanted)
+        pipeline.schedule_run()
+        (frames,) = pipeline.share_outputs()
+        count += len(frames)
+        pipeline.release_outputs()
+    return count
+
+
+def epoch(loader: Iterable[Any]) -> int:
+    """How many clips an epoch delivered; on a GPU, once they are all there."""
+    count = 0
+    on_gpu = False
+    for batch in loader:
+        count += len(batch.ids)
+        on_gpu = batch.clips.is_cuda
+    if on_gpu:
+        import torch
+
+        torch.cuda.synchronize()
+    return count
+
+
+def _in_threads(decode: Callable[[Path, IntArray], object], rows: list[ClipRow], feed: Feed) -> int:
+    def one(row: ClipRow) -> int:
+        wanted = feed.looks(row, 0)[0].plan.source_indices
+        try:
+            decode(row.path, wanted)
+        except (VideoError, av.FFmpegError):
+            return 0
+        return 1
+
+    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
+        return sum(pool.map(one, rows))
+
+
+def _decode_plainly(path: Path, wanted: IntArray) -> list[Frame]:
+    if path.is_dir():
+        return list(clip_file.read_frames(path, wanted))
+    numbers = set(wanted.tolist())
+    pixels: list[Frame] = []
+    for number, frame in enumerate(frames_in_turn(path)):
+        if number in numbers:
+            pixels.append(to_rgb(frame))
+        if number == wanted[-1]:
+            break
+    return pixels
+
+
+def _decode_sparingly(path: Path, wanted: IntArray) -> list[Frame]:
+    return list(clip_file.read_frames(path, wanted))
+
+
+def _memory(loader: DaliLoader, on_done: Callable[[], None]) -> dict[str, Any]:
+    resident, files = [], []
+    for _ in range(EPOCHS_FOR_MEMORY):
+        epoch(loader)
+        pages = int(Path("/proc/self/statm").read_text().split()[1])
+        resident.append(round(pages * os.sysconf("SC_PAGE_SIZE") / 2**20, 1))
+        files.append(len(list(Path("/proc/self/fd").iterdir())))
+        on_done()
+    return {
+        "resident_mib": resident,
+        "open_files": files,
+        "growth_after_second_epoch": round(max(resident[2:]) / resident[1] - 1, 3),
+    }

@@ -1,1 +1,0 @@
-"""One file a theme: what is measured, under which conditions, and where the result goes."""

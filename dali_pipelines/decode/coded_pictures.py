@@ -1,0 +1,110 @@
+"""A stream's coded pictures, one a packet, in decoding order.
+
+What a container calls a packet is not always one picture: DivX packs two into one (mpeg4.py), and
+VP8 and VP9 have pictures that are decoded and never shown.
+"""
+
+from collections.abc import Iterator
+
+import av
+from av.container import InputContainer
+from av.video.stream import VideoStream
+
+from dali_pipelines.decode import h264
+from dali_pipelines.decode.mpeg4 import Unpacker
+from dali_pipelines.decode.video_stream import demux
+
+MPEG2_B = 3
+"""How a picture's header calls a B-frame, ISO/IEC 13818-2, 6.3.9."""
+
+
+class PictureReader:
+    """Iterate once: packets with one picture each. What the stream is, is known at the end."""
+
+    def __init__(self, container: InputContainer, stream: VideoStream) -> None:
+        self._container, self._stream = container, stream
+        context = stream.codec_context
+        self.unpacker = Unpacker(context.extradata or b"") if context.name == "mpeg4" else None
+        self.h264 = h264.Stream.of(context.extradata or b"") if context.name == "h264" else None
+        self.unseen: set[int] = set()
+        """Positions of pictures that are decoded for the sake of others alone."""
+        self.hidden: set[int] = self.unpacker.hidden if self.unpacker else set()
+        """Positions of pictures that an edit list keeps from being shown."""
+        self.has_fields = False
+        """Whether two pictures make a frame somewhere."""
+        self.may_have_b_frames = False
+        """Whether there are any among the first pictures whose time stamps ascend."""
+        self.is_whole = False
+        """Whether the stream was read to its end."""
+
+    @property
+    def kinds(self) -> str:
+        """Of MPEG-4's pictures, I, P, S, B, or N for one that is not coded; empty for others."""
+        return "".join(self.unpacker.kinds) if self.unpacker else ""
+
+    @property
+    def is_packed(self) -> bool:
+        return self.unpacker is not None and self.unpacker.has_packed_pictures
+
+    @property
+    def reorders(self) -> bool:
+        """Whether the decoder shows frames in another order than it gets them."""
+        return bool(self._stream.codec_context.has_b_frames)
+
+    @property
+    def stores_order(self) -> bool:
+        """AVI doesn't say when frames are shown: there, FFmpeg's time stamps count packets."""
+        return self._container.format.name != "avi"
+
+    def __iter__(self) -> Iterator[av.Packet]:
+        if self.unpacker is not None:
+            yield from self.unpacker.unpack(self._packets())
+            return
+        codec = self._stream.codec_context.codec.canonical_name
+        is_frame = IS_FRAME.get(codec)
+        watches_order, last = self.reorders, -1
+        for position, packet in enumerate(self._packets()):
+            if watches_order and packet.pts is not None:
+                watches_order, last = packet.pts > last and not self.may_have_b_frames, packet.pts
+            if watches_order:
+                self.may_have_b_frames = self._may_be_b_frame(codec, packet)
+            if self.h264 is not None and self.h264.may_have_fields and not self.has_fields:
+                self.has_fields = self.h264.is_field(bytes(packet))
+            if is_frame is not None and not is_frame(packet):
+                self.unseen.add(position)
+            if packet.is_discard:
+                self.hidden.add(position)
+            yield packet
+
+    def _may_be_b_frame(self, codec: str, packet: av.Packet) -> bool:
+        if self.h264 is not None:
+            return self.h264.is_b_frame(bytes(packet))
+        if codec in ("mpeg1video", "mpeg2video"):
+            header = bytes(packet).partition(b"\0\0\1\0")[2]
+            return len(header) < 2 or header[1] >> 3 & 7 == MPEG2_B
+        return True
+
+    def _packets(self) -> Iterator[av.Packet]:
+        for packet in demux(self._container, self._stream):
+            if packet.size:
+                yield packet
+            else:
+                self.is_whole = True
+
+
+def _vp8_is_frame(packet: av.Packet) -> bool:
+    return bool(memoryview(packet)[0] & 0x10)
+
+
+def _vp9_is_frame(packet: av.Packet) -> bool:
+    """Of a packet with several frames, the last one is shown."""
+    data = memoryview(packet)
+    first = data[0]
+    if first >> 6 != 2 or data[-1] & 0xE0 == 0xC0:  # an index of several frames stands at the end
+        return True
+    shift = 0 if first & 0x30 == 0x30 else 1  # profile 3 has a bit more in front
+    shows_an_earlier_one = first >> (shift + 2) & 1
+    return bool(shows_an_earlier_one or first >> shift & 1)
+
+
+IS_FRAME = {"vp8": _vp8_is_frame, "vp9": _vp9_is_frame}

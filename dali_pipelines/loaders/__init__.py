@@ -1,0 +1,1 @@
+"""From the clips of a dataset, or the windows of long videos, to batches of tensors."""

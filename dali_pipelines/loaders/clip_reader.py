@@ -1,0 +1,138 @@
+"""What one clip contributes to a batch: read in a thread, before DALI's graph sees it.
+
+Here it is decided, clip by clip, who decodes: the cache, PyAV, DALI's image decoder for extracted
+frames, or DALI's video decoder where the caller says that it takes the file.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from threading import Event
+from typing import Any, Literal
+
+import numpy as np
+
+from dali_pipelines.augment import Look
+from dali_pipelines.decode import frame_folder
+from dali_pipelines.decode.clip_part import cut_part
+from dali_pipelines.decode.pixels import Frame, resize_short, to_pixels
+from dali_pipelines.decode.wanted_frames import decode_wanted
+from dali_pipelines.errors import VideoError
+from dali_pipelines.frame_plan import IntArray
+from dali_pipelines.loaders.frame_cache import FrameCache
+from dali_pipelines.loaders.graph import Front
+from dali_pipelines.loaders.loader_config import ClipRow, Feed
+
+Way = Literal["PyAV", "the cache", "DALI's image decoder", "DALI's video decoder"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReadClip:
+    row: ClipRow
+    front: Front
+    looks: list[Look]
+    sources: list[Any]
+    """What the graph's front takes; see graph.py."""
+    way: Way
+    num_damaged: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClipReader:
+    feed: Feed
+    cache: FrameCache | None = None
+    takes_video: Callable[[ClipRow], bool] = field(default=lambda row: False)
+    """Whether DALI's video decoder is to read this file."""
+    stop: Event = field(default_factory=Event)
+
+    def read(self, row: ClipRow, epoch: int) -> ReadClip:
+        """Raises VideoError, which names the file, where the clip can't be read."""
+        try:
+            if row.frames < 1:
+                raise VideoError(row.path, "the index counts no frames in it; index it anew")
+            looks = self.feed.looks(row, epoch)
+            plain = all(look.plan.is_plain for look in looks)
+            if row.path.is_dir():
+                if plain:
+                    return self._images(row, looks)
+            elif plain and self.takes_video(row) and (clip := self._video(row, looks)):
+                return clip
+            return self._pixels(row, looks)
+        except VideoError as error:
+            if error.path == row.path:
+                raise
+            raise VideoError(row.path, f"{error.path.name}: {error.reason}") from error
+        except OSError as error:
+            raise VideoError(row.path, error.strerror or str(error)) from error
+
+    def _images(self, row: ClipRow, looks: list[Look]) -> ReadClip:
+        files = frame_folder.frame_files(row.path)
+        numbers = np.concatenate([look.plan.left for look in looks])
+        if numbers.max() >= len(files):
+            raise VideoError(
+                row.path, f"frame {numbers.max()} is wanted but there are {len(files)}"
+            )
+        read = {number: frame_folder.encoded(files[number]) for number in set(numbers.tolist())}
+        return ReadClip(
+            row=row,
+            front="images",
+            looks=looks,
+            sources=[read[number] for number in numbers.tolist()],
+            way="DALI's image decoder",
+        )
+
+    def _video(self, row: ClipRow, looks: list[Look]) -> ReadClip | None:
+        """The part of the file that is needed; None where DALI would be led astray."""
+        part = cut_part(row.path, np.concatenate([look.plan.left for look in looks]))
+        if part is None:
+            return None
+        numbers = [[part.numbers[each] for each in look.plan.left.tolist()] for look in looks]
+        return ReadClip(
+            row=row,
+            front="video",
+            looks=looks,
+            sources=[(part.encoded, np.array(each, np.int32)) for each in numbers],
+            way="DALI's video decoder",
+        )
+
+    def _pixels(self, row: ClipRow, looks: list[Look]) -> ReadClip:
+        numbers = np.unique(np.concatenate([look.plan.source_indices for look in looks]))
+        short = self.feed.spec.resize
+        way: Way = "the cache"
+        frames, num_damaged = None, 0
+        if self.cache is not None and row.path.is_file():
+            frames = self.cache.get(row.path, short, numbers.tolist())
+        if frames is None:
+            way = "PyAV"
+            frames, num_damaged = self._decode(row.path, numbers)
+            if self.cache is not None and not num_damaged and row.path.is_file():
+                self.cache.put(row.path, short, numbers.tolist(), frames)
+        by_number = dict(zip(numbers.tolist(), frames, strict=True))
+        return ReadClip(
+            row=row,
+            front="pixels",
+            looks=looks,
+            sources=[frame for look in looks for frame in _compose(look, by_number)],
+            way=way,
+            num_damaged=num_damaged,
+        )
+
+    def _decode(self, path: Path, numbers: IntArray) -> tuple[list[Frame], int]:
+        short = self.feed.spec.resize
+        if path.is_dir():
+            whole = frame_folder.read_frames(path, numbers)
+            return [resize_short(frame, short) for frame in whole], 0
+        frames: list[Frame] = []
+        num_damaged = 0
+        for item in decode_wanted(path, numbers, stop=self.stop):
+            frames.append(resize_short(to_pixels(item.frame), short))
+            num_damaged += item.is_damaged
+        if len({frame.shape for frame in frames}) > 1:
+            raise VideoError(path, "its picture changes size midway")
+        return frames, num_damaged
+
+
+def _compose(look: Look, frames: dict[int, Frame]) -> list[Frame]:
+    if look.plan.is_plain:
+        return [frames[number] for number in look.plan.left.tolist()]
+    return list(look.plan.compose(np.stack([frames[n] for n in look.plan.source_indices.tolist()])))

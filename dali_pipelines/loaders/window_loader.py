@@ -1,0 +1,181 @@
+"""WindowLoader: videos of any length into batches of windows, for labelling.
+
+Several files are read at once, each from front to back by one thread, and their windows come in the
+order of the files. Only the windows that are waiting are held in memory.
+"""
+
+import os
+import queue
+import time
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Iterator
+from contextlib import closing
+from pathlib import Path
+from threading import Event, Thread
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from dali_pipelines.errors import LoaderError, Stopped, VideoError
+from dali_pipelines.loaders.graph import ClipGraph
+from dali_pipelines.loaders.loader_config import Report
+from dali_pipelines.loaders.prefetch import LEAVE_S, put_unless, run_ahead
+from dali_pipelines.loaders.windows import ReadWindow, Window, plan_windows, read_windows
+from dali_pipelines.spec import ClipSpec, Values
+
+if TYPE_CHECKING:
+    import torch
+
+BATCHES_AHEAD = 2
+TIMEOUT_S = 120.0
+
+
+class WindowBatch(NamedTuple):
+    clips: "torch.Tensor"
+    """(B, T, C, H, W), or (B, C, T, H, W) where the spec's layout is CTHW."""
+    windows: list[Window]
+
+
+class WindowLoader:
+    """Iterate once. Files that can't be read are named in `report`; their windows are missing from
+    where the fault is."""
+
+    def __init__(
+        self,
+        paths: Iterable[Path],
+        spec: ClipSpec,
+        *,
+        window_s: float | None = None,
+        stride_s: float | None = None,
+        batch_size: int = 8,
+        gpu: int | None = None,
+        num_threads: int | None = None,
+        values: Values = "float32",
+        known: Callable[[Path], int] = lambda path: 0,
+        timeout_s: float = TIMEOUT_S,
+    ) -> None:
+        """`known`: how many of a file's windows to leave out, counted from its start.
+        `timeout_s`: so long may a file give nothing before it is given up."""
+        self.report = Report()
+        self._paths = paths
+        self._spec = spec
+        self._window_s = window_s
+        self._stride_s = stride_s
+        self._batch_size = batch_size
+        self._num_threads = num_threads or len(os.sched_getaffinity(0))
+        self._known = known
+        self._timeout_s = timeout_s
+        self._graph = ClipGraph(
+            "pixels",
+            spec,
+            max_looks=batch_size,
+            num_threads=self._num_threads,
+            gpu=gpu,
+            values=values,
+        )
+
+    def __iter__(self) -> Iterator[WindowBatch]:
+        return self.batches()
+
+    def batches(self) -> Generator[WindowBatch, None, None]:
+        """The same, to be closed by whoever leaves early."""
+        return run_ahead(self._batches, ahead=BATCHES_AHEAD)
+
+    def _batches(self, stop: Event) -> Generator[WindowBatch, None, None]:
+        waiting: list[ReadWindow] = []
+        with closing(self._windows(stop)) as windows:
+            for window in windows:
+                waiting.append(window)
+                if len(waiting) == self._batch_size:
+                    yield self._through_graph(waiting)
+                    waiting = []
+        if waiting:
+            yield self._through_graph(waiting)
+
+    def _windows(self, stop: Event) -> Generator[ReadWindow, None, None]:
+        files: deque[_Reading] = deque()
+        paths = iter(self._paths)
+        try:
+            while not stop.is_set():
+                while len(files) <= self._num_threads and (path := next(paths, None)) is not None:
+                    files.append(_Reading(path, self._batch_size, self._read))
+                if not files:
+                    return
+                file = files[0]
+                while isinstance(item := self._next(file, stop), ReadWindow):
+                    yield item
+                if stop.is_set():
+                    return
+                files.popleft()
+                if isinstance(item, VideoError):
+                    self.report.failures[file.path] = item.reason
+                elif item is not None:
+                    raise LoaderError(f"{file.path}: reading it failed ({item!r})") from item
+        finally:
+            for file in files:
+                file.stop.set()
+            for file in files:
+                file.thread.join(LEAVE_S)
+
+    def _next(self, file: "_Reading", stop: Event) -> Any:
+        """A window, None at the end, or what ended the file too early. A reader that hangs inside a
+        library can't be ended; it is left behind, and dies with the process."""
+        give_up = time.monotonic() + self._timeout_s
+        while not stop.is_set():
+            try:
+                return file.made.get(timeout=0.1)
+            except queue.Empty:
+                if time.monotonic() > give_up:
+                    file.stop.set()
+                    return VideoError(file.path, f"it gave no frame for {self._timeout_s:g} s")
+        return None
+
+    def _read(self, path: Path, made: "queue.Queue[Any]", stop: Event) -> None:
+        """Windows, then None or what ended the file too early."""
+        end: BaseException | None = None
+        try:
+            windows = plan_windows(path, window_s=self._window_s, stride_s=self._stride_s)
+            for window in read_windows(windows[self._known(path) :], self._spec, stop=stop):
+                if not put_unless(made, window, stop):
+                    return
+        except Stopped:
+            return
+        except OSError as error:
+            end = VideoError(path, error.strerror or str(error))
+        except BaseException as error:
+            end = error
+        put_unless(made, end, stop)
+
+    def _through_graph(self, windows: list[ReadWindow]) -> WindowBatch:
+        clips_BTCHW = self._graph.run(
+            [frame for window in windows for frame in window.frames],
+            [window.look for window in windows],
+        )
+        for window in windows:
+            self.report.read_by["PyAV"] += 1
+            if window.window.flaw:
+                self.report.flaws[window.window.path] = window.window.flaw
+            if window.window.num_streams > 1:
+                self.report.num_streams[window.window.path] = window.window.num_streams
+            if window.num_damaged:
+                self.report.damaged_frames[window.window.path] += window.num_damaged
+        return WindowBatch(
+            clips=clips_BTCHW.transpose(1, 2) if self._spec.layout == "CTHW" else clips_BTCHW,
+            windows=[window.window for window in windows],
+        )
+
+
+class _Reading:
+    """A file on its way, read by a thread of its own."""
+
+    def __init__(
+        self,
+        path: Path,
+        ahead: int,
+        read: "Callable[[Path, queue.Queue[Any], Event], None]",
+    ) -> None:
+        self.path = path
+        self.made: queue.Queue[Any] = queue.Queue(ahead)
+        self.stop = Event()
+        self.thread = Thread(
+            target=read, args=(path, self.made, self.stop), name="decode", daemon=True
+        )
+        self.thread.start()

@@ -1,0 +1,51 @@
+"""What Streamlit runs for each visitor and each click: the page, with models opened by path."""
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import streamlit as st
+
+if TYPE_CHECKING:
+    from engine.app.page import Model
+
+
+@st.cache_resource(show_spinner=False)
+def open_model(path: str, device: str) -> "Model":
+    """Once for all visitors, warm."""
+    from engine.app.page import Model
+    from engine.errors import UserError
+    from engine.memory import keep_freed_memory
+    from engine.predictor import open_predictor
+    from trt.errors import CompileError
+
+    try:
+        predictor = open_predictor(Path(path), device)
+    except CompileError as error:
+        raise UserError(str(error)) from error
+    if predictor.device.type == "cpu":
+        keep_freed_memory()
+    predictor.warm_up(1)
+    return Model(
+        name=Path(path).name,
+        run=predictor,
+        clip=predictor.clip,
+        class_names=predictor.class_names,
+        runs_on=predictor.runs_on,
+        gpu=predictor.device.index,
+    )
+
+
+def main() -> None:
+    # Streamlit puts this folder on the path, where `compile` or `evaluate` would hide others'.
+    here = str(Path(__file__).parent)
+    if here in sys.path:
+        sys.path.remove(here)
+    from engine.app.page import show
+    from engine.app.site import Site
+
+    show(Site.from_json(sys.argv[1]), open_model)
+
+
+if __name__ == "__main__":
+    main()

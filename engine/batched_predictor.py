@@ -1,0 +1,60 @@
+"""A model that answers any number of clips, in batches of one size."""
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dali_pipelines.spec import ClipSpec
+from engine.memory import is_out_of_memory
+
+if TYPE_CHECKING:
+    import torch
+
+
+class VideoModel(Protocol):
+    """A model with the preprocessing that it was trained on; Predictor is one."""
+
+    @property
+    def clip(self) -> ClipSpec: ...
+    @property
+    def class_names(self) -> list[str]: ...
+    @property
+    def device(self) -> "torch.device": ...
+    def __call__(self, clips: "torch.Tensor") -> "torch.Tensor":
+        """Logits (B, num_classes) of uint8 clips (B, T, C, H, W)."""
+
+
+class BatchedPredictor:
+    """Probabilities for any number of clips, asked for in batches of one size."""
+
+    def __init__(self, model: "Callable[[torch.Tensor], torch.Tensor]", batch_size: int) -> None:
+        self._model = model
+        self._size = self.batch_size = batch_size
+        self.halved = 0
+
+    def __call__(self, clips: "torch.Tensor") -> NDArray[np.float32]:
+        import torch
+
+        while True:
+            try:
+                parts = [self._padded(part) for part in clips.split(self._size)]
+                return torch.cat(parts).numpy()
+            except (RuntimeError, MemoryError) as error:
+                if not is_out_of_memory(error) or self._size == 1:
+                    raise
+                if torch.cuda.is_available():
+                    torch.cuda.empty_cache()
+                self._size = max(1, self._size // 2)
+                self.halved += 1
+
+    def _padded(self, clips: "torch.Tensor") -> "torch.Tensor":
+        import torch
+
+        lacking = self._size - len(clips)
+        filled = clips
+        if lacking:
+            filled = torch.cat([clips, clips[-1:].expand(lacking, *clips.shape[1:])])
+        found = self._model(filled).float().softmax(dim=1)
+        return found[: len(clips)].cpu()

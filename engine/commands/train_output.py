@@ -1,0 +1,35 @@
+"""What `engine train` says of a run that ended."""
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from engine.interrupt import INTERRUPTED
+
+if TYPE_CHECKING:
+    from engine.training.recipe import Recipe
+    from engine.training.run import Trained
+
+
+def conclude(trained: "Trained", out: Path, recipe: "Recipe") -> int:
+    """Say how it ended; returns the exit code."""
+    from engine.training import history
+
+    if not trained.is_first:
+        return 0
+    curves = history.draw_curves(out, trained.history, f"{recipe.model} {recipe.preset}")
+    for path, reason in trained.report.failures.items():
+        print(f"bad: {path}: {reason}", file=sys.stderr)
+    if damage := trained.report.describe_damage():
+        print(f"{damage}: `engine data check` says which are bad", file=sys.stderr)
+    if not trained.finished:
+        print(f"stopped; `engine train --out {out} --resume` goes on from here", file=sys.stderr)
+        return INTERRUPTED
+    if trained.best is not None:
+        row = trained.best_row
+        print(
+            f"best: {trained.best} after epoch {row['epoch']:.0f}, "
+            f"validation top-1 {row['val_top1']:.1%}, "
+            f"top-5 {row['val_top5']:.1%}, F1 {row['val_f1']:.3f}; curves in {curves}"
+        )
+    return 1 if trained.report.failures else 0

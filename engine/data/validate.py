@@ -1,0 +1,99 @@
+"""The doctor: every clip opened and decoded to its end, and health.csv written.
+
+Who trains or labels asks `usable_clips`, and says how many were left out; nothing is swapped.
+"""
+
+import csv
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from dali_pipelines.decode import clip_file
+from dali_pipelines.decode.clip_facts import ClipHealth
+from engine import atomic
+from engine.data.manifest import Clip, Manifest
+from engine.errors import UserError
+from engine.parallel import run_each
+
+FILE_NAME = "health.csv"
+COLUMNS = tuple(
+    "path status reason codec pixel_format width height rotation fps frame_rate frames_claimed "
+    "frames gop loaders notes".split()
+)
+TIMEOUT_S = 600.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Checked:
+    clip: Clip
+    health: ClipHealth
+
+
+@dataclass(frozen=True, kw_only=True)
+class Usable:
+    clips: tuple[Clip, ...]
+    num_bad: int
+    """Listed as bad by the doctor, or never opened by the index."""
+
+    def describe(self) -> str:
+        if not self.num_bad:
+            return f"{len(self.clips):,} clips"
+        return f"{len(self.clips):,} clips; {self.num_bad:,} bad left out"
+
+
+def check_dataset(manifest: Manifest, *, timeout_s: float = TIMEOUT_S) -> list[Checked]:
+    """Decode every clip and write health.csv; the findings come in the manifest's order."""
+    checked = list(_examine(manifest, timeout_s))
+    atomic.write_csv(manifest.root / FILE_NAME, COLUMNS, map(_row, checked))
+    return checked
+
+
+def usable_clips(manifest: Manifest) -> Usable:
+    bad = _bad_paths(manifest.root / FILE_NAME)
+    clips = tuple(clip for clip in manifest.clips if clip.frames and clip.path not in bad)
+    return Usable(clips=clips, num_bad=len(manifest.clips) - len(clips))
+
+
+def _examine(manifest: Manifest, timeout_s: float) -> Iterator[Checked]:
+    outcomes = run_each(
+        partial(_check, manifest.root), manifest.clips, title="Checking", timeout_s=timeout_s
+    )
+    for outcome in outcomes:
+        health = outcome.value or ClipHealth(status="bad", reason=str(outcome.error), facts=None)
+        yield Checked(clip=outcome.item, health=health)
+
+
+def _check(root: Path, clip: Clip) -> ClipHealth:
+    return clip_file.check(root / clip.path)
+
+
+def _row(checked: Checked) -> list[str | int | float]:
+    health, facts = checked.health, checked.health.facts
+    found: list[str | int | float] = [""] * 10
+    if facts:
+        found = [
+            facts.codec,
+            facts.pixel_format,
+            facts.width,
+            facts.height,
+            facts.rotation,
+            facts.fps,
+            "variable" if facts.variable_rate else "constant",
+            facts.frames_claimed,
+            facts.frames,
+            facts.gop,
+        ]
+    notes = "; ".join(facts.notes()) if facts else ""
+    loaders = " ".join(health.loaders)
+    return [checked.clip.path, health.status, health.reason, *found, loaders, notes]
+
+
+def _bad_paths(path: Path) -> set[str]:
+    if not path.is_file():
+        return set()
+    with path.open(encoding="utf-8", errors="surrogateescape", newline="") as file:
+        reader = csv.DictReader(file)
+        if tuple(reader.fieldnames or ()) not in (COLUMNS, COLUMNS[:-1]):  # once it had no notes
+            raise UserError(f"{path} is damaged; run `engine data check {path.parent}` again.")
+        return {row["path"] for row in reader if row["status"] == "bad"}

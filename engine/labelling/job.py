@@ -1,0 +1,281 @@
+"""The steps of `engine label`: find videos, open the model, label, write; again where it watches.
+
+Joins the loaders (dali_pipelines), the model (engine, trt) and the journal.
+"""
+
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from engine.errors import UserError
+from engine.labelling import journal_file, writers
+from engine.labelling.discovery import Item, Wanted
+from engine.labelling.journal import Journal
+from engine.labelling.options import Asked
+from engine.labelling.outputs import (
+    claimed_before,
+    journal_of,
+    make_folders,
+    outputs_of,
+    style_of,
+    words_on_left_alone,
+)
+from engine.labelling.source import Source, folder_of, is_gone
+
+if TYPE_CHECKING:
+    from engine.labelling.label import Settings, Tally
+
+POLL_S = 2.0
+WATCHING_SHARE = 20
+"""So many times as long as a look at the folder takes is waited until the next one."""
+SETTLED_S = 5.0
+"""A file that arrives is left alone until it hasn't changed for so long."""
+SHOWN = 10
+
+
+def run(asked: Asked) -> int:
+    """The exit code."""
+    if asked.model is None:
+        raise UserError("name what labels them: --model RUN or --model ARTIFACT.")
+    if len(asked.videos) != 1:
+        raise UserError("label takes one folder, or one list with --list.")
+    if asked.stride_s is not None and asked.window_s is None:
+        raise UserError("--stride needs --window.")
+    if asked.watch and (asked.is_list or asked.cluster):
+        raise UserError("--watch goes with a folder on this machine.")
+    wanted = Wanted(include=asked.include, exclude=asked.exclude, shard=_parse_shard(asked.shard))
+    source = Source(asked.videos[0], wanted, is_list=asked.is_list)
+    outputs = outputs_of(asked)
+    journal_path = journal_of(asked.out)
+    from engine.predictor import class_names_of, digest_of
+
+    digest = digest_of(asked.model)
+    facts = {
+        "classes": class_names_of(asked.model), "window": asked.window_s, "stride": asked.stride_s,
+        "shard": asked.shard, "model": digest, "root": source.root,
+        "include": sorted(asked.include), "exclude": sorted(asked.exclude),
+    }  # fmt: skip
+    if asked.dry_run:
+        return _dry_run(asked, source, journal_path, facts)
+    started = time.perf_counter()
+    total = _count(source)  # before there is a journal of nothing
+    look_s = time.perf_counter() - started
+    make_folders(asked)
+    if journal_path.exists() and not asked.fresh:
+        with Journal(journal_path) as journal:
+            facts = _going_on(facts, journal, source, mix=asked.mix)
+            journal.check(facts, mix=asked.mix)
+    claimed = claimed_before(outputs, fresh=asked.fresh)
+    label_all = (_on_cluster if asked.cluster else _here)(asked, digest)
+    if asked.fresh:
+        journal_file.remove(journal_path)
+    with Journal(journal_path) as journal:
+        journal.claims.add(claimed)  # before the facts, which say that it is no old journal
+        journal.bind(facts, mix=asked.mix)
+        if asked.retry:
+            journal.forget_failures()
+        style = style_of(asked, facts)
+        started = time.perf_counter()
+        tally = _with_progress(journal, source, total, label_all)
+        seconds = time.perf_counter() - started
+        if source.is_away():
+            raise UserError(
+                f"{source.name} went away while it was labelled: what was labelled is kept, and "
+                "the same command goes on when it is back. The results are left as they are."
+            )
+        if asked.mix:
+            journal.leave_out_nothing()
+        else:
+            journal.leave_out_others(unread=source.skipped)
+        left_alone = _end(asked, source, journal, outputs, style, tally, seconds)
+        while asked.watch:
+            time.sleep(max(POLL_S, WATCHING_SHARE * look_s))
+            if source.is_away():
+                continue
+            started = time.perf_counter()
+            items = _settled(journal.noting(source.items()))
+            more = label_all(journal, items, lambda tally: None)
+            if not more.done and not more.failed:
+                look_s = time.perf_counter() - started
+            has_changed = (
+                not asked.mix
+                and not source.is_away()
+                and journal.leave_out_others(unread=source.skipped)
+            )
+            if more.done or more.failed or has_changed:
+                _end(asked, source, journal, outputs, style, more, 0.0)
+        _, num_failed = journal.counts()
+    return 1 if num_failed or tally.away or source.skipped or left_alone else 0
+
+
+def _going_on(
+    facts: dict[str, Any], journal: Journal, source: Source, *, mix: bool
+) -> dict[str, Any]:
+    """With --mix, files of another folder than the journal's go by their whole paths, so that two
+    of one name stay apart; but a folder that was moved is the same one."""
+    root = journal.facts().get("root")
+    if not mix or root in (None, source.root):
+        return facts
+    if is_gone(root):
+        known = {journal.knows(item) for item in source.items()}
+        if True in known and False not in known:
+            return facts
+    source.beside = folder_of(root)
+    return {**facts, "root": root}
+
+
+LabelAll = Callable[[Journal, Iterator[Item], "Callable[[Tally], None]"], "Tally"]
+
+
+def _here(asked: Asked, digest: str) -> LabelAll:
+    from engine.labelling.label import label
+    from engine.memory import keep_freed_memory
+    from engine.predictor import open_predictor
+
+    assert asked.model is not None
+    predictor = open_predictor(asked.model, asked.device)
+    if predictor.device.type == "cpu":
+        keep_freed_memory()
+    settings = _settings(asked, digest)
+    return lambda journal, items, on_file: label(
+        items, predictor, journal, settings, on_file=on_file
+    )
+
+
+def _on_cluster(asked: Asked, digest: str) -> LabelAll:
+    from engine.labelling.cluster import label_on_cluster, require_ray
+
+    require_ray()
+    assert asked.model is not None
+    model, device, settings = asked.model.absolute(), asked.device, _settings(asked, digest)
+    return lambda journal, items, on_file: label_on_cluster(
+        items, model, journal, settings, device=device, workers=asked.workers, on_file=on_file
+    )
+
+
+def _settings(asked: Asked, digest: str) -> "Settings":
+    from engine.labelling.label import Settings
+
+    return Settings(
+        model=digest,
+        window_s=asked.window_s,
+        stride_s=asked.stride_s,
+        batch_size=asked.batch_size,
+        timeout_s=asked.timeout_s,
+    )
+
+
+def _parse_shard(text: str | None) -> tuple[int, int]:
+    if text is None:
+        return 0, 1
+    number, _, count = text.partition("/")
+    if not number.isdigit() or not count.isdigit() or not 1 <= int(number) <= int(count):
+        raise UserError(f"--shard takes i/n with i from 1 to n, as in 2/8, not {text!r}.")
+    return int(number) - 1, int(count)
+
+
+def _count(source: Source) -> int:
+    from engine.progress import progress_bar
+
+    total = there = 0
+    with progress_bar("Finding videos", total=None, unit="files") as advance:
+        for item in source.items():
+            total += 1
+            there += item.is_there
+            advance()
+    source.check(total, there)
+    return total
+
+
+def _with_progress(journal: Journal, source: Source, total: int, label_all: LabelAll) -> "Tally":
+    from engine.progress import progress_bar
+
+    items = journal.noting(source.items())
+    with progress_bar("Labelling", total=total, unit="files") as advance:
+        return label_all(journal, items, lambda tally: advance(f"{tally.failed:,} failed"))
+
+
+def _end(
+    asked: Asked,
+    source: Source,
+    journal: Journal,
+    outputs: writers.Outputs,
+    style: writers.Style,
+    tally: "Tally",
+    seconds: float,
+) -> int:
+    """Write the results, and say what was done; returns how many subtitles were not written."""
+    written = writers.write(journal, outputs, style)
+    if not source.skipped:
+        journal.finish()
+    for path in written.files:
+        print(f"written to {path}")
+    num_left_out = journal.num_left_out()
+    parts = [f"{tally.done:,} files labelled ({tally.windows:,} windows)"]
+    if seconds and tally.done:
+        parts.append(f"{tally.done / seconds:,.1f} files/s")
+    if tally.known:
+        parts.append(f"{tally.known:,} were done before")
+    if tally.away:
+        parts.append(f"{tally.away:,} of these aren't there at the moment, and keep their labels")
+    if tally.halved:
+        parts.append(f"batches halved {tally.halved} times for want of memory")
+    parts.append(f"{tally.failed:,} failed" + (f": see {outputs.failures}" if tally.failed else ""))
+    print("; ".join(parts))
+    for words in (tally.report.describe_damage(), tally.report.describe_streams()):
+        if words:
+            print(words)
+    if num_left_out:
+        print(
+            f"{num_left_out:,} files of earlier runs aren't in {source.name} now and were left "
+            "out of the results; --mix keeps them in"
+        )
+    if source.skipped:
+        print(_words_on_skipped(source.skipped))
+    if written.left_alone:
+        print(words_on_left_alone(written.left_alone))
+    return len(written.left_alone)
+
+
+def _words_on_skipped(skipped: dict[str, str]) -> str:
+    shown = [f"{name} ({reason})" for name, reason in list(skipped.items())[:SHOWN]]
+    if len(skipped) > len(shown):
+        shown.append("…")
+    return f"{len(skipped):,} folders or links couldn't be looked into: {', '.join(shown)}"
+
+
+def _settled(items: Iterator[Item]) -> Iterator[Item]:
+    now = time.time_ns()
+    latest = now - int(SETTLED_S * 1e9)
+    return (item for item in items if not latest < item.mtime_ns <= now)
+
+
+def _dry_run(asked: Asked, source: Source, journal_path: Path, facts: dict[str, Any]) -> int:
+    if asked.fresh or not journal_path.exists():
+        return _say_what_is_left(source, lambda item: False)
+    with Journal.copy_of(journal_path) as journal:
+        facts = _going_on(facts, journal, source, mix=asked.mix)
+        journal.check(facts, mix=asked.mix)
+        if asked.retry:
+            journal.forget_failures()
+        return _say_what_is_left(source, lambda item: journal.stands(item, facts["model"])[0])
+
+
+def _say_what_is_left(source: Source, is_done: Callable[[Item], bool]) -> int:
+    shown: list[str] = []
+    total = known = 0
+    for item in source.items():
+        total += 1
+        if is_done(item):
+            known += 1
+        elif len(shown) < SHOWN:
+            shown.append(item.name)
+    for name in shown:
+        print(name.encode("utf-8", "backslashreplace").decode())
+    if total - known > len(shown):
+        print("…")
+    print(f"{total - known:,} to label; {known:,} of {total:,} are done")
+    if source.skipped:
+        print(_words_on_skipped(source.skipped))
+    return 0

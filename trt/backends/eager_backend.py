@@ -1,0 +1,63 @@
+"""The yardstick: the exported program, run by torch as it stands."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from trt.build_input import Job
+from trt.config import PROGRAM, Bond, Config, Precision, nearest
+from trt.probe import Gpu, Status, installed
+
+if TYPE_CHECKING:
+    from trt.build_input import Run
+
+WHERE = "anywhere, the yardstick"
+LOWERS: frozenset[Precision] = frozenset({"fp32", "tf32"})
+PACKAGES: tuple[str, ...] = ("torch",)
+BOUND_TO: frozenset[Bond] = frozenset()
+
+
+def probe(gpu: Gpu | None) -> Status:
+    return Status(usable=True, why=installed("torch"))
+
+
+def executes(precision: Precision, gpu: Gpu | None) -> tuple[Precision, str]:
+    known: set[Precision] = {"fp32", "bf16", "fp16"}
+    if gpu is not None and gpu.capability >= (8, 0):
+        known.add("tf32")
+    return nearest(precision, known, "torch")
+
+
+def runs_on(gpu: Gpu | None) -> str:
+    return "cuda" if gpu else "cpu"
+
+
+def build(job: Job, folder: Path) -> dict[str, Any]:
+    from trt import program
+
+    exported = job.program()
+    program.save(exported, folder / PROGRAM)
+    return {"engines": 0, "in_torch": program.num_operators(exported)}
+
+
+def load(folder: Path, config: Config) -> "Run":
+    import torch
+    from torch.export.passes import move_to_device_pass
+
+    from trt import program
+
+    exported = program.load(folder / PROGRAM)
+    if not torch.cuda.is_available():
+        return exported.module()
+    module = move_to_device_pass(exported, "cuda").module()
+    if config.target.precision != "tf32":
+        return module
+
+    def run(clips: torch.Tensor) -> torch.Tensor:
+        before = torch.get_float32_matmul_precision()
+        torch.set_float32_matmul_precision("high")
+        try:
+            return module(clips)
+        finally:
+            torch.set_float32_matmul_precision(before)
+
+    return run

@@ -1,0 +1,261 @@
+"""TensorRT for RTX: one engine from ONNX, built on any machine, run on an RTX-class GPU.
+
+The ONNX stays beside the engine: another version's engine is built from it, without the checkpoint.
+"""
+
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from trt.backends import onnx_backend
+from trt.build_input import Job
+from trt.config import Bond, Config, Precision, Target, nearest
+from trt.errors import CompileError
+from trt.probe import Gpu, Status, installed, missing
+
+if TYPE_CHECKING:
+    import onnx
+    import torch
+
+    from trt.build_input import Run
+
+WHERE = "RTX-class GPU, built anywhere"
+LOWERS: frozenset[Precision] = frozenset({"fp32", "tf32", "int8"})
+PACKAGES: tuple[str, ...] = ("tensorrt-rtx",)
+BOUND_TO: frozenset[Bond] = frozenset({"versions"})
+MODEL, ENGINE = onnx_backend.MODEL, "model.engine"
+INPUT, OUTPUT = onnx_backend.INPUT, onnx_backend.OUTPUT
+
+
+def probe(gpu: Gpu | None) -> Status:
+    """Engines are built without a GPU; only running them takes one."""
+    for package, extra in (("tensorrt-rtx", "tensorrt-rtx"), ("onnx", "onnx")):
+        if not installed(package):
+            return missing(package, extra)
+    runs = "and runs" if gpu and gpu.capability >= (8, 0) else "but can't run"
+    return Status(usable=True, why=f"{installed('tensorrt-rtx')}; builds engines {runs} them here")
+
+
+def executes(precision: Precision, gpu: Gpu | None) -> tuple[Precision, str]:
+    """An engine is for all GPUs from 8.0 on, so the one here has no say."""
+    return nearest(precision, {"fp32", "tf32", "bf16", "fp16", "int8"}, "TensorRT-RTX")
+
+
+def runs_on(gpu: Gpu | None) -> str:
+    return "cuda" if gpu and gpu.capability >= (8, 0) else ""
+
+
+def build(job: Job, folder: Path) -> dict[str, Any]:
+    if job.stored is not None:
+        shutil.copyfile(job.stored / MODEL, folder / MODEL)
+        job.on_step("compiling")
+        return {"engines": 1, "in_torch": 0, "in_engine": build_engine(folder, job.target)}
+    onnx_backend.write_model(job, folder / MODEL)
+    if job.target.precision == "bf16":
+        _mend_bf16(folder / MODEL)
+    partition = {"engines": 1, "in_torch": 0}
+    if job.target.precision == "int8":
+        partition["weights_in_8_bits"] = _quantize(folder / MODEL, job)
+    job.on_step("compiling")
+    return {**partition, "in_engine": build_engine(folder, job.target)}
+
+
+def build_engine(folder: Path, target: Target) -> int:
+    """From the ONNX in the folder to the engine beside it; returns how many layers it holds."""
+    import tensorrt_rtx
+
+    logger = _logger()
+    builder = tensorrt_rtx.Builder(logger)
+    network = builder.create_network()  # strongly typed: precision is what the ONNX says
+    parser = tensorrt_rtx.OnnxParser(network, logger)
+    if not parser.parse_from_file(str(folder / MODEL)):
+        error = parser.get_error(0)
+        raise CompileError(
+            f"TensorRT-RTX can't take {error.node_operator() or 'the model'} "
+            f"{error.node_name()} ({_reason(logger)}): choose another --backend or --precision."
+        )
+    serialized = builder.build_serialized_network(network, _config(builder, network, target))
+    if serialized is None:
+        raise CompileError(
+            f"TensorRT-RTX built no engine ({_reason(logger)}): "
+            "choose another --backend or --precision."
+        )
+    (folder / ENGINE).write_bytes(serialized)
+    return network.num_layers
+
+
+def _config(builder: Any, network: Any, target: Target) -> Any:
+    import tensorrt_rtx
+
+    config = builder.create_builder_config()
+    if target.precision != "tf32":
+        config.clear_flag(tensorrt_rtx.BuilderFlag.TF32)  # set by default
+    if target.workspace_gb is not None:
+        size = int(target.workspace_gb * (1 << 30))
+        config.set_memory_pool_limit(tensorrt_rtx.MemoryPoolType.WORKSPACE, size)
+    if target.optimization_level is not None:
+        config.builder_optimization_level = target.optimization_level
+    batch, *rest = network.get_input(0).shape
+    if batch == -1:
+        profile = builder.create_optimization_profile()
+        sizes = (target.batches.least, target.batches.best, target.batches.most)
+        profile.set_shape(INPUT, *((size, *rest) for size in sizes))
+        config.add_optimization_profile(profile)
+    return config
+
+
+def _mend_bf16(path: Path) -> None:
+    """Two things that TensorRT refuses: convolutions into which the exporter folded normalisation,
+    as fp32, and GRUs in bf16, which its parser counts from an fp32 one. Those keep fp32."""
+    import onnx
+    from onnx import TensorProto
+
+    model = onnx.load(path, load_external_data=False)
+    graph = model.graph
+    types = {value.name: value.type.tensor_type.elem_type for value in graph.value_info}
+    weights = {each.name: each for each in graph.initializer}
+    nodes: list[onnx.NodeProto] = []
+    for node in graph.node:
+        lowered = types.get(node.input[0]) == TensorProto.BFLOAT16 if node.input else False
+        if node.op_type == "Conv" and lowered:
+            for name in node.input[1:]:
+                if name in weights and weights[name].data_type == TensorProto.FLOAT:
+                    _to_bf16(weights[name], path.parent)
+        nodes += _in_fp32(node) if node.op_type == "GRU" and lowered else [node]
+    del graph.node[:], graph.value_info[:]
+    graph.node.extend(nodes)
+    onnx.save(model, path)
+
+
+def _to_bf16(weight: "onnx.TensorProto", folder: Path) -> None:
+    import ml_dtypes
+    from onnx import numpy_helper
+
+    values = numpy_helper.to_array(weight, base_dir=str(folder))
+    weight.CopyFrom(numpy_helper.from_array(values.astype(ml_dtypes.bfloat16), weight.name))
+
+
+def _in_fp32(node: "onnx.NodeProto") -> "list[onnx.NodeProto]":
+    """The node between casts; an optional input or output that it lacks has no name."""
+    from onnx import TensorProto, helper
+
+    before, after = [], []
+    for i, name in enumerate(node.input):
+        if name:
+            node.input[i] = f"{node.name}.in{i}"
+            before.append(helper.make_node("Cast", [name], [node.input[i]], to=TensorProto.FLOAT))
+    for i, name in enumerate(node.output):
+        if name:
+            node.output[i] = f"{node.name}.out{i}"
+            cast = helper.make_node("Cast", [node.output[i]], [name], to=TensorProto.BFLOAT16)
+            after.append(cast)
+    return [*before, node, *after]
+
+
+def _quantize(path: Path, job: Job) -> int:
+    """How many weights are in 8 bits: TensorRT-RTX has no convolution in them, only products.
+
+    Its zero is always 0.
+    """
+    import onnx
+
+    onnx_backend.quantize(path, job, symmetric=True, not_types=["Conv"])
+    _make_signed(path)
+    graph = onnx.load(path, load_external_data=False).graph
+    weights = {each.name for each in graph.initializer}
+    quantized = {node.input[0] for node in graph.node if node.op_type == "DequantizeLinear"}
+    if not weights & quantized:
+        raise CompileError(
+            "TensorRT-RTX computes nothing of this model in int8: take --precision bf16."
+        )
+    return len(weights & quantized)
+
+
+def _make_signed(path: Path) -> None:
+    """What is never negative is counted from 0 to 255 by NNCF, and to 127 at most by TensorRT."""
+    import numpy
+    import onnx
+    from onnx import numpy_helper
+
+    model = onnx.load(path)
+    weights = {each.name: each for each in model.graph.initializer}
+    pairs = {  # of scale and zero
+        (node.input[1], node.input[2])
+        for node in model.graph.node
+        if node.op_type in ("QuantizeLinear", "DequantizeLinear")
+        and weights[node.input[2]].data_type == onnx.TensorProto.UINT8
+    }
+    for name in {scale for scale, _ in pairs}:
+        wider = numpy_helper.to_array(weights[name]) * numpy.float32(255 / 127)
+        weights[name].CopyFrom(numpy_helper.from_array(wider, name))
+    for name in {zero for _, zero in pairs}:
+        zeros = numpy_helper.to_array(weights[name])
+        assert not zeros.any()
+        weights[name].CopyFrom(numpy_helper.from_array(zeros.astype(numpy.int8), name))
+    del model.graph.value_info[:]
+    onnx.save(model, path)
+
+
+def load(folder: Path, config: Config) -> "Run":
+    import torch
+
+    if not torch.cuda.is_available():
+        raise CompileError(
+            f"{folder} holds a TensorRT-RTX engine, and torch sees no NVIDIA GPU to run it: "
+            "compile the model with --backend openvino for this machine."
+        )
+    import tensorrt_rtx
+
+    logger = _logger()
+    runtime = tensorrt_rtx.Runtime(logger)
+    engine = runtime.deserialize_cuda_engine((folder / ENGINE).read_bytes())
+    context = engine.create_execution_context() if engine is not None else None
+    if context is None:
+        raise CompileError(
+            f"TensorRT-RTX can't open {folder / ENGINE} here ({_reason(logger)}): "
+            "compile the model anew, on this machine."
+        )
+    return _Runner(runtime, context)
+
+
+class _Runner:
+    """On the current stream of the current device, without waiting for the result."""
+
+    def __init__(self, runtime: Any, context: Any) -> None:
+        self._runtime = runtime  # an engine mustn't outlive it
+        self._context = context
+
+    def __call__(self, clips: "torch.Tensor") -> "torch.Tensor":
+        import torch
+
+        clips = clips.cuda().contiguous()
+        context = self._context
+        context.set_input_shape(INPUT, tuple(clips.shape))
+        shape = tuple(context.get_tensor_shape(OUTPUT))
+        logits = torch.empty(shape, dtype=torch.float32, device=clips.device)
+        context.set_tensor_address(INPUT, clips.data_ptr())
+        context.set_tensor_address(OUTPUT, logits.data_ptr())
+        if not context.execute_async_v3(torch.cuda.current_stream().cuda_stream):
+            raise CompileError(f"TensorRT-RTX couldn't run {len(clips)} clips at once.")
+        return logits
+
+
+def _logger() -> Any:
+    """Keeps what the library says of errors, for the message, and prints nothing."""
+    import tensorrt_rtx
+
+    class Logger(tensorrt_rtx.ILogger):
+        def __init__(self) -> None:
+            tensorrt_rtx.ILogger.__init__(self)
+            self.errors: list[str] = []
+
+        def log(self, severity: Any, message: str) -> None:
+            worst = (tensorrt_rtx.ILogger.ERROR, tensorrt_rtx.ILogger.INTERNAL_ERROR)
+            if severity in worst and "cudaError 35" not in message:  # no driver, and none needed
+                self.errors.append(message)
+
+    return Logger()
+
+
+def _reason(logger: Any) -> str:
+    return logger.errors[0].splitlines()[0] if logger.errors else "it gives no reason"

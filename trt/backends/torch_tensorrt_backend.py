@@ -1,0 +1,212 @@
+"""Torch-TensorRT, on TensorRT or TensorRT-RTX, whichever flavour is installed.
+
+Its own archives hold pickles. So each engine is a file of its own here, and what stays in PyTorch
+is cut out of the exported program again when the artifact is opened.
+"""
+
+import contextlib
+import copy
+import dataclasses
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from trt.build_input import Job
+from trt.config import PROGRAM, Bond, Config, Precision, nearest
+from trt.errors import CompileError
+from trt.probe import Gpu, Status, installed, missing
+
+if TYPE_CHECKING:
+    import torch
+    from torch.export import ExportedProgram
+
+    from trt.build_input import Run
+
+WHERE = "NVIDIA GPU"
+LOWERS: frozenset[Precision] = frozenset({"fp32", "tf32", "int8", "fp8"})
+PACKAGES: tuple[str, ...] = ("torch", "torch-tensorrt", "torch-tensorrt-rtx", "tensorrt")
+BOUND_TO: frozenset[Bond] = frozenset({"device", "versions"})
+EIGHT_BITS: tuple[Precision, ...] = ("int8", "fp8")
+FLAVOURS = ("torch-tensorrt", "torch-tensorrt-rtx")
+ENGINES = "engines.json"
+"""For each engine the names of what goes in and comes out, in their order."""
+NEEDS: dict[Precision, tuple[int, int]] = {
+    "tf32": (8, 0), "bf16": (8, 0), "fp16": (7, 0), "int8": (7, 5), "fp8": (8, 9),
+}  # fmt: skip
+
+
+def probe(gpu: Gpu | None) -> Status:
+    found = [each for name in FLAVOURS if (each := installed(name))]
+    if gpu is None:
+        return Status(usable=False, why="no NVIDIA GPU")
+    if not found:
+        return missing("Torch-TensorRT", "tensorrt")
+    return Status(usable=True, why=found[0])
+
+
+def executes(precision: Precision, gpu: Gpu | None) -> tuple[Precision, str]:
+    known: set[Precision] = {"fp32"}
+    if gpu is None:
+        return nearest(precision, {*known, *NEEDS}, WHERE)
+    known |= {each for each, capability in NEEDS.items() if gpu.capability >= capability}
+    return nearest(precision, known, gpu.name)
+
+
+def runs_on(gpu: Gpu | None) -> str:
+    return "cuda" if gpu else ""
+
+
+def build(job: Job, folder: Path) -> dict[str, Any]:
+    import torch
+
+    if not torch.cuda.is_available():
+        raise CompileError(
+            "Torch-TensorRT builds on the GPU that will run the engine, and torch sees none: "
+            "take --backend tensorrt-rtx, which builds anywhere."
+        )
+    from trt import partition_report, program
+
+    with quantized(job) as whole:
+        exported = whole.program()
+        program.save(exported, folder / PROGRAM)
+        job.on_step("partitioning")
+        num_quantized = sum("quantize_op" in str(node.target) for node in exported.graph.nodes)
+        if job.target.precision in EIGHT_BITS and not num_quantized:
+            raise CompileError(
+                f"nothing of this model is computed in {job.target.precision} here: "
+                "take --precision bf16."
+            )
+        partition = {**partition_report.report(exported), "tensors_in_8_bits": num_quantized}
+        if not partition["engines"]:
+            first = partition["breaks"][0]
+            raise CompileError(
+                f"TensorRT takes too little of this model ({first['operator']}: {first['why']}): "
+                "take --backend inductor."
+            )
+        job.on_step("compiling")
+        _write_engines(_compiled(exported, whole), folder)
+    return partition
+
+
+def _compiled(exported: "ExportedProgram", job: Job) -> "torch.nn.Module":
+    from torch.export.passes import move_to_device_pass
+
+    from trt import partition_report
+
+    torch_tensorrt = partition_report.imported()
+    target = job.target
+    return torch_tensorrt.dynamo.compile(
+        move_to_device_pass(exported, "cuda"),
+        inputs=partition_report.input_ranges(exported, target.batches.best),
+        disable_tf32=target.precision != "tf32",
+        min_block_size=partition_report.LEAST_OPERATORS,
+        workspace_size=int((target.workspace_gb or 0) * (1 << 30)),  # 0: as much as there is
+        optimization_level=target.optimization_level,
+    )
+
+
+def _write_engines(compiled: "torch.nn.Module", folder: Path) -> None:
+    from torch_tensorrt.dynamo.runtime import TorchTensorRTModule
+
+    bindings = {}
+    for name, part in compiled.named_children():
+        if isinstance(part, TorchTensorRTModule):
+            (folder / f"{name}.engine").write_bytes(part.serialized_engine)
+            bindings[name] = {
+                "inputs": list(part.input_binding_names),
+                "outputs": list(part.output_binding_names),
+            }
+    (folder / ENGINES).write_text(json.dumps(bindings, indent=2) + "\n")
+
+
+def load(folder: Path, config: Config) -> "Run":
+    import torch
+
+    if not torch.cuda.is_available():
+        raise CompileError(
+            f"{folder} holds TensorRT engines, and torch sees no NVIDIA GPU to run them: "
+            "compile the model with --backend openvino for this machine."
+        )
+    from trt import partition_report, program
+
+    partition_report.imported()
+    bindings = json.loads((folder / ENGINES).read_text())
+    engines = {name: _engine(folder / f"{name}.engine", each) for name, each in bindings.items()}
+    if config.partition.get("in_torch") == 0 and len(engines) == 1:
+        whole: torch.nn.Module = next(iter(engines.values()))
+    else:
+        exported = program.load(folder / PROGRAM)
+        whole = partition_report.partitioned(exported)
+        for name, engine in engines.items():
+            setattr(whole, name, engine)
+        whole.cuda()
+
+    def run(clips: torch.Tensor) -> torch.Tensor:
+        with torch.inference_mode():
+            return whole(clips.cuda())
+
+    return run
+
+
+def _engine(path: Path, bindings: dict[str, list[str]]) -> "torch.nn.Module":
+    from torch_tensorrt.dynamo.runtime import TorchTensorRTModule
+
+    try:
+        return TorchTensorRTModule(
+            path.read_bytes(), bindings["inputs"], bindings["outputs"], name=path.stem
+        )
+    except RuntimeError as error:
+        reason = str(error).splitlines()[0]
+        raise CompileError(
+            f"TensorRT can't open {path} here ({reason}): compile the model anew, on this machine."
+        ) from error
+
+
+def _copy(job: Job) -> "torch.nn.Module":
+    assert job.model is not None
+    return copy.deepcopy(job.model).eval()
+
+
+@contextlib.contextmanager
+def quantized(job: Job) -> Iterator[Job]:
+    """The job with a model in 8 bits, by ModelOpt, where those are asked for; else as it is.
+
+    Its program lives on the GPU: elsewhere ModelOpt exports its int8 as plain arithmetic.
+    """
+    import torch
+
+    if job.target.precision not in EIGHT_BITS or job.stored is not None:
+        yield job
+        return
+    try:
+        import modelopt.torch.quantization as mtq
+        from modelopt.torch.quantization.utils import export_torch_mode
+    except ImportError as error:
+        raise CompileError(
+            f"{job.target.precision} needs ModelOpt: pip install nvidia-modelopt."
+        ) from error
+    if job.calibration is None:
+        raise CompileError(
+            f"{job.target.precision} is calibrated on training clips: pass --data with a dataset."
+        )
+    job.on_step("measuring ranges")
+    clips = job.calibration
+
+    convolutions = (torch.nn.Conv1d, torch.nn.Conv2d, torch.nn.Conv3d)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+
+    def measure(model: torch.nn.Module) -> None:
+        for clip in clips():
+            model(clip.to(device))
+
+    recipe = mtq.INT8_DEFAULT_CFG if job.target.precision == "int8" else mtq.FP8_DEFAULT_CFG
+    model = _copy(job).to(device)
+    model = mtq.quantize(model, recipe, forward_loop=measure)
+    kept = [f"model.{name}" for name in job.target.kept]
+    if job.target.precision == "int8" and not installed("torch-tensorrt"):
+        kept += [name for name, each in model.named_modules() if isinstance(each, convolutions)]
+    for name in kept:  # TensorRT-RTX has no convolution in int8
+        mtq.disable_quantizer(model, f"{name}.*")
+    with export_torch_mode():
+        yield dataclasses.replace(job, model=model, example=job.example.to(device))
