@@ -4,11 +4,18 @@ import difflib
 from pathlib import Path
 
 
-class SpecError(ValueError):
+class EngineError(Exception):
+    """Base of all errors whose cause lies outside the code: a setting, a file, the machine."""
+
+    exit_code = 2
+    """Of the command line."""
+
+
+class SpecError(EngineError, ValueError):
     """A clip setting that can't be used."""
 
 
-class VideoError(ValueError):
+class VideoError(EngineError, ValueError):
     """A file that can't be read as video. The message names the file."""
 
     def __init__(self, path: Path | str, reason: str) -> None:
@@ -24,7 +31,7 @@ class Stopped(Exception):
     """The caller no longer wants what it asked for."""
 
 
-class LoaderError(RuntimeError):
+class LoaderError(EngineError, RuntimeError):
     """A loader broke down, through no fault of the file's that its message names."""
 
 

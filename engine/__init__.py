@@ -12,7 +12,7 @@ costs nothing.
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from dali_pipelines.errors import VideoError
+    from dali_pipelines.errors import EngineError, VideoError
     from dali_pipelines.spec import ClipSpec
     from engine.api import (
         clip_spec,
@@ -28,9 +28,11 @@ if TYPE_CHECKING:
     from engine.frames import read_frames
     from engine.prediction import Prediction
     from engine.predictor import Predictor
+    from engine.progress import enable_progress_bars
 
 _HOMES = {
     "ClipSpec": "dali_pipelines.spec",
+    "EngineError": "dali_pipelines.errors",
     "Prediction": "engine.prediction",
     "Predictor": "engine.predictor",
     "RefusedError": "engine.errors",
@@ -39,6 +41,7 @@ _HOMES = {
     "clip_spec": "engine.api",
     "compile": "engine.api",
     "create_model": "engine.api",
+    "enable_progress_bars": "engine.progress",
     "evaluate": "engine.api",
     "list_models": "engine.api",
     "load": "engine.api",
@@ -50,6 +53,7 @@ _HOMES = {
 
 __all__ = [
     "ClipSpec",
+    "EngineError",
     "Prediction",
     "Predictor",
     "RefusedError",
@@ -59,6 +63,7 @@ __all__ = [
     "clip_spec",
     "compile",
     "create_model",
+    "enable_progress_bars",
     "evaluate",
     "list_models",
     "load",

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
 
-from engine.errors import UserError
+from engine.errors import UserError, from_compiler
 
 if TYPE_CHECKING:
     from torch import nn
@@ -44,9 +44,11 @@ def load(path: str | Path, device: Literal["auto", "gpu", "cpu"] = "auto") -> "P
 
 
 def train(
-    data: str | Path,
+    data: str | Path | None,
     out: str | Path,
     *,
+    resume: bool = False,
+    recipe: str | Path | None = None,
     model: str | None = None,
     preset: str | None = None,
     scheme: str | None = None,
@@ -56,15 +58,22 @@ def train(
     cache_gb: float = 20.0,
     device: Literal["auto", "gpu", "cpu"] = "auto",
     devices: int | None = None,
-    log: Callable[[str], None] = lambda line: None,
+    nodes: int = 1,
+    save_minutes: float = 10.0,
+    command: str = "engine.train",
+    log: Callable[[str], None] | None = lambda line: None,
     on_ready: "Callable[[Trainer], None]" = lambda trainer: None,
     **settings: Any,
 ) -> "Trained":
     """Train a model on a dataset, and keep the checkpoint that does best on its validation part.
 
     Args:
-        data: Folder of a dataset with splits, as `engine data split` makes them.
+        data: Folder of a dataset with splits, as `engine data split` makes them. A resumed run
+            knows its own: pass None, or where it lies now.
         out: Folder of the run; it may not hold one yet.
+        resume: Go on with the run in `out`, which keeps its settings.
+        recipe: Settings from a TOML file like a run's `recipe.toml`, or the name of a shipped one;
+            those given here win.
         model: One of `list_models()`; by itself the one that a recipe names.
         preset: `base` or `small`; without a GPU `small`, else `base`.
         scheme: Split the clips this way for this run alone, as in `"grouped"`.
@@ -74,7 +83,11 @@ def train(
         cache_gb: Greatest size of the cache.
         device: `auto` takes a GPU where there is one.
         devices: How many GPUs, or processes on a CPU.
-        log: Called with each line that `engine train` would print.
+        nodes: How many machines, where torchrun has started it on each.
+        save_minutes: Save this often within an epoch, too.
+        command: What the run's folder notes as the command that made it.
+        log: Called with each line that `engine train` would print; None shows them on stderr as it
+            does, with a live line on a terminal.
         on_ready: Called with the trainer before its first step; its `stop` ends the run early.
         **settings: Any setting of a recipe: `epochs`, `batch_size`, `lr`, `num_frames`, ….
 
@@ -91,28 +104,39 @@ def train(
         'wave'
     """
     from engine.training import run
+    from engine.training.recipe import merge
 
     chosen = {"model": model, "preset": preset, **settings}
     given = {name: value for name, value in chosen.items() if value is not None}
-    recipe, facts = run.begin(
-        given,
-        data=Path(data),
-        scheme=scheme,
-        size=size,
-        is_preset_free=not {"preset", "weights", "options"} & given.keys(),
-        device=device,
-        command="engine.train",
-        log=log,
-    )
+    if resume:
+        if given or size or recipe or scheme:
+            raise UserError("a resumed run keeps its settings: leave them out.")
+        resolved, facts = run.read(Path(out), _as_path(data))
+    elif data is None:
+        raise UserError("no dataset is named: pass the folder of one.")
+    else:
+        resolved, facts = run.begin(
+            merge(_settings_of(recipe), given) if recipe else given,
+            data=Path(data),
+            scheme=scheme,
+            size=size,
+            is_preset_free=not recipe and not {"preset", "weights", "options"} & given.keys(),
+            device=device,
+            command=command,
+            log=log or print,
+        )
     return run.train(
-        recipe,
+        resolved,
         facts,
         Path(out),
+        resume=resume,
         loader=loader,
         cache=_as_path(cache),
         cache_gb=cache_gb,
         device=device,
         devices=devices,
+        nodes=nodes,
+        save_every_s=save_minutes * 60,
         log=log,
         on_ready=on_ready,
     )
@@ -127,7 +151,9 @@ def evaluate(
     batch_size: int = 16,
     loader: Literal["dali", "torch"] | None = None,
     device: Literal["auto", "gpu", "cpu"] = "auto",
+    name: str = "",
     on_clip: Callable[[], None] = lambda: None,
+    log: Callable[[str], None] = lambda words: None,
 ) -> "Evaluated":
     """Test a trained model on clips that it has not learned from.
 
@@ -139,7 +165,9 @@ def evaluate(
         batch_size: Videos in a batch.
         loader: The DALI pipeline, or plain PyTorch; by itself DALI where it is installed.
         device: `auto` takes a GPU where there is one.
-        on_clip: Called after each video, for a progress bar.
+        name: What the report calls it; by itself the name of its folder.
+        on_clip: Called after each video.
+        log: Called with what makes the loader slow on this machine, if anything does.
 
     Returns:
         An Evaluated: `scores` are the figures of `engine evaluate`'s report, `predictions` the
@@ -158,7 +186,10 @@ def evaluate(
         loader=loader,
         batch_size=batch_size,
         device=device,
+        name=name,
     )
+    if test.note:
+        log(test.note)
     return test.run(on_clip)
 
 
@@ -209,15 +240,15 @@ def compile(
     from engine.compilation.build import compile_run
     from engine.compilation.request import request
 
-    atomic.require_new(Path(out))
-    asked = request(
-        Path(run), precision=precision, backend=backend, batches=batches,
-        data=_as_path(data), num_clips=num_clips,
-        num_calibration_clips=num_calibration_clips, accept_drift=accept_drift, unproved=unproved,
-        workspace_gb=workspace_gb, optimization_level=optimization_level,
-        cache=_as_path(cache), log=log,
-    )  # fmt: skip
-    return compile_run(asked, Path(out), log=log)
+    with from_compiler():
+        atomic.require_new(Path(out))
+        asked = request(
+            Path(run), precision=precision, backend=backend, batches=batches, data=_as_path(data),
+            num_clips=num_clips, num_calibration_clips=num_calibration_clips,
+            accept_drift=accept_drift, unproved=unproved, workspace_gb=workspace_gb,
+            optimization_level=optimization_level, cache=_as_path(cache), log=log,
+        )  # fmt: skip
+        return compile_run(asked, Path(out), log=log)
 
 
 def list_models(pattern: str = "*") -> list[str]:
@@ -324,6 +355,15 @@ def make_loader(
         values=values,
     )
     return loading.make_loader(loader or loading.default_loader(), rows, feed, gpu=gpu)
+
+
+def _settings_of(recipe: str | Path) -> dict[str, Any]:
+    """Of a run's `recipe.toml`, or of a shipped experiment."""
+    from engine.experiments.experiment import Experiment
+    from engine.training import recipe as recipes
+
+    path = Path(recipe)
+    return recipes.read(path) if path.is_file() else Experiment.load(str(recipe)).train
 
 
 def _as_path(path: str | Path | None) -> Path | None:

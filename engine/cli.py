@@ -98,11 +98,12 @@ def _run(arguments: list[str]) -> None:
 
 def main() -> None:
     """Run the command line; the only place where errors become words and exit codes."""
-    from dali_pipelines.errors import LoaderError, SpecError, VideoError
-    from engine.errors import UserError
+    from engine import progress
+    from engine.errors import EngineError
     from trt.errors import CompileError
 
     signal.signal(signal.SIGINT, raise_interrupted)
+    progress.enable_progress_bars()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # file names may not be UTF-8
@@ -111,11 +112,11 @@ def main() -> None:
     arguments = [argument for argument in arguments if argument != "--debug"]
     try:
         _run(arguments)
-    except (UserError, SpecError, VideoError, LoaderError, CompileError) as error:
+    except (EngineError, CompileError) as error:
         if debug:
             raise
         print(f"engine: {error}", file=sys.stderr)
-        sys.exit(getattr(error, "exit_code", 2))
+        sys.exit(error.exit_code)
     except Interrupted:
         if debug:
             raise

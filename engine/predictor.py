@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
 
 from dali_pipelines.spec import ClipSpec
-from engine.errors import UserError
+from engine.errors import UserError, from_compiler
 
 if TYPE_CHECKING:
     import numpy as np
@@ -47,7 +47,7 @@ class Predictor:
 
         if self.device.type == "cuda" and clips.device.type == "cpu":
             clips = clips.pin_memory().to(self.device, non_blocking=True)
-        with torch.no_grad():
+        with torch.no_grad(), from_compiler():
             return self.run(clips)
 
     @overload
@@ -248,7 +248,8 @@ def _artifact(path: Path, device: str) -> Predictor:
 
     import trt
 
-    artifact = trt.load(path)
+    with from_compiler():
+        artifact = trt.load(path)
     config: Config = artifact.config
     where = "cuda" if artifact.on_gpu else "cpu"
     if device not in ("auto", {"cuda": "gpu"}.get(where, where)):

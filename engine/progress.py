@@ -1,9 +1,22 @@
-"""The progress bar that every command shows, on stderr so that output can be piped."""
+"""Progress bars, on stderr so that output can be piped. In a library they are off at first."""
 
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Protocol
+
+_is_enabled = False
+
+
+def enable_progress_bars() -> None:
+    """Show a bar for everything that takes long, as the command line does.
+
+    Example:
+        >>> engine.enable_progress_bars()
+        >>> engine.evaluate("run")
+    """
+    global _is_enabled
+    _is_enabled = True
 
 
 class Advance(Protocol):
@@ -13,7 +26,8 @@ class Advance(Protocol):
 
 @contextmanager
 def progress_bar(title: str, *, total: int | None, unit: str) -> Iterator[Advance]:
-    """Yield a function to call after each item; prints nothing when stderr isn't a terminal.
+    """Yield a function to call after each item; shows nothing where bars are not enabled, or stderr
+    is no terminal.
 
     `total` is None where nobody knows yet.
     """
@@ -42,7 +56,7 @@ def progress_bar(title: str, *, total: int | None, unit: str) -> Iterator[Advanc
         TimeRemainingColumn(),
         TextColumn("{task.fields[note]}", markup=False),
         console=Console(stderr=True),
-        disable=not sys.stderr.isatty(),
+        disable=not (_is_enabled and sys.stderr.isatty()),
     )
     with progress:
         task = progress.add_task(title, total=total, note="")

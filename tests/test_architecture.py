@@ -37,7 +37,7 @@ MAY_IMPORT = {
     "engine.demo": "dali_pipelines.* trt.* engine.data engine.evaluation engine.labelling "
     "engine.predictor",
     "engine.api": "dali_pipelines.* trt.* engine.compilation engine.data engine.evaluation "
-    "engine.models engine.predictor engine.training",
+    "engine.experiments engine.models engine.predictor engine.training",
     "engine.commands": "dali_pipelines.* trt.* benchmarks.* engine.api engine.app "
     "engine.compilation engine.data engine.demo engine.evaluation engine.experiments "
     "engine.labelling engine.predictor engine.serving engine.training",

@@ -249,3 +249,38 @@ def test_the_documents_code_runs(
     assert done.returncode == 0, done.stderr
     assert "torch.Size([4, 8])" in done.stdout
     assert "broken.mp4 " in done.stdout
+
+
+def test_all_errors_have_one_base(tmp_path: Path) -> None:
+    with pytest.raises(engine.EngineError, match="nowhere"):
+        engine.load(tmp_path / "nowhere")
+    (tmp_path / "broken.mp4").write_bytes(b"no video")
+    with pytest.raises(engine.EngineError, match=r"broken\.mp4"):
+        engine.read_frames(tmp_path / "broken.mp4", [0])
+    (tmp_path / "artifact").mkdir()
+    (tmp_path / "artifact/config.json").write_text('{"backend": "eager"}')
+    with pytest.raises(engine.UserError, match="artifact"):
+        engine.load(tmp_path / "artifact")
+    with pytest.raises(engine.UserError, match="unknown precision"):
+        engine.compile(tmp_path, tmp_path / "out", precision="fp3")  # type: ignore[arg-type]
+
+
+def test_a_library_draws_no_progress_bars() -> None:
+    """On a terminal, too: they come with enable_progress_bars."""
+    code = """
+import io, sys
+class Terminal(io.StringIO):
+    def isatty(self): return True
+import engine
+from engine.progress import progress_bar
+drawn = []
+for enable in (lambda: None, engine.enable_progress_bars):
+    enable()
+    sys.stderr = Terminal()
+    with progress_bar("Testing", total=1, unit="clips") as advance:
+        advance()
+    drawn.append("Testing" in sys.stderr.getvalue())
+print(drawn)
+"""
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert result.stdout.strip() == "[False, True]", result.stderr

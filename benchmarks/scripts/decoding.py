@@ -40,7 +40,7 @@ from benchmarks.machine import commit_of, file_name, fingerprint
 from benchmarks.scripts import decoding_worker
 from benchmarks.scripts.frames import RESULTS, versions
 from benchmarks.worker import WayError
-from engine.progress import progress_bar
+from engine.progress import enable_progress_bars, progress_bar
 
 ROOT = Path(__file__).parents[2]
 PARTS = ("core", "loaders")
@@ -64,6 +64,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--out", type=Path, default=RESULTS)
     options = parser.parse_args()
+    enable_progress_bars()
     facts = fingerprint()
     path = options.out / file_name("decoding", facts)
     result = {

@@ -14,15 +14,10 @@ if TYPE_CHECKING:
 def open_model(path: str, device: str) -> "Model":
     """Once for all visitors, warm."""
     from engine.app.page import Model
-    from engine.errors import UserError
     from engine.memory import keep_freed_memory
     from engine.predictor import open_predictor
-    from trt.errors import CompileError
 
-    try:
-        predictor = open_predictor(Path(path), device)
-    except CompileError as error:
-        raise UserError(str(error)) from error
+    predictor = open_predictor(Path(path), device)
     if predictor.device.type == "cpu":
         keep_freed_memory()
     predictor.warm_up(1)

@@ -55,7 +55,7 @@ def app(
     )
     _refuse_taken_port(site.address_of(host), port)
     options = site.streamlit_options(asked, host=host, port=port, open_browser=open_)
-    script = Path(__file__).with_name("app_page.py")
+    script = Path(site.__file__).with_name("script.py")
     print(f"the page is at http://{host}:{port}; Ctrl-C ends it", flush=True)
     bootstrap.load_config_options(options)
     bootstrap.run(str(script), False, [asked.to_json()], options)

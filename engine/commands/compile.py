@@ -1,7 +1,7 @@
 """`engine compile`: a run to an artifact that is fast here, and proved to give the same answers."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
@@ -66,27 +66,26 @@ def compile_(
 
     Example: [bold]engine compile run --precision int8 --out fast[/bold]
     """
-    from engine import atomic
-    from engine.compilation import build
-    from engine.compilation.request import request
+    from engine import api
     from engine.errors import UserError
 
     if rebuild:
+        from engine.compilation import build
+
         build.rebuild_in(run, out, log=print)
         print(f"written to {out}")
         return
-    atomic.require_new(out)
     numbers = batches.split(",")
-    if len(numbers) != 3 or not all(each.strip().isdigit() for each in numbers):
+    if len(numbers) != 3 or not all(number.strip().isdigit() for number in numbers):
         raise UserError(f"--batches takes three numbers as in 1,8,32, not {batches!r}.")
     least, best, most = map(int, numbers)
-    asked = request(
-        run, precision=precision, backend=backend, data=data, batches=(least, best, most),
-        accept_drift=accept_drift, unproved=unproved, num_clips=clips,
+    config = api.compile(
+        run, out, precision=cast(Any, precision), backend=backend, data=data,
+        batches=(least, best, most), accept_drift=accept_drift, unproved=unproved, num_clips=clips,
         num_calibration_clips=calibration_clips, workspace_gb=workspace_gb,
         optimization_level=optimization_level, cache=cache, log=print,
     )  # fmt: skip
-    _tell(build.compile_run(asked, out, log=print), out)
+    _tell(config, out)
 
 
 def _tell(config: "Config", out: Path) -> None:

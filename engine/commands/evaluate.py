@@ -2,7 +2,7 @@
 
 import itertools
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
@@ -48,26 +48,22 @@ def evaluate(
 
     Example: [bold]engine evaluate run --data my_videos --split test --views 5x3[/bold]
     """
+    from engine import api
     from engine.errors import UserError
     from engine.evaluation import report
     from engine.evaluation.clips import parse_views
-    from engine.evaluation.held_out_test import HeldOutTest
-    from engine.progress import progress_bar
 
     if len(runs) > 1 and out is None:
         raise UserError("several runs share one report: name a folder for it with --out.")
     num_clips, num_crops = parse_views(views)
-    evaluated, are_own = [], True
-    for run, name in zip(runs, _names(runs), strict=True):
-        test = HeldOutTest(
-            run, data=data, split=split, views=views, name=name, loader=loader,
-            batch_size=batch_size, device=device,
-        )  # fmt: skip
-        if test.note:
-            print(test.note)
-        with progress_bar(f"Testing {name}", total=test.num_clips, unit="clips") as advance:
-            evaluated.append(test.run(advance))
-        are_own &= test.are_own
+    evaluated = [
+        api.evaluate(
+            run, data=data, split=cast(Any, split), views=views, name=name,
+            loader=cast(Any, loader), batch_size=batch_size,
+            device=cast(Any, device), log=print,
+        )
+        for run, name in zip(runs, _names(runs), strict=True)
+    ]  # fmt: skip
     if splits is not None:
         _check_folds(splits, evaluated)
     _print(evaluated)
@@ -75,7 +71,10 @@ def evaluate(
         if each.predictions.damage:
             print(f"{each.name}: {each.predictions.damage}")
     folder = out or report.folder_of(
-        runs[0], split=split, views=f"{num_clips}x{num_crops}", data=None if are_own else data
+        runs[0],
+        split=split,
+        views=f"{num_clips}x{num_crops}",
+        data=None if all(each.are_own_clips for each in evaluated) else data,
     )
     print(f"written to {report.write(folder, evaluated)}")
     failed = sum(len(each.predictions.failures) for each in evaluated)

@@ -1,12 +1,9 @@
 """`engine train`: a model of any family learns one's own videos."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any, cast
 
 import typer
-
-if TYPE_CHECKING:
-    from engine.training.recipe import Recipe
 
 
 def train(
@@ -126,92 +123,40 @@ def train(
     Example: [bold]engine train --data my_videos --model cnn-lstm --preset small --epochs 12
     --cache cache --out run[/bold]
     """
-    from engine.commands import train_output
+    import shlex
+    import sys
+
+    from engine import api
     from engine.commands.setting_flags import nested, setting
+    from engine.commands.train_output import conclude
     from engine.errors import UserError
     from engine.interrupt import stop_kindly
-    from engine.training import run
     from engine.training.recipe import merge
 
-    given: dict[str, Any] = {
+    settings: dict[str, Any] = {
         "model": model, "preset": preset, "weights": weights, "epochs": epochs,
         "batch_size": batch_size, "lr": lr, "optimiser": optimiser, "schedule": schedule,
         "num_frames": frames, "sampling": sampling, "stride": stride, "flip": flip,
         "balance": balance, "label_smoothing": label_smoothing, "mixup": mixup,
         "accumulate": accumulate, "freeze_epochs": freeze_epochs, "ema": ema, "metric": metric,
         "patience": patience, "precision": precision, "compile": compile_, "seed": seed,
+        "teacher": str(teacher.absolute()) if teacher else None,
     }  # fmt: skip
-    given = {name: value for name, value in given.items() if value is not None}
-    if teacher is not None:
-        given["teacher"] = str(teacher.absolute())
-    given |= nested([setting(each) for each in set_ or []])
+    settings = {name: value for name, value in settings.items() if value is not None}
+    settings |= nested([setting(text) for text in set_ or []])
     if option:
-        given = merge(given, {"options": nested([setting(each) for each in option])})
-    if resume:
-        if given or size or recipe or scheme:
-            raise UserError(
-                "a resumed run keeps its settings: leave all but --out, --data, --loader, --cache "
-                "and --device out."
-            )
-        chosen, facts = _resumed(out, data)
-    else:
-        if data is None:
-            raise UserError("no dataset is named: pass --data with its folder.")
-        chosen, facts = _begun(given, size, recipe, data, scheme, device)
-    trained = run.train(
-        chosen,
-        facts,
-        out,
-        resume=resume,
-        loader=loader,
-        cache=cache,
-        cache_gb=cache_gb,
-        device=device,
-        devices=devices,
-        nodes=nodes,
-        save_every_s=save_minutes * 60,
-        is_shown=True,
-        on_ready=stop_kindly,
-    )
-    raise typer.Exit(train_output.conclude(trained, out, chosen))
-
-
-def _begun(
-    given: dict[str, Any],
-    size: int | None,
-    recipe: str | None,
-    data: Path,
-    scheme: str | None,
-    device: str,
-) -> "tuple[Recipe, dict[str, Any]]":
-    import shlex
-    import sys
-
-    from engine.training import run
-    from engine.training.fabric import is_first_process
-    from engine.training.recipe import merge
-
-    settings = merge(_settings_of(recipe) if recipe else {}, given)
-    named = recipe or {"preset", "weights", "options"} & settings.keys()
-    return run.begin(
-        settings, data=data, scheme=scheme, size=size, is_preset_free=not named, device=device,
-        command=shlex.join(["engine", *sys.argv[1:]]),
-        log=print if is_first_process() else lambda words: None,
+        settings = merge(settings, {"options": nested([setting(text) for text in option])})
+    if resume and (settings or size or recipe or scheme):
+        raise UserError(
+            "a resumed run keeps its settings: leave all but --out, --data, --loader, --cache "
+            "and --device out."
+        )
+    if data is None and not resume:
+        raise UserError("no dataset is named: pass --data with its folder.")
+    trained = api.train(
+        data, out, resume=resume, recipe=recipe, scheme=scheme, size=size, loader=cast(Any, loader),
+        cache=cache, cache_gb=cache_gb, device=cast(Any, device), devices=devices, nodes=nodes,
+        save_minutes=save_minutes, command=shlex.join(["engine", *sys.argv[1:]]), log=None,
+        on_ready=stop_kindly, **settings,
     )  # fmt: skip
-
-
-def _settings_of(recipe: str) -> dict[str, Any]:
-    from engine.experiments.experiment import Experiment
-    from engine.training import recipe as recipes
-
-    path = Path(recipe)
-    return recipes.read(path) if path.is_file() else Experiment.load(recipe).train
-
-
-def _resumed(out: Path, data: Path | None) -> "tuple[Recipe, dict[str, Any]]":
-    from engine.training import run_folder
-
-    recipe, facts = run_folder.load(out)
-    if data is not None:
-        facts["data"] = str(data.absolute())
-    return recipe, facts
+    raise typer.Exit(conclude(trained))

@@ -1,22 +1,21 @@
 """What `engine train` says of a run that ended."""
 
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from engine.interrupt import INTERRUPTED
 
 if TYPE_CHECKING:
-    from engine.training.recipe import Recipe
     from engine.training.run import Trained
 
 
-def conclude(trained: "Trained", out: Path, recipe: "Recipe") -> int:
+def conclude(trained: "Trained") -> int:
     """Say how it ended; returns the exit code."""
     from engine.training import history
 
     if not trained.is_first:
         return 0
+    out, recipe = trained.path, trained.recipe
     curves = history.draw_curves(out, trained.history, f"{recipe.model} {recipe.preset}")
     for path, reason in trained.report.failures.items():
         print(f"bad: {path}: {reason}", file=sys.stderr)

@@ -14,6 +14,7 @@ from engine.evaluation.predict import predict
 from engine.evaluation.results import Evaluated, Protocol
 from engine.memory import keep_freed_memory
 from engine.predictor import open_predictor
+from engine.progress import progress_bar
 
 
 class HeldOutTest:
@@ -55,7 +56,13 @@ class HeldOutTest:
 
     def run(self, on_clip: Callable[[], None] = lambda: None) -> Evaluated:
         model, clip = self._model, self._model.clip
-        predictions = predict(model, self._loader, on_clip)
+        with progress_bar(f"Testing {self._name}", total=self.num_clips, unit="clips") as advance:
+
+            def on_each() -> None:
+                advance()
+                on_clip()
+
+            predictions = predict(model, self._loader, on_each)
         source_of = {number: each.source for number, each in enumerate(self._listed.clips)}
         sources = [source_of[row.id] for row in predictions.rows]
         levels = {"video": measure(predictions.of_videos_NC, predictions.labels_N, sources)}
@@ -71,6 +78,7 @@ class HeldOutTest:
             levels=levels,
             predictions=predictions,
             spec=clip,
+            are_own_clips=self.are_own,
             protocol=Protocol(
                 split=self._split,
                 scheme=self._scheme,

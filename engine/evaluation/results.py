@@ -38,6 +38,8 @@ class Evaluated:
     """`video`, and with several views `clip`: what metrics.measure found."""
     predictions: Predictions
     spec: ClipSpec
+    are_own_clips: bool = True
+    """Of the dataset on which it was trained."""
 
     @property
     def scores(self) -> dict[str, Any]:

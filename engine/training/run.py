@@ -39,6 +39,7 @@ class Trained:
 
     Attributes:
         path: The run's folder, which `engine.load` opens.
+        recipe: All its settings.
         best: The checkpoint that did best on the validation part; None before the first epoch's
             end.
         best_row: The history's row of `best`.
@@ -49,6 +50,7 @@ class Trained:
     """
 
     path: Path
+    recipe: Recipe
     best: Path | None
     best_row: dict[str, Any]
     history: list[dict[str, Any]]
@@ -72,6 +74,8 @@ def begin(
 
     `is_preset_free`: without a GPU, the preset is the small one.
     """
+    if not is_first_process():
+        log = _log_nothing
     if is_preset_free and (device == "cpu" or not torch.cuda.is_available()):
         log("without a GPU the preset is small; --preset base is the published size")
         settings = settings | {"preset": "small"}
@@ -92,6 +96,18 @@ def begin(
         "dealt_by": scheme,
     }
     return Recipe.resolve(settings), facts
+
+
+def _log_nothing(words: str) -> None:
+    pass
+
+
+def read(out: Path, data: Path | None) -> tuple[Recipe, dict[str, Any]]:
+    """The settings and facts of a run to go on with; `data` is where its dataset lies now."""
+    recipe, facts = run_folder.load(out)
+    if data is not None:
+        facts["data"] = str(data.absolute())
+    return recipe, facts
 
 
 P = ParamSpec("P")
@@ -131,7 +147,6 @@ def train(
     devices: int | None = None,
     nodes: int = 1,
     save_every_s: float = 600.0,
-    is_shown: bool = False,
     log: Callable[[str], None] | None = None,
     on_ready: Callable[[Trainer], None] = lambda trainer: None,
 ) -> Trained:
@@ -208,7 +223,7 @@ def train(
     seen = Feed(spec=recipe.clip, batch_size=feed.batch_size, rank=feed.rank, world=feed.world)
     name = loader or default_loader()
     first_log = log if fabric.is_global_zero else None
-    with Display(shown=is_shown and fabric.is_global_zero, log=first_log) as display:
+    with Display(shown=log is None and fabric.is_global_zero, log=first_log) as display:
         display.tell(
             f"{len(train_rows):,} clips to learn from, {len(val_rows):,} to validate on, "
             f"{len(listed.class_names)} classes; {num_bad + num_bad_val} bad clips left out; "
@@ -248,6 +263,7 @@ def train(
     best = checkpoint.best_of(out)
     return Trained(
         path=out,
+        recipe=recipe,
         best=best,
         best_row=next((row for row in rows if row["step"] == trainer.standing.best_step), {}),
         history=rows,
