@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from engine.errors import RefusedError, UserError, unknown_name
+from engine.file_names import short_names
 from engine.progress import progress_bar
 
 
@@ -156,7 +157,6 @@ def advise(
 ) -> None:
     """The way that keeps the budget, and the commands that use it."""
     from benchmarks.budget import pick
-    from benchmarks.stages.end_to_end import named
 
     ours = [row for row in result["rows"] if row.get("kind") == "ours" and "error" not in row]
     found = pick(ours, target_clips_per_s=target, max_drop=max_drop)
@@ -171,8 +171,7 @@ def advise(
         f"within the budget: {found['name']} with batches of {found['batch']} and views "
         f"{found['views']}: {found['clips_per_s']:,.1f} clips/s, top-1 {found['top1']:.1%}"
     )
-    path_of = named(runs)
-    path = path_of[found["name"]]
+    path = short_names(runs)[found["name"]]
     if found["backend"] != "eager":
         run = next((path_of[row["name"]] for row in ours if row["backend"] == "eager"), "RUN")
         print(

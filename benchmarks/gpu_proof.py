@@ -26,6 +26,7 @@ from benchmarks.scripts import demo
 from benchmarks.scripts.training import engine
 from benchmarks.stages import backends
 from benchmarks.stages import loader as loader_suite
+from benchmarks.training_step import training_step
 from dali_pipelines.augment import Augment
 from dali_pipelines.decode.decoders import CODECS, probe_codec
 from dali_pipelines.decode.pixels import resized_size
@@ -35,7 +36,6 @@ from engine.data import manifest, synthetic
 from engine.data.clip_rows import clip_rows
 from engine.models import registry
 from engine.parallel import run_each
-from engine.predictor import shape_of
 
 ROOT = Path(__file__).parents[1]
 
@@ -100,39 +100,18 @@ def training_steps(
     preset: str = "base", batch_size: int = 8, repeats: int = 5
 ) -> list[dict[str, Any]]:
     """Clips a second of forward, backward and update, on the GPU where there is one."""
+    import torch
+
     rows: list[dict[str, Any]] = []
     for family in registry.FAMILIES:
         spec, clip = registry.ModelSpec.of_preset(family, preset, 51)
         model = registry.build(spec, clip)
-        ways = {name: _training_step(model, clip, batch_size, name) for name in ("fp32", "bf16")}
+        clips = torch.randn(batch_size, *clip.shape)
+        ways = {name: training_step(model, clips, model, name) for name in ("fp32", "bf16")}
         in_turn(ways, repeats=1)
         for name, rates in in_turn(ways, repeats=repeats).items():
             rows.append({"family": family, **summary(name, rates)})
     return rows
-
-
-def _training_step(
-    model: Any, spec: ClipSpec, batch_size: int, precision: str
-) -> Callable[[], int]:
-    import torch
-
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    model.to(device).train()
-    optimiser = torch.optim.SGD(model.parameters(), lr=1e-3)
-    clips = torch.randn(batch_size, *shape_of(spec), device=device)
-    labels = torch.zeros(batch_size, dtype=torch.long, device=device)
-
-    def step() -> int:
-        with torch.autocast(device, torch.bfloat16, enabled=precision == "bf16"):
-            loss = torch.nn.functional.cross_entropy(model(clips).float(), labels)
-        optimiser.zero_grad()
-        loss.backward()
-        optimiser.step()
-        if device == "cuda":
-            torch.cuda.synchronize()
-        return batch_size
-
-    return step
 
 
 def compiled(repeats: int) -> list[dict[str, Any]]:

@@ -6,7 +6,6 @@ Each is timed by itself with all cores, on clips that the stage before it has fi
 decodes on a GPU, `decode` is loading as a whole and there is no `preprocess` or `copy`.
 """
 
-import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -16,6 +15,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.pipeline import Labelled, Setting, labelled
+from dali_pipelines.cores import num_cores
 from dali_pipelines.decode import frame_folder
 from dali_pipelines.errors import VideoError
 from dali_pipelines.loaders.clip_reader import ClipReader, ReadClip
@@ -122,10 +122,6 @@ class Ours:
 
     def _feed(self, setting: Setting) -> Feed:
         return setting.feed(self._predictor.clip, "uint8")
-
-
-def num_cores() -> int:
-    return len(os.sched_getaffinity(0))
 
 
 def _read_bytes(row: ClipRow) -> int:

@@ -20,8 +20,6 @@ Short = Literal["loop", "hold", "lengthen-before", "lengthen-after"]
 """What a clip shorter than asked for gets: begin again, repeat the last frame, or be lengthened
 (frame_plan.py) before its frames are sampled or after."""
 
-Layout = Literal["TCHW", "CTHW"]
-
 Values = Literal["float32", "float16", "uint8"]
 """What a batch is made of. float: normalised, for training. uint8: the pixels as they are, for
 whatever normalises by itself; a quarter of the bytes."""
@@ -41,18 +39,25 @@ class ClipSpec:
     crop: Count = 224
     mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
     std: tuple[Positive, Positive, Positive] = (0.229, 0.224, 0.225)
-    layout: Layout = "TCHW"
 
     def __post_init__(self) -> None:
         check(self)
         if self.crop > self.resize:
             raise SpecError(f"crop {self.crop} is larger than the short side {self.resize}")
 
+    @property
+    def shape(self) -> tuple[int, int, int, int]:
+        """(T, C, H, W) of one clip."""
+        return self.num_frames, 3, self.crop, self.crop
+
     def to_dict(self) -> dict[str, Any]:
         return dataclasses.asdict(self)
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Self:
+        values = dict(values)
+        if values.pop("layout", "TCHW") != "TCHW":  # a setting until 0.1, which no model used
+            raise SpecError("clips of layout CTHW are no longer made")
         known = {field.name for field in dataclasses.fields(cls)}
         if unknown := sorted(set(values) - known):
             raise SpecError(f"unknown clip settings: {', '.join(unknown)}")

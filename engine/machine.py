@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+from dali_pipelines.cores import num_cores
 from trt.probe import Gpu, this_cpu, this_gpu
 
 SPEED_FLAGS = {
@@ -45,7 +46,7 @@ def describe_machine() -> Machine:
         python=platform.python_version(),
         system=f"{platform.system()} {platform.machine()}",
         cpu=model,
-        num_cores=len(os.sched_getaffinity(0)),
+        num_cores=num_cores(),
         cpu_extras=[name for flag, name in SPEED_FLAGS.items() if flag in flags],
         memory_gib=round(_physical_memory() / 2**30, 1),
         gpu=gpu,

@@ -5,7 +5,6 @@ decoders may on a broken file, costs that one item.
 """
 
 import multiprocessing
-import os
 import signal
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -13,6 +12,7 @@ from concurrent.futures import TimeoutError as FutureTimeoutError
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
+from dali_pipelines.cores import num_cores
 from engine.progress import progress_bar
 
 Item = TypeVar("Item")
@@ -40,7 +40,7 @@ def run_each(
     """
     from pebble import ProcessExpired, ProcessPool
 
-    workers = len(os.sched_getaffinity(0))
+    workers = num_cores()
     pool = ProcessPool(
         max_workers=max(1, min(workers, len(items))),
         context=multiprocessing.get_context("forkserver"),

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from dali_pipelines.cores import num_cores
 from dali_pipelines.errors import VideoError
 from engine.batched_predictor import BatchedPredictor, VideoModel
 
@@ -137,7 +138,7 @@ def _predict_arrays(
         "pixels",
         spec,
         max_looks=size,
-        num_threads=len(os.sched_getaffinity(0)),
+        num_threads=num_cores(),
         gpu=predictor.device.index,
         values="uint8",
     )
@@ -151,8 +152,6 @@ def _predict_arrays(
             frames += list(look.plan.compose(resized[places]))
             looks.append(look)
         clips = graph.run(frames, looks)
-        if spec.layout == "CTHW":
-            clips = clips.transpose(1, 2)
         for probabilities_C in answerer(clips):
             found.append(_prediction(predictor, probabilities_C, top_k))
             on_video()

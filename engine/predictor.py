@@ -157,7 +157,7 @@ class Predictor:
         import torch
 
         spec = self.clip
-        self(torch.zeros(batch_size, *shape_of(spec), dtype=torch.uint8))
+        self(torch.zeros(batch_size, *spec.shape, dtype=torch.uint8))
 
 
 def open_predictor(path: Path, device: str = "auto") -> Predictor:
@@ -172,12 +172,6 @@ def is_artifact(path: Path) -> bool:
     except (OSError, ValueError, RecursionError):
         return False
     return isinstance(found, dict) and "backend" in found
-
-
-def shape_of(spec: ClipSpec) -> tuple[int, int, int, int]:
-    """Of one clip."""
-    frames, side = spec.num_frames, spec.crop
-    return (frames, 3, side, side) if spec.layout == "TCHW" else (3, frames, side, side)
 
 
 def find_checkpoint(path: Path) -> tuple[Path, str]:
@@ -222,7 +216,7 @@ def as_bytes_in(model: Any, spec: ClipSpec) -> "BytesIn":
     """A trained module behind the normalisation that its clips had in training."""
     from trt.program import BytesIn
 
-    return BytesIn(model, mean=spec.mean, std=spec.std, layout=spec.layout).eval()
+    return BytesIn(model, mean=spec.mean, std=spec.std).eval()
 
 
 def _checkpoint(path: Path, device: str) -> Predictor:

@@ -19,6 +19,13 @@ def enable_progress_bars() -> None:
     _is_enabled = True
 
 
+def clock(seconds: float) -> str:
+    """As 2:03, or 1:02:03 from an hour on."""
+    minutes, rest = divmod(int(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
 class Advance(Protocol):
     def __call__(self, note: str = "") -> None:
         """One item more; the note stands at the end of the line."""

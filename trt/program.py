@@ -34,11 +34,10 @@ class BytesIn(nn.Module):
         *,
         mean: Sequence[float],
         std: Sequence[float],
-        layout: str = "TCHW",
         dtype: torch.dtype = torch.float32,
     ) -> None:
         super().__init__()
-        shape = (3, 1, 1) if layout == "TCHW" else (3, 1, 1, 1)
+        shape = (3, 1, 1)
         deviation = torch.tensor(std).reshape(shape)
         self.register_buffer("scale", 1 / (255 * deviation))
         self.register_buffer("shift", -torch.tensor(mean).reshape(shape) / deviation)

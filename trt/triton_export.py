@@ -126,8 +126,7 @@ def model_config(config: Config, payload: Payload, *, name: str) -> Message:
 def clip_dims(config: Config) -> Dims:
     """Of one clip as the model takes it."""
     clip = config.clip
-    outer = (clip["num_frames"], 3) if clip["layout"] == "TCHW" else (3, clip["num_frames"])
-    return (*outer, clip["crop"], clip["crop"])
+    return clip["num_frames"], 3, clip["crop"], clip["crop"]
 
 
 def logits(config: Config, size: Dims = ()) -> Message:

@@ -68,9 +68,7 @@ def _in_onnxruntime(model: torch.nn.Module, clip: "ClipSpec") -> "Run":
     """Exported as torch's own documentation tells people to, and run with its default options."""
     import onnxruntime
 
-    from engine.predictor import shape_of
-
-    example = torch.zeros(2, *shape_of(clip))
+    example = torch.zeros(2, *clip.shape)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model.onnx"
         torch.onnx.export(

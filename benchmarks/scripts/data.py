@@ -8,7 +8,6 @@ nothing else. Prints and writes JSON.
 
 import argparse
 import json
-import os
 import statistics
 import subprocess
 import sys
@@ -20,6 +19,7 @@ from typing import Any
 
 from benchmarks.full_decode import count_frames
 from benchmarks.machine import file_name, fingerprint
+from dali_pipelines.cores import num_cores
 
 RESULTS = Path(__file__).parents[1] / "results"
 STARTS = 10
@@ -100,7 +100,7 @@ def timed(*arguments: object) -> float:
 
 def decode_all(paths: list[Path]) -> float:
     started = time.perf_counter()
-    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as executor:
+    with ThreadPoolExecutor(num_cores()) as executor:
         assert all(executor.map(count_frames, paths))
     return time.perf_counter() - started
 

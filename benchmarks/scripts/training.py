@@ -17,12 +17,12 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from benchmarks.harness import in_turn, summary
 from benchmarks.machine import file_name, fingerprint
+from benchmarks.training_step import training_step
 
 RESULTS = Path(__file__).parents[1] / "results"
 FAMILIES = ("cnn-lstm", "cnn-birnn", "vit-lstm", "timesformer", "vivit")
@@ -150,11 +150,17 @@ def waiting(root: Path, folder: Path) -> list[dict[str, Any]]:
 
 
 def step(repeats: int = 5, batch_size: int = 2) -> list[dict[str, Any]]:
+    import torch
+
     results = []
     for name, shape in STEP_MODELS.items():
+        clips = torch.randn(batch_size, 8, 3, shape["size"], shape["size"])
         ways = {
-            kind: training_step(make(**shape), shape["size"], batch_size)
-            for kind, make in (("ours", our_timesformer), ("transformers", their_timesformer))
+            kind: training_step(model, clips, logits_of)
+            for kind, (model, logits_of) in (
+                ("ours", our_timesformer(**shape)),
+                ("transformers", their_timesformer(**shape)),
+            )
         }
         in_turn(ways, repeats=1)
         rates = in_turn(ways, repeats=repeats)
@@ -170,25 +176,6 @@ def step(repeats: int = 5, batch_size: int = 2) -> list[dict[str, Any]]:
             }
         )
     return results
-
-
-def training_step(
-    forward: "tuple[Any, Callable[[Any], Any]]", size: int, batch_size: int
-) -> Callable[[], int]:
-    import torch
-
-    model, logits_of = forward
-    clips, labels = torch.randn(batch_size, 8, 3, size, size), torch.arange(batch_size)
-    optimiser = torch.optim.SGD(model.parameters(), lr=0.001)
-
-    def one() -> int:
-        loss = torch.nn.functional.cross_entropy(logits_of(clips), labels)
-        optimiser.zero_grad()
-        loss.backward()
-        optimiser.step()
-        return batch_size
-
-    return one
 
 
 def our_timesformer(*, size: int, dim: int, depth: int, heads: int) -> Any:

@@ -18,7 +18,7 @@ from benchmarks.harness import in_turn, summary
 from benchmarks.machine import matrix_peaks
 from benchmarks.stages.model import count_flops
 from engine.models import registry
-from engine.predictor import as_bytes_in, shape_of
+from engine.predictor import as_bytes_in
 from trt import artifact
 from trt.backends import BACKENDS
 from trt.build_input import Job
@@ -45,7 +45,7 @@ def measure(
     spec, clip = registry.ModelSpec.of_preset(family, preset, 51)
     torch.manual_seed(0)
     model = as_bytes_in(registry.build(spec, clip), clip)
-    clips = torch.randint(0, 256, (batch, *shape_of(clip)), dtype=torch.uint8)
+    clips = torch.randint(0, 256, (batch, *clip.shape), dtype=torch.uint8)
     flops = count_flops(model.model, clip)
     on_device = model.to(device)
     ways: dict[str, Callable[[Tensor], Tensor]] = {"eager fp32": on_device}

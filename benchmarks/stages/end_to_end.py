@@ -24,8 +24,10 @@ from benchmarks.budget import on_front
 from benchmarks.harness import in_turn, summary
 from benchmarks.pipeline import Setting, WaySpec
 from benchmarks.worker import WayError, Worker
+from dali_pipelines.cores import num_cores
 from dali_pipelines.loaders.loader_config import ClipRow
 from engine.evaluation.metrics import bootstrap_interval
+from engine.file_names import short_names
 
 LATENCIES = 100
 LATENCY_S = 20.0
@@ -88,7 +90,7 @@ def measure(
     _add_agreement(found, done)
     for row, front in zip(found, on_front(found), strict=True):
         row["on_front"] = front
-    return {"num_clips": len(rows), "cores": len(os.sched_getaffinity(0)), "rows": found + failed}
+    return {"num_clips": len(rows), "cores": num_cores(), "rows": found + failed}
 
 
 def _open(candidate: Candidate, row: ClipRow, stack: contextlib.ExitStack) -> "_Open":
@@ -228,7 +230,7 @@ def candidates_of(
         for clips, crops in views
         for batch in batches
     ]
-    ours = [_ours(name, path, settings) for name, path in named(paths).items()]
+    ours = [_ours(name, path, settings) for name, path in short_names(paths).items()]
     runs = [each for each in ours if each.facts["backend"] == "eager"]
     once = [setting for setting in settings if setting.views == "1x1"] or [
         Setting(batch=batches[0])
@@ -247,15 +249,6 @@ def candidates_of(
         for run in runs
         for kind in against
     ]
-
-
-def named(paths: list[Path]) -> dict[str, Path]:
-    """What each is called in the results."""
-    names = [path.absolute().name for path in paths]
-    return {
-        name if names.count(name) == 1 else str(path): path
-        for name, path in zip(names, paths, strict=True)
-    }
 
 
 def _ours(name: str, path: Path, settings: list[Setting]) -> Candidate:

@@ -22,6 +22,7 @@ import numpy as np
 from benchmarks.full_decode import frames_in_turn, to_rgb
 from benchmarks.harness import in_turn, summary
 from dali_pipelines.augment import Augment
+from dali_pipelines.cores import num_cores
 from dali_pipelines.decode import clip_file
 from dali_pipelines.decode.pixels import Frame
 from dali_pipelines.errors import VideoError
@@ -66,7 +67,7 @@ def measure(
     return {
         "num_clips": len(rows),
         "batch_size": batch_size,
-        "threads": len(os.sched_getaffinity(0)),
+        "threads": num_cores(),
         "rows": table,
         "ratios": {
             "dali_to_torch": round(by_name["dali"] / by_name["torch"], 2),
@@ -128,7 +129,7 @@ def decode_by_dali(rows: list[ClipRow], feed: Feed, *, gpu: int | None) -> int:
 
     @pipeline_def(
         batch_size=feed.batch_size,
-        num_threads=len(os.sched_getaffinity(0)),
+        num_threads=num_cores(),
         device_id=gpu,
         exec_dynamic=True,
         prefetch_queue_depth=1,
@@ -176,7 +177,7 @@ def _in_threads(decode: Callable[[Path, IntArray], object], rows: list[ClipRow],
             return 0
         return 1
 
-    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
+    with ThreadPoolExecutor(num_cores()) as pool:
         return sum(pool.map(one, rows))
 
 

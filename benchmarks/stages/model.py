@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from benchmarks.harness import in_turn, summary
 from benchmarks.machine import matrix_peaks
 from dali_pipelines.spec import ClipSpec
-from engine.predictor import Predictor, open_predictor, shape_of
+from engine.predictor import Predictor, open_predictor
 from engine.training import checkpoint
 
 YARDSTICK = "eager, channels-first"
@@ -37,7 +37,7 @@ def measure(
     peaks = matrix_peaks()
     model, config = checkpoint.load_model(opened["eager"].path)
     flops = count_flops(model, config.clip)
-    shape = shape_of(opened["eager"].clip)
+    shape = opened["eager"].clip.shape
     rows = []
     for batch in batches:
         clips = torch.randint(0, 256, (batch, *shape), dtype=torch.uint8)
@@ -97,7 +97,7 @@ def count_flops(model: nn.Module, spec: ClipSpec) -> float:
     """Of one clip: a multiplication and an addition count as two."""
     from torch.utils.flop_counter import FlopCounterMode
 
-    clip = torch.zeros(1, *shape_of(spec))
+    clip = torch.zeros(1, *spec.shape)
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         model(clip)
     recurrent = sum(

@@ -6,7 +6,6 @@ and everything from there on stays on the card. This is the only bridge from DAL
 """
 
 import dataclasses
-import os
 import threading
 import time
 from collections import deque
@@ -14,6 +13,7 @@ from collections.abc import Generator, Iterator, Sequence
 from itertools import chain
 from typing import TYPE_CHECKING, Any, Literal
 
+from dali_pipelines.cores import num_cores
 from dali_pipelines.decode import video_file
 from dali_pipelines.decode.clip_facts import NVDEC_CODECS, suits_dali
 from dali_pipelines.errors import LoaderError, Stopped, VideoError
@@ -21,7 +21,7 @@ from dali_pipelines.loaders.clip_reader import ClipReader, ReadClip
 from dali_pipelines.loaders.frame_cache import FrameCache
 from dali_pipelines.loaders.graph import FRONTS, ClipGraph, Front
 from dali_pipelines.loaders.loader_config import Batch, ClipLoader, ClipRow, Feed, make_batch
-from dali_pipelines.loaders.prefetch import Crew, Job, run_ahead
+from dali_pipelines.loaders.prefetch import Task, ThreadPool, prefetch
 
 if TYPE_CHECKING:
     import torch
@@ -52,14 +52,14 @@ class DaliLoader(ClipLoader):
         self.cache = cache
         self._timeout_s = timeout_s
         self._gpu = gpu
-        self._num_threads = num_threads or len(os.sched_getaffinity(0))
+        self._num_threads = num_threads or num_cores()
         self._graphs: dict[Front, ClipGraph] = {}
         self._with_dali = decoder == "dali" or (decoder == "auto" and gpu is not None)
         self._taken: dict[Any, bool] = {}
         """What DALI's video decoder takes, by path."""
 
     def _load(self, batches: list[list[ClipRow]]) -> Iterator[Batch | None]:
-        return run_ahead(
+        return prefetch(
             lambda stop: self._batches(batches, stop),
             ahead=BATCHES_AHEAD,
             is_stopped=lambda: self._is_stopped,
@@ -72,35 +72,39 @@ class DaliLoader(ClipLoader):
         reader = ClipReader(
             feed=self.feed, cache=self.cache, takes_video=self._takes_video, stop=stop
         )
-        crew = Crew(self._num_threads)
+        pool = ThreadPool(self._num_threads)
         epoch = self._epoch
-        pending: deque[list[tuple[ClipRow, Job[ReadClip | VideoError]]]] = deque()
+        pending: deque[list[tuple[ClipRow, Task[ReadClip | VideoError]]]] = deque()
         waiting = iter(batches)
         try:
             for _ in batches:
                 while len(pending) <= BATCHES_AHEAD and (batch := next(waiting, None)) is not None:
-                    pending.append([(row, _job(reader, row, epoch)) for row in batch])
-                    for _, job in pending[-1]:
-                        crew.do(job)
-                read = [self._result(row, job, crew, stop) for row, job in pending[0]]
+                    pending.append([(row, _task(reader, row, epoch)) for row in batch])
+                    for _, task in pending[-1]:
+                        pool.submit(task)
+                read = [self._result(row, task, pool, stop) for row, task in pending[0]]
                 pending.popleft()
                 yield self._assemble(read, reader, epoch)
         finally:
             stop.set()
-            for _, job in chain.from_iterable(pending):
-                job.stop.set()
-            crew.leave()
+            for _, task in chain.from_iterable(pending):
+                task.stop.set()
+            pool.shut_down()
 
     def _result(
-        self, row: ClipRow, job: "Job[ReadClip | VideoError]", crew: Crew, stop: threading.Event
+        self,
+        row: ClipRow,
+        task: "Task[ReadClip | VideoError]",
+        pool: ThreadPool,
+        stop: threading.Event,
     ) -> ReadClip | VideoError:
         give_up = time.monotonic() + self._timeout_s
         while not stop.is_set():
             try:
-                return job.done.result(0.1)
+                return task.done.result(0.1)
             except TimeoutError:
                 if time.monotonic() > give_up:
-                    crew.give_up(job)
+                    pool.abandon(task)
                     return VideoError(row.path, f"it gave no frames for {self._timeout_s:g} s")
         raise Stopped
 
@@ -198,8 +202,8 @@ def _in_order(asked: list[ClipRow], delivered: list[ClipRow]) -> list[int]:
     return [places[row].pop(0) for row in asked if places.get(row)]
 
 
-def _job(reader: ClipReader, row: ClipRow, epoch: int) -> "Job[ReadClip | VideoError]":
-    return Job(lambda stop: _read(dataclasses.replace(reader, stop=stop), row, epoch))
+def _task(reader: ClipReader, row: ClipRow, epoch: int) -> "Task[ReadClip | VideoError]":
+    return Task(lambda stop: _read(dataclasses.replace(reader, stop=stop), row, epoch))
 
 
 def _read(reader: ClipReader, row: ClipRow, epoch: int) -> ReadClip | VideoError:

@@ -98,8 +98,7 @@ def define(
 ) -> Any:
     """The graph's definition, which DALI calls with the size of a batch and the device.
 
-    `centred` fixes the look of testing, the middle of the picture, so that only the front is fed;
-    the output then has the spec's own layout.
+    `centred` fixes the look of testing, the middle of the picture, so that only the front is fed.
     """
     from nvidia.dali import fn, pipeline_def, types
 
@@ -162,7 +161,7 @@ def define(
             }
             frames = fn.color_twist(fn.crop(frames, **crop), **shades)
             crop = {}
-        made = fn.crop_mirror_normalize(
+        return fn.crop_mirror_normalize(
             frames,
             **crop,
             mirror=look("mirror", 0, types.INT32),
@@ -172,8 +171,5 @@ def define(
             output_layout="FCHW" if front in BY_LOOK else "CHW",
             device=device,
         )
-        if centred and spec.layout == "CTHW":
-            return fn.transpose(made, perm=[1, 0, 2, 3], device=device)
-        return made
 
     return graph

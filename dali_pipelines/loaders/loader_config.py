@@ -42,7 +42,7 @@ class Batch(NamedTuple):
     """B counts looks: a clip that is viewed several times comes as so many neighbours."""
 
     clips: "torch.Tensor"
-    """(B, T, C, H, W), or (B, C, T, H, W) where the spec's layout is CTHW."""
+    """(B, T, C, H, W)"""
     labels: "torch.Tensor"
     ids: "torch.Tensor"
 
@@ -255,7 +255,7 @@ def make_batch(clips_BTCHW: "torch.Tensor", rows: list[ClipRow], feed: Feed) -> 
     labels = torch.tensor([row.label for row in rows], dtype=torch.long, device=clips_BTCHW.device)
     ids = torch.tensor([row.id for row in rows], dtype=torch.long)
     return Batch(
-        clips=clips_BTCHW.transpose(1, 2) if feed.spec.layout == "CTHW" else clips_BTCHW,
+        clips=clips_BTCHW,
         labels=labels.repeat_interleave(feed.num_views),
         ids=ids.repeat_interleave(feed.num_views),
     )

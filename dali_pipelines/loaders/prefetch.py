@@ -1,7 +1,8 @@
-"""Work that runs ahead of whoever waits for it, in a thread that ends when nobody does."""
+"""Threads of the loaders: batches made before they are asked for, and a pool that decodes."""
 
 import queue
 import threading
+import time
 from collections.abc import Callable, Generator
 from concurrent.futures import Future
 from contextlib import closing, suppress
@@ -12,11 +13,11 @@ from dali_pipelines.errors import Stopped
 Item = TypeVar("Item")
 
 _END = object()
-LEAVE_S = 5.0
-"""For how long threads that were told to stop are waited for."""
+JOIN_S = 5.0
+"""How long threads that were told to stop are waited for."""
 
 
-def run_ahead(
+def prefetch(
     produce: Callable[[threading.Event], Generator[Item, None, None]],
     *,
     ahead: int,
@@ -42,7 +43,7 @@ def run_ahead(
         except BaseException as error:
             put_unless(made, (None, error), left)
 
-    thread = threading.Thread(target=work, name="ahead", daemon=True)
+    thread = threading.Thread(target=work, name="prefetch", daemon=True)
     thread.start()
     try:
         while True:
@@ -76,8 +77,8 @@ def put_unless(made: "queue.Queue[Any]", item: Any, stop: threading.Event) -> bo
     return False
 
 
-class Job(Generic[Item]):
-    """What a thread of a crew is to do, and what came of it."""
+class Task(Generic[Item]):
+    """One function call in a thread of the pool, and its result."""
 
     def __init__(self, work: Callable[[threading.Event], Item]) -> None:
         self.stop = threading.Event()
@@ -91,28 +92,29 @@ class Job(Generic[Item]):
             self.done.set_exception(error)
 
 
-class Crew:
-    """Threads that do jobs in their order. One that hangs inside a library can't be ended: it is
-    left behind, another takes its place, and it dies with the process."""
+class ThreadPool:
+    """Threads that run tasks in order. One that hangs inside a library can't be ended: it is left
+    behind, another takes its place, and it ends with the process."""
 
     def __init__(self, size: int) -> None:
-        self._waiting: queue.SimpleQueue[Job[Any] | None] = queue.SimpleQueue()
+        self._waiting: queue.SimpleQueue[Task[Any] | None] = queue.SimpleQueue()
         self._threads: list[threading.Thread] = []
         for _ in range(size):
             self._add()
 
-    def do(self, job: Job[Any]) -> None:
-        self._waiting.put(job)
+    def submit(self, task: Task[Any]) -> None:
+        self._waiting.put(task)
 
-    def give_up(self, job: Job[Any]) -> None:
-        job.stop.set()
+    def abandon(self, task: Task[Any]) -> None:
+        task.stop.set()
         self._add()
 
-    def leave(self) -> None:
+    def shut_down(self) -> None:
         for _ in self._threads:
             self._waiting.put(None)
+        deadline = time.monotonic() + JOIN_S
         for thread in self._threads:
-            thread.join(LEAVE_S)
+            thread.join(max(0.0, deadline - time.monotonic()))
 
     def _add(self) -> None:
         thread = threading.Thread(target=self._run, name="decode", daemon=True)
@@ -120,6 +122,6 @@ class Crew:
         thread.start()
 
     def _run(self) -> None:
-        while (job := self._waiting.get()) is not None:
-            if not job.stop.is_set():
-                job.run()
+        while (task := self._waiting.get()) is not None:
+            if not task.stop.is_set():
+                task.run()

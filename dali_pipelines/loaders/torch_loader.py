@@ -20,6 +20,7 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms.v2 import functional as transforms
 
 from dali_pipelines.augment import Look, colour_matrix, crop_offset
+from dali_pipelines.cores import num_cores
 from dali_pipelines.decode import frame_folder
 from dali_pipelines.decode.pixels import Frame, resized_size, to_pixels
 from dali_pipelines.decode.wanted_frames import decode_in_turn
@@ -48,7 +49,7 @@ class TorchLoader(ClipLoader):
         """`decode` stands in for PyAV, for comparison with other libraries. `timeout_s`: so long
         are worker processes waited for, before the run is ended."""
         super().__init__(rows, feed)
-        self._num_workers = len(os.sched_getaffinity(0)) if num_workers is None else num_workers
+        self._num_workers = num_cores() if num_workers is None else num_workers
         self._decode = decode
         self._timeout_s = timeout_s
         needed = (PREFETCH * self._num_workers + 1) * _bytes_of_batch(feed) * feed.world

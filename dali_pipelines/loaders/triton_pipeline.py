@@ -25,8 +25,7 @@ def inputs(device: Device, spec: ClipSpec) -> Dims:
 
 
 def output(spec: ClipSpec) -> Dims:
-    outer = (spec.num_frames, 3) if spec.layout == "TCHW" else (3, spec.num_frames)
-    return {OUTPUT: ("UINT8", (*outer, spec.crop, spec.crop))}
+    return {OUTPUT: ("UINT8", spec.shape)}
 
 
 def serialize(device: Device, spec: ClipSpec, *, max_clips: int, num_threads: int) -> bytes:

@@ -4,20 +4,20 @@ Several files are read at once, each from front to back by one thread, and their
 order of the files. Only the windows that are waiting are held in memory.
 """
 
-import os
 import queue
 import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import closing
 from pathlib import Path
-from threading import Event, Thread
+from threading import Event
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from dali_pipelines.cores import num_cores
 from dali_pipelines.errors import LoaderError, Stopped, VideoError
 from dali_pipelines.loaders.graph import ClipGraph
 from dali_pipelines.loaders.loader_config import Report
-from dali_pipelines.loaders.prefetch import LEAVE_S, put_unless, run_ahead
+from dali_pipelines.loaders.prefetch import Task, ThreadPool, prefetch, put_unless
 from dali_pipelines.loaders.windows import ReadWindow, Window, plan_windows, read_windows
 from dali_pipelines.spec import ClipSpec, Values
 
@@ -30,7 +30,7 @@ TIMEOUT_S = 120.0
 
 class WindowBatch(NamedTuple):
     clips: "torch.Tensor"
-    """(B, T, C, H, W), or (B, C, T, H, W) where the spec's layout is CTHW."""
+    """(B, T, C, H, W)"""
     windows: list[Window]
 
 
@@ -60,7 +60,7 @@ class WindowLoader:
         self._window_s = window_s
         self._stride_s = stride_s
         self._batch_size = batch_size
-        self._num_threads = num_threads or len(os.sched_getaffinity(0))
+        self._num_threads = num_threads or num_cores()
         self._known = known
         self._timeout_s = timeout_s
         self._graph = ClipGraph(
@@ -77,7 +77,7 @@ class WindowLoader:
 
     def batches(self) -> Generator[WindowBatch, None, None]:
         """The same, to be closed by whoever leaves early."""
-        return run_ahead(self._batches, ahead=BATCHES_AHEAD)
+        return prefetch(self._batches, ahead=BATCHES_AHEAD)
 
     def _batches(self, stop: Event) -> Generator[WindowBatch, None, None]:
         waiting: list[ReadWindow] = []
@@ -91,16 +91,18 @@ class WindowLoader:
             yield self._through_graph(waiting)
 
     def _windows(self, stop: Event) -> Generator[ReadWindow, None, None]:
-        files: deque[_Reading] = deque()
+        pool = ThreadPool(self._num_threads + 1)
+        files: deque[_OpenFile] = deque()
         paths = iter(self._paths)
         try:
             while not stop.is_set():
                 while len(files) <= self._num_threads and (path := next(paths, None)) is not None:
-                    files.append(_Reading(path, self._batch_size, self._read))
+                    files.append(self._open(path))
+                    pool.submit(files[-1].task)
                 if not files:
                     return
                 file = files[0]
-                while isinstance(item := self._next(file, stop), ReadWindow):
+                while isinstance(item := self._next(file, pool, stop), ReadWindow):
                     yield item
                 if stop.is_set():
                     return
@@ -111,20 +113,22 @@ class WindowLoader:
                     raise LoaderError(f"{file.path}: reading it failed ({item!r})") from item
         finally:
             for file in files:
-                file.stop.set()
-            for file in files:
-                file.thread.join(LEAVE_S)
+                file.task.stop.set()
+            pool.shut_down()
 
-    def _next(self, file: "_Reading", stop: Event) -> Any:
-        """A window, None at the end, or what ended the file too early. A reader that hangs inside a
-        library can't be ended; it is left behind, and dies with the process."""
+    def _open(self, path: Path) -> "_OpenFile":
+        windows: queue.Queue[Any] = queue.Queue(self._batch_size)
+        return _OpenFile(path, windows, Task(lambda stop: self._read(path, windows, stop)))
+
+    def _next(self, file: "_OpenFile", pool: ThreadPool, stop: Event) -> Any:
+        """A window, None at the end, or the error that ended the file too early."""
         give_up = time.monotonic() + self._timeout_s
         while not stop.is_set():
             try:
-                return file.made.get(timeout=0.1)
+                return file.windows.get(timeout=0.1)
             except queue.Empty:
                 if time.monotonic() > give_up:
-                    file.stop.set()
+                    pool.abandon(file.task)
                     return VideoError(file.path, f"it gave no frame for {self._timeout_s:g} s")
         return None
 
@@ -158,24 +162,14 @@ class WindowLoader:
             if window.num_damaged:
                 self.report.damaged_frames[window.window.path] += window.num_damaged
         return WindowBatch(
-            clips=clips_BTCHW.transpose(1, 2) if self._spec.layout == "CTHW" else clips_BTCHW,
+            clips=clips_BTCHW,
             windows=[window.window for window in windows],
         )
 
 
-class _Reading:
-    """A file on its way, read by a thread of its own."""
+class _OpenFile(NamedTuple):
+    """A file that a thread reads, and the windows that it has read so far."""
 
-    def __init__(
-        self,
-        path: Path,
-        ahead: int,
-        read: "Callable[[Path, queue.Queue[Any], Event], None]",
-    ) -> None:
-        self.path = path
-        self.made: queue.Queue[Any] = queue.Queue(ahead)
-        self.stop = Event()
-        self.thread = Thread(
-            target=read, args=(path, self.made, self.stop), name="decode", daemon=True
-        )
-        self.thread.start()
+    path: Path
+    windows: "queue.Queue[Any]"
+    task: Task[None]

@@ -102,7 +102,7 @@ def answer(
                 batch.windows, batch.clips, probabilities_BC, strict=True
             ):
                 found.append((window.start_s, window.end_s, each))
-                strips.take(window, frames, clip)
+                strips.take(window, frames)
             model_s += answered - read
             strips_s += time.perf_counter() - answered
             tell(len(found), len(windows))
@@ -149,10 +149,9 @@ class Strips:
         self.kept: list[Strip] = []
         self._each = -(-num_windows // MOST_STRIPS)
 
-    def take(self, window: Window, frames: "torch.Tensor", clip: ClipSpec) -> None:
+    def take(self, window: Window, frames_TCHW: "torch.Tensor") -> None:
         if window.number % self._each:
             return
-        frames_TCHW = frames if clip.layout == "TCHW" else frames.transpose(0, 1)
         pictures = frames_TCHW.permute(0, 2, 3, 1).cpu().numpy()
         self.kept.append(
             Strip(

@@ -8,6 +8,7 @@ import streamlit as st
 
 from engine.app.answer import Answer, Strip
 from engine.html import embed_jpeg
+from engine.progress import clock
 
 if TYPE_CHECKING:
     from engine.labelling.segments import Segment
@@ -22,12 +23,6 @@ def plain(text: str) -> str:
     """As Markdown that shows the words as they are, whoever chose them."""
     one_line = re.sub(r"\s+", " ", text)
     return re.sub(r"([!-/:-@\[-`{-~])", r"\\\1", one_line)
-
-
-def clock(seconds: float) -> str:
-    minutes, rest = divmod(int(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
 
 
 def label_and_bars(answer: Answer, class_names: list[str]) -> None:

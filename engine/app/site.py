@@ -4,7 +4,6 @@ import dataclasses
 import ipaddress
 import json
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Self
 
 LOCAL = ("localhost", "127.0.0.1", "::1")
@@ -26,15 +25,6 @@ class Site:
     def from_json(cls, text: str) -> Self:
         values = json.loads(text)
         return cls(**values | {"folders": tuple(values["folders"])})
-
-
-def named(models: list[Path]) -> dict[str, str]:
-    """Each by its last name where this tells it from the others, else by its path."""
-    short = [path.resolve().name for path in models]
-    return {
-        (name if short.count(name) == 1 else str(path)): str(path)
-        for name, path in zip(short, models, strict=True)
-    }
 
 
 def address_of(host: str) -> str:

@@ -33,6 +33,7 @@ def app(
     """
     from engine.app import site
     from engine.errors import RefusedError, UserError
+    from engine.file_names import short_names
     from engine.predictor import class_names_of
     from trt.probe import install_command
 
@@ -48,7 +49,7 @@ def app(
         if not folder.is_dir():
             raise UserError(f"{folder} is no folder; name a folder of videos with --videos.")
     asked = site.Site(
-        models=site.named(models),
+        models={name: str(path) for name, path in short_names(models).items()},
         folders=tuple(str(folder.absolute()) for folder in videos or ()),
         max_upload_mb=max_upload_mb,
         device=device,

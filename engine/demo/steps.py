@@ -8,6 +8,7 @@ from collections.abc import Collection
 from pathlib import Path
 
 from engine.demo.page import Step
+from engine.progress import clock
 
 CLASSES = 8
 STOP_WITHIN_S = 20.0
@@ -78,7 +79,8 @@ class _Show:
         words = list(map(str, arguments))
         command = shlex.join(["engine", *words])
         number = len(self.steps) + 1
-        print(f"\n[{number} of {self._total}, {self._clock()}] {title}\n$ {command}", flush=True)
+        elapsed = clock(time.monotonic() - self._started)
+        print(f"\n[{number} of {self._total}, {elapsed}] {title}\n$ {command}", flush=True)
         started = time.monotonic()
         status = _run([sys.executable, "-m", "engine", *words])
         seconds = time.monotonic() - started
@@ -86,10 +88,6 @@ class _Show:
             raise RefusedError(f"the demo ends here: `{command}` ended with exit code {status}.")
         self.steps.append(Step(title=title, command=command, seconds=seconds, status=status))
         return status
-
-    def _clock(self) -> str:
-        minutes, seconds = divmod(int(time.monotonic() - self._started), 60)
-        return f"{minutes}:{seconds:02}"
 
 
 def _run(command: list[str]) -> int:

@@ -3,7 +3,6 @@
 Shape letters: B batch, L tokens, D width.
 """
 
-import torch
 from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 
@@ -47,33 +46,27 @@ class Mlp(nn.Sequential):
         )
 
 
-class DropPath(nn.Module):
+def drop_path(rate: float) -> nn.Module:
     """Leaves a residual branch out for some samples of a training batch."""
+    if rate == 0:
+        return nn.Identity()
+    from timm.layers import DropPath  # takes a second to import
 
-    def __init__(self, rate: float) -> None:
-        super().__init__()
-        self.rate = rate
-
-    def forward(self, x: Tensor) -> Tensor:
-        if not self.training or self.rate == 0:
-            return x
-        shape = (x.shape[0], *[1] * (x.ndim - 1))
-        kept = torch.rand(shape, device=x.device, dtype=x.dtype) >= self.rate
-        return x * kept / (1 - self.rate)
+    return DropPath(rate)
 
 
 class Block(nn.Module):
     """Attention and MLP, each behind a LayerNorm and beside a shortcut."""
 
     def __init__(
-        self, dim: int, heads: int, mlp_ratio: float, dropout: float = 0.0, drop_path: float = 0.0
+        self, dim: int, heads: int, mlp_ratio: float, dropout: float = 0.0, drop_rate: float = 0.0
     ) -> None:
         super().__init__()
         self.norm_attention = nn.LayerNorm(dim, eps=EPS)
         self.attention = Attention(dim, heads, dropout)
         self.norm_mlp = nn.LayerNorm(dim, eps=EPS)
         self.mlp = Mlp(dim, int(dim * mlp_ratio), dropout)
-        self.drop_path = DropPath(drop_path)
+        self.drop_path = drop_path(drop_rate)
 
     def forward(self, x_BLD: Tensor) -> Tensor:
         x_BLD = x_BLD + self.drop_path(self.attention(self.norm_attention(x_BLD)))

@@ -16,7 +16,6 @@ from engine.models.attention import (
     EPS,
     Attention,
     Block,
-    DropPath,
     Mlp,
     Stem,
     check_heads,
@@ -97,7 +96,7 @@ class DividedBlock(nn.Module):
     """Each patch looks at itself in all frames; then each frame's patches look at each other."""
 
     def __init__(
-        self, dim: int, heads: int, mlp_ratio: float, dropout: float, drop_path: float
+        self, dim: int, heads: int, mlp_ratio: float, dropout: float, drop_rate: float
     ) -> None:
         super().__init__()
         self.norm_time = nn.LayerNorm(dim, eps=EPS)
@@ -107,7 +106,7 @@ class DividedBlock(nn.Module):
         self.space = Attention(dim, heads, dropout)
         self.norm_mlp = nn.LayerNorm(dim, eps=EPS)
         self.mlp = Mlp(dim, int(dim * mlp_ratio), dropout)
-        self.drop_path = DropPath(drop_path)
+        self.drop_path = drop_path(drop_rate)
 
     def forward(self, cls_B1D: Tensor, patches_BTND: Tensor) -> tuple[Tensor, Tensor]:
         batch, frames, num_patches, _ = patches_BTND.shape

@@ -7,7 +7,8 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 if TYPE_CHECKING:
-    from engine.training.train_state import Standing
+    from engine.progress import clock
+from engine.training.train_state import Standing
 
 PLAIN_EVERY_S = 60.0
 
@@ -101,11 +102,5 @@ class Display:
         return (
             f"loss {standing.loss_sum / seen:.3f}  top-1 {float(standing.num_right) / seen:.1%}  "
             f"lr {lr:.2g}  {seen / seconds:.1f} clips/s  "
-            f"{standing.waited_s / seconds:.0%} waiting  {_span(left * a_step)} left"
+            f"{standing.waited_s / seconds:.0%} waiting  {clock(left * a_step)} left"
         )
-
-
-def _span(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{rest:02}"

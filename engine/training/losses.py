@@ -47,16 +47,25 @@ class Criterion:
         self._class_weights_N = class_weights_N
 
     def __call__(self, logits_BN: "Tensor", wanted_BN: "Tensor") -> "Tensor":
+        from torch.nn.functional import cross_entropy
+
+        weights_N = self._class_weights_N
         smoothing = self._config.label_smoothing
+        if self._config.loss != "focal":
+            return cross_entropy(
+                logits_BN.float(),
+                wanted_BN,
+                weight=None if weights_N is None else weights_N.to(logits_BN.device),
+                label_smoothing=smoothing,
+                reduction="none",
+            )
         if smoothing:
             wanted_BN = wanted_BN * (1 - smoothing) + smoothing / wanted_BN.shape[1]
         log_found_BN = logits_BN.float().log_softmax(dim=1)
-        losses_BN = -wanted_BN * log_found_BN
-        if self._config.loss == "focal":
-            doubt_BN = (1 - log_found_BN.exp()).clamp_min(1e-6)  # its slope is infinite at nought
-            losses_BN = losses_BN * doubt_BN**self._config.focal_gamma
-        if self._class_weights_N is not None:
-            losses_BN = losses_BN * self._class_weights_N.to(losses_BN)
+        doubt_BN = (1 - log_found_BN.exp()).clamp_min(1e-6)  # at zero the gradient is infinite
+        losses_BN = -wanted_BN * log_found_BN * doubt_BN**self._config.focal_gamma
+        if weights_N is not None:
+            losses_BN = losses_BN * weights_N.to(losses_BN)
         return losses_BN.sum(dim=1)
 
 

@@ -102,11 +102,6 @@ class Recipe:
             sections = {key: from_plain(kind, values) for key, kind in SECTIONS.items()}
         except SpecError as error:
             raise UserError(f"{error}.") from error
-        if sections["clip"].layout != "TCHW":
-            raise UserError(
-                f"layout must be TCHW, since {family} takes frames before colors, "
-                f"not {sections['clip'].layout}."
-            )
         return cls(
             model=family,
             preset=name,
@@ -153,19 +148,6 @@ def merge(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
 
 
 def to_toml(values: dict[str, Any]) -> str:
-    return "".join(f"{name} = {_toml(value)}\n" for name, value in values.items())
+    import tomli_w
 
-
-def _toml(value: Any) -> str:
-    import json
-
-    match value:
-        case dict():
-            pairs = (f"{json.dumps(key)} = {_toml(each)}" for key, each in value.items())
-            return "{ " + ", ".join(pairs) + " }"
-        case list() | tuple():
-            return "[" + ", ".join(map(_toml, value)) + "]"
-        case _:
-            return json.dumps(
-                value, ensure_ascii=False
-            )  # strings, numbers and truth are written alike
+    return tomli_w.dumps(values)
