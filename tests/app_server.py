@@ -15,7 +15,6 @@ from typing import Any
 
 import pytest
 import videos
-from test_engine_label import noise
 
 SECRET = "abc.mp4"  # ../abc.mp4 is as long as PICKED, so that one can stand for the other
 PICKED = "inside.mp4"
@@ -104,8 +103,8 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     home = tmp_path_factory.mktemp("app")
     films = home / "films"
     films.mkdir()
-    videos.write_video(films / PICKED, codec="h264", size=(96, 72), draw=noise(1))
-    videos.write_video(home / SECRET, codec="h264", size=(96, 72), draw=noise(2))
+    videos.write_video(films / PICKED, codec="h264", size=(96, 72), draw=videos.noise(1))
+    videos.write_video(home / SECRET, codec="h264", size=(96, 72), draw=videos.noise(2))
     (films / "link.mp4").symlink_to(home / SECRET)
     (home / ".streamlit").mkdir()
     (home / ".streamlit" / "config.toml").write_text(ODD_CONFIG)

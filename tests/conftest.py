@@ -6,14 +6,18 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
+import videos
 from hypothesis import settings
 
 from engine.data import synthetic
 
 # Tests run side by side, one process a core; more threads would only wait for each other.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+pytest.register_assert_rewrite("rows")  # so that its asserts tell values as the tests' own do
 
 settings.register_profile("engine", deadline=None)  # tests never judge times
 settings.load_profile("engine")
@@ -65,6 +69,45 @@ def on_small_disk() -> Callable[[Path, str], list[str]]:
     if tried.returncode:
         pytest.skip(f"this user may not mount: {tried.stderr.strip()}")
     return words
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model to label with."""
+    from runs import random_run
+
+    return random_run(tmp_path_factory.mktemp("run") / "run", ["fall", "run", "wave"])
+
+
+@pytest.fixture(scope="module")
+def films(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Short ones in several codecs, a long one, and some that are none."""
+    root = tmp_path_factory.mktemp("films") / "films"
+    codecs = ("mpeg4", "h264", "vp9", "mjpeg", "mpeg2video")
+    for number in range(20):
+        path = root / f"day{number % 3}" / f"clip{number:02}"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        videos.write_video(path, codec=codecs[number % 5], frames=16, size=(96, 72),
+                           draw=videos.noise(number))  # fmt: skip
+    videos.write_video(
+        root / "long.mp4", codec="h264", frames=1000, fps=20, size=(96, 72), draw=videos.noise(99)
+    )
+    (root / "broken.mp4").write_bytes(b"no video at all")
+    (root / "empty.avi").touch()
+    whole = next(root.glob("day1/*.mp4")).read_bytes()
+    (root / "cut.mp4").write_bytes(whole[: len(whole) // 3])
+    return root
+
+
+@pytest.fixture(scope="module")
+def undisturbed(run: Path, films: Path, tmp_path_factory: pytest.TempPathFactory, run_engine: Any):
+    """What one run that nobody disturbs writes."""
+    out = tmp_path_factory.mktemp("out") / "labels.csv"
+    result = run_engine(
+        "label", films, "--model", run, "--out", out, "--window", 1, "--batch-size", 2,
+        "--segments", out.with_name("segments.csv"), "--vtt", out.with_name("vtt"),
+    )  # fmt: skip
+    return out, result
 
 
 @pytest.fixture

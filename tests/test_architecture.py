@@ -8,9 +8,8 @@ from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
+from source_tree import PACKAGES, ROOT, modules
 
-ROOT = Path(__file__).parents[1]
-PACKAGES = ("dali_pipelines", "trt", "engine", "benchmarks")
 HEAVY = ("torch", "nvidia", "av", "numpy", "transformers", "timm", "openvino", "tensorrt")
 NAMELESS = ("utils", "common", "helpers", "misc")
 
@@ -56,10 +55,6 @@ SHARED = {
 }
 
 
-def modules(package: str) -> list[Path]:
-    return sorted((ROOT / package).rglob("*.py"))
-
-
 def name_of(path: Path) -> str:
     parts = path.relative_to(ROOT).with_suffix("").parts
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
@@ -103,6 +98,18 @@ def test_arrows_point_one_way(place: str) -> None:
             there = place_of(other)
             package = there.partition(".")[0]
             assert there == place or {there, f"{package}.*"} & set(allowed), (module, other)
+
+
+def test_no_test_file_imports_another() -> None:
+    """What several share lies in a module of its own beside them."""
+    files = sorted((ROOT / "tests").glob("test_*.py"))
+    assert len(files) > 50
+    for path in files:
+        for node in ast.walk(ast.parse(path.read_text())):
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            if isinstance(node, ast.ImportFrom):
+                names = [node.module or "", *(alias.name for alias in node.names)]
+            assert not [name for name in names if name.startswith("test_")], path
 
 
 def test_help_loads_nothing_heavy() -> None:

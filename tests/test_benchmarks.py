@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import videos
-from test_dali_pipelines_loader import SMALL, rows_of
+from rows import SMALL, rows_of
 
 from benchmarks import readme
 from benchmarks.gpu_proof import bytes_to_the_card, training_steps

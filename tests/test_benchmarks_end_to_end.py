@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 import videos
-from test_dali_pipelines_loader import rows_of
+from rows import rows_of
 
 from benchmarks import baselines, report
 from benchmarks.baselines.frame_readers import READERS, lacks

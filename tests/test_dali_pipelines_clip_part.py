@@ -7,7 +7,7 @@ import av
 import numpy as np
 import pytest
 import videos
-from test_dali_pipelines_wanted_frames import FILES, ORDER_UNKNOWN
+from odd_videos import FILES, ORDER_UNKNOWN
 
 from dali_pipelines.decode.clip_part import cut_part
 

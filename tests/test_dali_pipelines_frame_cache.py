@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 import videos
-from test_dali_pipelines_loader import SMALL, by_id, rows_of
+from rows import SMALL, by_id, rows_of
 from users import another_user, shared_folder
 
 from dali_pipelines.augment import Augment

@@ -5,16 +5,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import videos
-from PIL import Image
+from folders import save
 
 from dali_pipelines.decode import clip_file
 from dali_pipelines.decode.frame_folder import frame_files
 from dali_pipelines.errors import VideoError
-
-
-def save(folder: Path, name: str, index: int = 0, size: tuple[int, int] = (64, 48)) -> None:
-    folder.mkdir(exist_ok=True)
-    Image.fromarray(videos.numbered(index, *size)).save(folder / name)
 
 
 def test_order_is_by_number_whatever_the_digits_and_gaps(tmp_path: Path) -> None:

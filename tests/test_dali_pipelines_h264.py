@@ -5,7 +5,7 @@ from pathlib import Path
 import av
 import pytest
 import videos
-from test_dali_pipelines_wanted_frames import FILES
+from odd_videos import FILES
 
 from dali_pipelines.decode import h264
 from dali_pipelines.decode.bits import Bits

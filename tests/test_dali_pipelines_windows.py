@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 import torch
 import videos
+from odd_videos import UNEVEN
 from PIL import Image
-from test_dali_pipelines_loader import SMALL, write_frames
-from test_dali_pipelines_wanted_frames import UNEVEN
+from rows import SMALL, write_frames
 
 from dali_pipelines.decode import clip_file, frame_folder, indexed_video
 from dali_pipelines.errors import LoaderError, SpecError

@@ -14,13 +14,10 @@ import pytest
 import torch
 import videos
 from runs import random_run
-from test_engine_label import noise, run
 
 import engine
 from engine.data import manifest
 from engine.training import checkpoint
-
-__all__ = ["run"]
 
 DOCS = Path(__file__).parents[1] / "docs" / "python.md"
 
@@ -31,9 +28,11 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for number, (name, codec) in enumerate(
         (("clip.avi", "mpeg4"), ("b.mp4", "h264"), ("c.webm", "vp9"))
     ):
-        videos.write_video(folder / name, codec=codec, frames=16, size=(96, 72), draw=noise(number))
+        videos.write_video(
+            folder / name, codec=codec, frames=16, size=(96, 72), draw=videos.noise(number)
+        )
     videos.write_video(
-        folder / "film.mp4", codec="h264", frames=80, fps=20, size=(96, 72), draw=noise(9)
+        folder / "film.mp4", codec="h264", frames=80, fps=20, size=(96, 72), draw=videos.noise(9)
     )
     (folder / "broken.mp4").write_bytes(b"no video")
     return folder

@@ -11,9 +11,8 @@ from typing import Any
 import pytest
 import videos
 from app_server import PICKED, SECRET, Server, end, home, listing, serve, server
-from test_engine_label import noise, run
 
-__all__ = ["home", "run", "server"]
+__all__ = ["home", "server"]
 
 LONG_S = 16
 WAIT_MS = 60_000
@@ -21,7 +20,7 @@ WAIT_MS = 60_000
 
 def scenes(index: int, width: int, height: int) -> Any:
     """Four of them, four seconds each, which the random network of `run` tells apart."""
-    return noise((1, 9, 5, 28)[index // 40 % 4])(index % 20, width, height)
+    return videos.noise((1, 9, 5, 28)[index // 40 % 4])(index % 20, width, height)
 
 
 @pytest.fixture(scope="module")
@@ -89,7 +88,7 @@ def test_an_upload_gets_frames_label_bars_player_and_timing(
     from engine.app.answer import answer
     from engine.predictor import open_predictor
 
-    clip = videos.write_packed(tmp_path / "my *clip*.avi", draw=noise(3))
+    clip = videos.write_packed(tmp_path / "my *clip*.avi", draw=videos.noise(3))
     upload(page, clip)
     text = wait_for_answer(page, clip.name)
     predictor = open_predictor(run)

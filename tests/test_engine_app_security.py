@@ -9,14 +9,13 @@ from typing import Any
 
 import pytest
 from app_server import PICKED, SECRET, Server, ask, home, listing, server
-from test_engine_label import run
 
 from engine.app import sources
 from engine.app.site import Site, is_local, named, streamlit_options
 from engine.commands.app import app
 from engine.errors import UserError
 
-__all__ = ["home", "run", "server"]
+__all__ = ["home", "server"]
 
 
 @pytest.mark.slow

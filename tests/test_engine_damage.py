@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 import videos
 from conftest import RunEngine
-from test_engine_label import run as run  # a model to label with
 
 from engine.data import manifest, validate
 from engine.data.index import index_folder, save

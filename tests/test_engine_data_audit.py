@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import videos
-from test_engine_data_splits import make_clips
+from folders import make_clips
 
 from engine.data import audit, manifest, splits
 from engine.data.fingerprint import fingerprint, near_duplicates

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 import videos
-from test_dali_pipelines_frame_folder import save
+from folders import save, touch
 from users import another_user, shared_folder
 
 from engine.commands.data_summary import alike_classes
@@ -13,12 +13,6 @@ from engine.data import index as indexing
 from engine.data.folders import list_clips
 from engine.data.manifest import Clip, Manifest
 from engine.errors import UserError
-
-
-def touch(root: Path, *paths: str) -> None:
-    for path in paths:
-        (root / path).parent.mkdir(parents=True, exist_ok=True)
-        (root / path).write_bytes(b"x")
 
 
 def test_class_folders(tmp_path: Path) -> None:

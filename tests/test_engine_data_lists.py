@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from test_engine_data_folders import touch
+from folders import touch
 
 from engine.data.lists import read_lists
 from engine.errors import UserError

@@ -6,6 +6,7 @@ from collections import Counter, defaultdict
 from pathlib import Path
 
 import pytest
+from folders import make_clips
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -14,21 +15,6 @@ from engine.data import index as indexing
 from engine.data.index import index_folder
 from engine.data.manifest import Clip, Manifest
 from engine.errors import UserError
-
-
-def make_clips(members: list[tuple[str, str]]) -> tuple[Clip, ...]:
-    """Clips of (label, source) in HMDB51's layout."""
-    return tuple(
-        Clip(
-            path=f"videos/{label}/{source}_{label}_f_nm_np1_fr_goo_{index}.avi",
-            label=label,
-            source=source,
-            codec="mpeg4",
-            frames=60,
-        )
-        for index, (label, source) in enumerate(members)
-    )
-
 
 datasets = st.lists(
     st.tuples(st.sampled_from("abcd"), st.sampled_from([f"film_{i}" for i in range(25)])),

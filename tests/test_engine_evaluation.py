@@ -17,6 +17,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
+from rows import rows_of
 from sklearn import metrics as sk
 
 from dali_pipelines.spec import ClipSpec
@@ -87,8 +88,6 @@ def test_the_most_confused_pairs_come_first() -> None:
 
 
 def test_filmstrips_show_the_sampled_frames(synth_master: Path, tmp_path: Path) -> None:
-    from test_dali_pipelines_loader import rows_of
-
     row = rows_of(sorted(synth_master.rglob("*.avi"))[:1])[0]
     frames = filmstrips.frames_of(row, ClipSpec(num_frames=5, resize=64, crop=64))
     assert frames.shape == (5, 96, 128, 3)

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from test_engine_train import trainer_of
+from trainers import trainer_of
 
 from dali_pipelines.decode.clip_facts import ClipHealth
 from engine import atomic

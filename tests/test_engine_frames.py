@@ -7,8 +7,8 @@ import pytest
 import videos
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_dali_pipelines_loader import write_frames
-from test_dali_pipelines_wanted_frames import FILES
+from odd_videos import FILES
+from rows import write_frames
 
 import engine
 from dali_pipelines.errors import VideoError

@@ -13,10 +13,9 @@ import time
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import videos
-from runs import random_run
+from waiting import wait_for
 
 from dali_pipelines.errors import VideoError
 from dali_pipelines.loaders import window_loader
@@ -28,54 +27,9 @@ from engine import cli
 KILLS = 20
 
 
-@pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return random_run(tmp_path_factory.mktemp("run") / "run", ["fall", "run", "wave"])
-
-
-def noise(seed: int) -> Any:
-    def draw(index: int, width: int, height: int) -> Any:
-        rng = np.random.default_rng([seed, index // 4])
-        small = rng.integers(0, 256, (6, 8, 3), np.uint8)
-        return np.repeat(np.repeat(small, height // 6, axis=0), width // 8, axis=1)
-
-    return draw
-
-
-@pytest.fixture(scope="module")
-def films(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Short ones in several codecs, a long one, and some that are none."""
-    root = tmp_path_factory.mktemp("films") / "films"
-    codecs = ("mpeg4", "h264", "vp9", "mjpeg", "mpeg2video")
-    for number in range(20):
-        path = root / f"day{number % 3}" / f"clip{number:02}"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        videos.write_video(path, codec=codecs[number % 5], frames=16, size=(96, 72),
-                           draw=noise(number))  # fmt: skip
-    videos.write_video(
-        root / "long.mp4", codec="h264", frames=1000, fps=20, size=(96, 72), draw=noise(99)
-    )
-    (root / "broken.mp4").write_bytes(b"no video at all")
-    (root / "empty.avi").touch()
-    whole = next(root.glob("day1/*.mp4")).read_bytes()
-    (root / "cut.mp4").write_bytes(whole[: len(whole) // 3])
-    return root
-
-
 def read(path: Path) -> list[dict[str, str]]:
     with path.open(newline="") as file:
         return list(csv.DictReader(file))
-
-
-@pytest.fixture(scope="module")
-def undisturbed(run: Path, films: Path, tmp_path_factory: pytest.TempPathFactory, run_engine: Any):
-    """What one run that nobody disturbs writes."""
-    out = tmp_path_factory.mktemp("out") / "labels.csv"
-    result = run_engine(
-        "label", films, "--model", run, "--out", out, "--window", 1, "--batch-size", 2,
-        "--segments", out.with_name("segments.csv"), "--vtt", out.with_name("vtt"),
-    )  # fmt: skip
-    return out, result
 
 
 @pytest.mark.slow
@@ -253,13 +207,6 @@ def test_a_folder_is_watched_until_ctrl_c(run: Path, tmp_path: Path, films: Path
         process.kill()
     assert process.returncode == 130, errors
     assert [row["path"] for row in read(out)] == ["a.mp4", "b.mp4"]
-
-
-def wait_for(true: Any) -> None:
-    end = time.monotonic() + 900
-    while not true():
-        assert time.monotonic() < end
-        time.sleep(0.1)
 
 
 @pytest.mark.parametrize(

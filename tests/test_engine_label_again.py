@@ -16,13 +16,11 @@ import pytest
 import users
 import videos
 from PIL import Image
-from test_engine_label import noise, run, wait_for
+from waiting import wait_for
 
 from engine import cli
 from engine.labelling.job import POLL_S
 from engine.labelling.journal import Journal
-
-__all__ = ["run"]
 
 pytestmark = pytest.mark.slow
 
@@ -34,7 +32,7 @@ def three(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder.mkdir()
     for number, name in enumerate(("a.mp4", "b.mp4", "c.mp4")):
         videos.write_video(
-            folder / name, codec="h264", frames=16, size=(96, 72), draw=noise(number)
+            folder / name, codec="h264", frames=16, size=(96, 72), draw=videos.noise(number)
         )
     return folder
 
@@ -479,7 +477,9 @@ def test_another_folder_isnt_taken_for_one_that_was_moved(
     run: Path, films: Path, tmp_path: Path, run_engine: Any
 ) -> None:
     other = Path(shutil.copytree(films, tmp_path / "other"))
-    videos.write_video(other / "a.mp4", codec="h264", frames=20, size=(96, 72), draw=noise(7))
+    videos.write_video(
+        other / "a.mp4", codec="h264", frames=20, size=(96, 72), draw=videos.noise(7)
+    )
     words = ("--model", run, "--out", tmp_path / "labels.csv")
     assert run_engine("label", films, *words).returncode == 0
     films.rename(tmp_path / "away")

@@ -17,20 +17,16 @@ from typing import Any
 
 import pytest
 import torch
+from trainers import trainer_of
 
 from dali_pipelines.loaders.dali_loader import DaliLoader
-from dali_pipelines.loaders.loader_config import Feed
 from engine.data import manifest, splits
-from engine.data.clip_rows import clip_rows
-from engine.data.loading import make_loader
 from engine.errors import UserError
 from engine.interrupt import stop_kindly
 from engine.training import checkpoint, history, run_folder
 from engine.training.display import Display
 from engine.training.distill import Teacher
-from engine.training.fabric import make_fabric
 from engine.training.loop import Trainer
-from engine.training.recipe import Recipe
 
 TINY = ("--frames", 4, "--size", 32, "--batch-size", 4, "--loader", "dali")
 CNN = ("--model", "cnn-lstm", "--preset", "small", *TINY)
@@ -214,41 +210,6 @@ def test_two_processes_learn_as_one(dataset: Path, tmp_path: Path) -> None:
 def quiet() -> Iterator[Display]:
     with Display(shown=False) as display:
         yield display
-
-
-def trainer_of(dataset: Path, run: Path, display: Display, **settings: Any) -> Trainer:
-    recipe = Recipe.resolve(
-        {
-            "model": "vit-lstm", "preset": "small", "num_frames": 4, "resize": 32, "crop": 32,
-            "batch_size": 4, "epochs": 2, "flip": False, **settings,
-        }
-    )  # fmt: skip
-    from engine.models.registry import build
-
-    listed = manifest.load(dataset)
-    fabric, _ = make_fabric("cpu", 1, 1, recipe.loop.precision)
-    torch.manual_seed(recipe.loop.seed)
-    spec = recipe.model_spec(len(listed.class_names))
-    feed = Feed(
-        spec=recipe.clip,
-        batch_size=recipe.loop.batch_size // recipe.loop.accumulate,
-        augment=recipe.augment,
-        shuffle=True,
-    )
-    seen = Feed(spec=recipe.clip, batch_size=4)
-    run.mkdir(exist_ok=True)
-    return Trainer(
-        fabric,
-        recipe,
-        build(spec, recipe.clip),
-        spec=spec,
-        class_names=listed.class_names,
-        train=make_loader("dali", clip_rows(listed, "train")[0], feed),
-        val=make_loader("dali", clip_rows(listed, "val")[0], seen),
-        run=run,
-        display=display,
-        versions={},
-    )
 
 
 def trained(dataset: Path, run: Path, display: Display, **settings: Any) -> Trainer:

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 import videos
-from test_dali_pipelines_loader import assert_loaders_agree, rows_of
+from rows import assert_loaders_agree, rows_of
 
 import engine
 from dali_pipelines.decode import clip_file, wanted_frames

@@ -18,8 +18,8 @@ import numpy as np
 import pytest
 import torch
 import videos
-from test_architecture import PACKAGES, ROOT, modules
-from test_trt_artifact import SHAPE, Tiny, compiled
+from artifacts import SHAPE, Tiny, compiled
+from source_tree import PACKAGES, ROOT, modules
 
 import trt
 from dali_pipelines.loaders.frame_cache import FrameCache

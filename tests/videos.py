@@ -42,6 +42,17 @@ def noisy(index: int, width: int, height: int) -> NDArray[np.uint8]:
     return np.clip(numbered(index, width, height) + noise, 0, 255).astype(np.uint8)
 
 
+def noise(seed: int) -> Any:
+    """Draws blocks of colour that change each four frames, others for each seed."""
+
+    def draw(index: int, width: int, height: int) -> Any:
+        rng = np.random.default_rng([seed, index // 4])
+        small = rng.integers(0, 256, (6, 8, 3), np.uint8)
+        return np.repeat(np.repeat(small, height // 6, axis=0), width // 8, axis=1)
+
+    return draw
+
+
 def number_of(frame: NDArray[np.uint8]) -> int:
     """Reads the number back, whatever the frame's size."""
     grey = frame if frame.ndim == 2 else frame.mean(axis=2)

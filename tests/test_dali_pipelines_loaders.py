@@ -20,8 +20,8 @@ import torch
 import videos
 from hypothesis import given
 from hypothesis import strategies as st
-from PIL import Image
-from test_dali_pipelines_wanted_frames import COLOURS, FILES, RGB, UNEVEN, write_colour
+from odd_videos import COLOURS, FILES, RGB, UNEVEN, write_colour
+from rows import SMALL, assert_loaders_agree, assert_same_pixels, by_id, rows_of, write_frames
 
 from dali_pipelines.augment import Augment
 from dali_pipelines.decode import clip_file
@@ -32,72 +32,12 @@ from dali_pipelines.loaders.torch_loader import TorchLoader
 from dali_pipelines.loaders.window_loader import WindowLoader
 from dali_pipelines.spec import ClipSpec, Sampling
 
-SMALL = ClipSpec(num_frames=4, resize=72, crop=64)
 JITTER = Augment(brightness=0.3, contrast=0.3, saturation=0.3, hue=20)
-
-
-def rows_of(paths: list[Path]) -> list[ClipRow]:
-    rows = []
-    for number, path in enumerate(paths):
-        facts = clip_file.probe(path)
-        rows.append(
-            ClipRow(
-                id=number,
-                path=path,
-                label=number % 3,
-                frames=facts.frames,
-                fps=facts.fps,
-                width=facts.width,
-                height=facts.height,
-                codec=facts.codec,
-            )
-        )
-    return rows
 
 
 @pytest.fixture(scope="session")
 def synth_rows(synth_master: Path) -> list[ClipRow]:
     return rows_of(sorted(synth_master.rglob("*.avi")))
-
-
-def write_frames(
-    folder: Path, suffix: str, count: int = 20, size: tuple[int, int] = (96, 80)
-) -> Path:
-    folder.mkdir()
-    rng = np.random.default_rng(0)
-    small = rng.integers(0, 256, (count, 6, 8, 3), np.uint8)
-    for number, pixels in enumerate(small):
-        image = Image.fromarray(pixels).resize(size, Image.Resampling.BICUBIC)
-        image.save(folder / f"frame_{number:04}{suffix}", quality=95)
-    return folder
-
-
-def by_id(batches: Any) -> dict[int, list[torch.Tensor]]:
-    found: dict[int, list[torch.Tensor]] = {}
-    for batch in batches:
-        for row, clip in zip(batch.ids.tolist(), batch.clips, strict=True):
-            found.setdefault(row, []).append(clip.float().cpu())
-    return found
-
-
-def assert_same_pixels(one: torch.Tensor, other: torch.Tensor, spec: ClipSpec) -> None:
-    std = torch.tensor(spec.std).reshape(3, 1, 1)
-    if spec.layout == "CTHW":
-        one, other = one.transpose(0, 1), other.transpose(0, 1)
-    difference = ((one - other).abs() * std * 255).flatten()
-    assert difference.mean() <= 2
-    assert difference.kthvalue(max(1, int(difference.numel() * 0.999))).values <= 8
-
-
-def assert_loaders_agree(rows: list[ClipRow], feed: Feed, **options: Any) -> DaliLoader:
-    ours, plain = DaliLoader(rows, feed, **options), TorchLoader(rows, feed, num_workers=0)
-    left, right = by_id(ours), by_id(plain)
-    assert left.keys() == right.keys() == {row.id for row in rows}
-    for number, clips in left.items():
-        assert len(clips) == len(right[number]) == feed.num_views
-        for one, other in zip(clips, right[number], strict=True):
-            assert_same_pixels(one, other, feed.spec)
-    return ours
 
 
 @pytest.mark.parametrize("name", FILES)
@@ -318,7 +258,10 @@ def test_the_plain_loader_works_where_shared_memory_is_small(
 import sys
 from pathlib import Path
 sys.path.insert(0, {str(Path(__file__).parent)!r})
-from test_dali_pipelines_loader import ClipSpec, Feed, TorchLoader, rows_of
+from rows import rows_of
+from dali_pipelines.loaders.loader_config import Feed
+from dali_pipelines.loaders.torch_loader import TorchLoader
+from dali_pipelines.spec import ClipSpec
 rows = rows_of(sorted(Path(sys.argv[1]).rglob("*.avi"))[:8])
 feed = Feed(spec=ClipSpec(num_frames=8, resize=72, crop=64), batch_size=4)
 loader = TorchLoader(rows, feed, num_workers=2, timeout_s=60)
@@ -549,7 +492,10 @@ def test_workers_never_delete_the_dali_graphs_that_they_inherit(synth_master: Pa
 import gc, os, sys
 from pathlib import Path
 sys.path.insert(0, {str(Path(__file__).parent)!r})
-from test_dali_pipelines_loader import SMALL, DaliLoader, Feed, TorchLoader, rows_of
+from rows import SMALL, rows_of
+from dali_pipelines.loaders.dali_loader import DaliLoader
+from dali_pipelines.loaders.loader_config import Feed
+from dali_pipelines.loaders.torch_loader import TorchLoader
 gc.disable()
 rows = rows_of(sorted(Path({str(synth_master)!r}).rglob("*.avi")))[:6]
 for _ in range(3):
@@ -600,7 +546,7 @@ def _resident() -> int:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ["loader.DaliLoader", "torch_loader.TorchLoader"])
+@pytest.mark.parametrize("kind", ["dali_loader.DaliLoader", "torch_loader.TorchLoader"])
 def test_ctrl_c_ends_the_process_and_its_children(
     kind: str, synth_master: Path, tmp_path: Path
 ) -> None:
@@ -610,8 +556,9 @@ import signal, sys
 from pathlib import Path
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it
 sys.path.insert(0, {str(Path(__file__).parent)!r})
-from test_dali_pipelines_loader import SMALL, Feed, rows_of
-from dali_pipelines.{module} import {name}
+from rows import SMALL, rows_of
+from dali_pipelines.loaders.loader_config import Feed
+from dali_pipelines.loaders.{module} import {name}
 loader = {name}(rows_of(sorted(Path({str(synth_master)!r}).rglob("*.avi"))), Feed(spec=SMALL))
 while True:
     for batch in loader:

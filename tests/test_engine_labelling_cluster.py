@@ -9,9 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from test_engine_label import films, run, undisturbed
-
-__all__ = ["films", "run", "undisturbed"]
 
 
 @pytest.mark.slow

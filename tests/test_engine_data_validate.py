@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import videos
-from test_dali_pipelines_frame_folder import save
+from folders import save
 
 from dali_pipelines.decode import clip_file
 from engine.data import manifest, validate
