@@ -171,7 +171,8 @@ def advise(
         f"within the budget: {found['name']} with batches of {found['batch']} and views "
         f"{found['views']}: {found['clips_per_s']:,.1f} clips/s, top-1 {found['top1']:.1%}"
     )
-    path = short_names(runs)[found["name"]]
+    path_of = short_names(runs)
+    path = path_of[found["name"]]
     if found["backend"] != "eager":
         run = next((path_of[row["name"]] for row in ours if row["backend"] == "eager"), "RUN")
         print(

@@ -10,7 +10,7 @@ from types import FrameType
 import pytest
 
 from dali_pipelines.errors import Stopped
-from dali_pipelines.loaders.prefetch import run_ahead
+from dali_pipelines.loaders.prefetch import prefetch
 
 
 def numbers(stop: threading.Event) -> Generator[int, None, None]:
@@ -36,7 +36,7 @@ def test_a_signal_at_any_moment_ends_the_wait_and_the_thread() -> None:
             asked = False
             signal.setitimer(signal.ITIMER_REAL, random.Random(seed).uniform(1e-5, 3e-3))
             with pytest.raises(Stopped):
-                for got, wanted in enumerate(run_ahead(numbers, ahead=2, is_stopped=is_asked)):
+                for got, wanted in enumerate(prefetch(numbers, ahead=2, is_stopped=is_asked)):
                     assert got == wanted
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
@@ -50,7 +50,7 @@ def test_what_never_comes_is_no_longer_waited_for() -> None:
         stop.wait(60)
 
     begun = time.monotonic()
-    items = run_ahead(nothing, ahead=2, is_stopped=lambda: time.monotonic() > begun + 0.3)
+    items = prefetch(nothing, ahead=2, is_stopped=lambda: time.monotonic() > begun + 0.3)
     assert next(items) == 1
     with pytest.raises(Stopped):
         next(items)

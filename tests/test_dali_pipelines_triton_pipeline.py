@@ -13,7 +13,7 @@ from dali_pipelines.loaders import graph, triton_pipeline
 from dali_pipelines.loaders.clip_reader import ClipReader
 from dali_pipelines.loaders.dali_loader import DaliLoader
 from dali_pipelines.loaders.loader_config import ClipRow, Feed
-from dali_pipelines.spec import ClipSpec, Layout
+from dali_pipelines.spec import ClipSpec
 
 SPEC = ClipSpec(num_frames=4, resize=48, crop=40)
 
@@ -52,11 +52,10 @@ def frames_of(rows: list[ClipRow], spec: ClipSpec) -> list[NDArray[np.uint8]]:
     return [np.stack(reader.read(row, 0).sources) for row in rows]
 
 
-@pytest.mark.parametrize("layout", ["TCHW", "CTHW"])
-def test_frames_become_the_clips_that_the_loader_makes(layout: Layout, tmp_path: Path) -> None:
+def test_frames_become_the_clips_that_the_loader_makes(tmp_path: Path) -> None:
     from nvidia.dali import Pipeline
 
-    spec = ClipSpec(num_frames=4, resize=48, crop=40, layout=layout)
+    spec = ClipSpec(num_frames=4, resize=48, crop=40)
     rows = rows_of(tmp_path, "mpeg4")
     serialized = triton_pipeline.serialize("cpu", spec, max_clips=8, num_threads=1)
     pipeline = Pipeline.deserialize(serialized)

@@ -11,9 +11,10 @@ import pytest
 from app_server import PICKED, SECRET, Server, ask, home, listing, server
 
 from engine.app import sources
-from engine.app.site import Site, is_local, named, streamlit_options
+from engine.app.site import Site, is_local, streamlit_options
 from engine.commands.app import app
 from engine.errors import UserError
+from engine.file_names import short_names
 
 __all__ = ["home", "server"]
 
@@ -140,9 +141,15 @@ def test_an_upload_has_no_name_on_disk(tmp_path: Path, monkeypatch: pytest.Monke
 
 
 def test_a_site_survives_its_way_to_the_script() -> None:
-    models = named([Path("a/run"), Path("b/run"), Path("fast")])
-    assert models == {"a/run": "a/run", "b/run": "b/run", "fast": "fast"}
-    site = Site(models=models, folders=("x",), max_upload_mb=3, device="cpu")
+    models = short_names([Path("a/run"), Path("b/run"), Path("fast")])
+    assert models == {name: Path(name) for name in ("a/run", "b/run", "fast")}
+    named = {name: str(path) for name, path in models.items()}
+    site = Site(
+        models=named,
+        folders=("x",),
+        max_upload_mb=3,
+        device="cpu",
+    )
     assert Site.from_json(site.to_json()) == site
     options = streamlit_options(site, host="localhost", port=1, open_browser=False)
     assert options["server.address"] == "127.0.0.1"

@@ -410,7 +410,7 @@ def test_facts_that_are_missing_or_wrong_are_told(
     out = tmp_path / "run"
     assert run_engine("train", "--data", dataset, *CNN, "--epochs", 1, "--out", out).returncode == 0
     whole = json.loads((out / "run.json").read_text())
-    for name in ("data", "scheme", "classes", "digest", "world"):
+    for name in ("data", "scheme", "classes", "digest", "world_size"):
         for harmed in ({**whole, name: {}}, {key: whole[key] for key in whole if key != name}):
             (out / "run.json").write_text(json.dumps(harmed))
             with pytest.raises(UserError, match=rf"run\.json is damaged \(its {name} is missing"):

@@ -51,14 +51,14 @@ def _listed(path: Path, data: Path | None) -> FoundClips:
         listed = manifest.load(data)
         return FoundClips(listed, splits.current(listed), are_own=False)
     facts = run_folder.read_facts(folder)
-    root = data or Path(facts["data"])
+    root = data or Path(facts.data)
     own = dataclasses.replace(manifest.load(folder), root=root)
     if data is not None:
         listed = manifest.load(data)
         if not set(map(_look_of, own.clips)) <= set(map(_look_of, listed.clips)):
             scheme = f"{splits.current(listed)}, of other clips than the run's"
             return FoundClips(listed, scheme, are_own=False)
-    return FoundClips(own, facts["scheme"], are_own=True)
+    return FoundClips(own, facts.scheme, are_own=True)
 
 
 def _look_of(clip: "Clip") -> tuple[object, ...]:

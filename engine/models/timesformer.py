@@ -19,6 +19,7 @@ from engine.models.attention import (
     Mlp,
     Stem,
     check_heads,
+    drop_path,
     init_weights,
 )
 

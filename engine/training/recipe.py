@@ -65,6 +65,8 @@ SECTIONS: dict[str, Any] = {
     "loss": LossConfig,
     "loop": LoopConfig,
 }
+OLD_NAMES = {"optimiser": "optimizer"}
+"""Of settings in recipes that were saved before these were renamed."""
 MODEL_SETTINGS = ("model", "preset", "weights", "options")
 
 
@@ -85,6 +87,9 @@ class Recipe:
     @classmethod
     def resolve(cls, given: dict[str, Any]) -> Self:
         """From flat settings, over those of the preset that they name."""
+        given = {OLD_NAMES.get(name, name): value for name, value in given.items()}
+        if given.get("layout") == "TCHW":  # always was, while it could be set
+            del given["layout"]
         unknown = sorted(set(given) - set(setting_names()))
         if unknown:
             raise unknown_name("setting", unknown[0], setting_names())

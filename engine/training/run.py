@@ -25,6 +25,7 @@ from engine.training.fabric import is_first_process, make_fabric
 from engine.training.loop import Trainer
 from engine.training.losses import class_weights, oversample
 from engine.training.recipe import Recipe
+from engine.training.run_folder import RunFacts
 
 BYTES_OF_FLOAT = 4
 BATCHES_HELD = 3
@@ -69,7 +70,7 @@ def begin(
     device: str,
     command: str,
     log: Callable[[str], None],
-) -> tuple[Recipe, dict[str, Any]]:
+) -> tuple[Recipe, RunFacts]:
     """Settings for `data`, completed, and the facts of a new run.
 
     `is_preset_free`: without a GPU, the preset is the small one.
@@ -88,13 +89,13 @@ def begin(
     if sided and "flip" not in settings:
         log(f"clips are not mirrored: {sided[0]!r} tells sides apart; --flip does it anyway")
         settings = settings | {"flip": False}
-    facts = {
-        "command": command,
-        "data": str(data.absolute()),
-        "classes": classes,
-        "scheme": how_split,
-        "dealt_by": scheme,
-    }
+    facts = RunFacts(
+        command=command,
+        data=str(data.absolute()),
+        classes=classes,
+        scheme=how_split,
+        split_by=scheme,
+    )
     return Recipe.resolve(settings), facts
 
 
@@ -102,11 +103,11 @@ def _log_nothing(words: str) -> None:
     pass
 
 
-def read(out: Path, data: Path | None) -> tuple[Recipe, dict[str, Any]]:
+def read(out: Path, data: Path | None) -> tuple[Recipe, RunFacts]:
     """The settings and facts of a run to go on with; `data` is where its dataset lies now."""
     recipe, facts = run_folder.load(out)
     if data is not None:
-        facts["data"] = str(data.absolute())
+        facts = dataclasses.replace(facts, data=str(data.absolute()))
     return recipe, facts
 
 
@@ -136,7 +137,7 @@ def _explains_out_of_memory(
 @_explains_out_of_memory
 def train(
     recipe: Recipe,
-    facts: dict[str, Any],
+    facts: RunFacts,
     out: Path,
     *,
     resume: bool = False,
@@ -156,8 +157,8 @@ def train(
     """
     if recipe.weights != "none" or str(recipe.options.get("backbone")).startswith("hf:"):
         hub.stay_offline_if_unreachable()
-    root = Path(facts["data"])
-    listed, _ = splits.dealt(root, facts.get("dealt_by"))
+    root = Path(facts.data)
+    listed, _ = splits.dealt(root, facts.split_by)
     if len(listed.class_names) < 2:
         raise UserError(f"{root} has one class only; a model tells at least two apart.")
     train_rows, num_bad = clip_rows(listed, "train")
@@ -168,13 +169,13 @@ def train(
     elif recipe.loss.balance == "sampling":
         train_rows = oversample(train_rows)
     digest = run_folder.digest([*train_rows, *val_rows])
-    if resume and (digest, listed.class_names) != (facts["digest"], facts["classes"]):
+    if resume and (digest, listed.class_names) != (facts.digest, facts.classes):
         raise UserError(
             f"the clips of {root} are not those that {out} began with (they lie in "
             f"{out / run_folder.MANIFEST}); restore them, or begin a new run."
         )
     if resume and devices is None:
-        devices = max(1, facts["world"] // nodes)
+        devices = max(1, facts.world_size // nodes)
     fabric, precision = make_fabric(device, devices or 1, nodes, recipe.loop.precision)
     recipe = dataclasses.replace(recipe, loop=dataclasses.replace(recipe.loop, precision=precision))
     world = fabric.world_size
@@ -204,7 +205,9 @@ def train(
         )
     versions = describe_machine().libraries
     if not resume and is_first_process():
-        facts |= {"digest": digest, "weights": told, "world": world, "versions": versions}
+        facts = dataclasses.replace(
+            facts, digest=digest, weights=told, world_size=world, versions=versions
+        )
         run_folder.create(out, recipe, facts, listed)
 
     fabric.launch()
@@ -252,9 +255,9 @@ def train(
         if last is not None:
             trainer.resume(last)
             display.tell(f"going on after step {trainer.standing.step:,}, from {last}")
-            if world != facts["world"]:
+            if world != facts.world_size:
                 display.tell(
-                    f"it began with {facts['world']} processes and goes on with {world}: batches "
+                    f"it began with {facts.world_size} processes and goes on with {world}: batches "
                     "are the same, the last bits of the weights are not"
                 )
         on_ready(trainer)

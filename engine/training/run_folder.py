@@ -12,6 +12,7 @@ import hashlib
 import json
 import os
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -23,18 +24,42 @@ from engine.training import recipe as recipes
 from engine.training.recipe import Recipe
 
 RECIPE, FACTS, MANIFEST, LOCK = "recipe.toml", "run.json", "manifest.csv", ".lock"
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunFacts:
+    """What `run.json` says."""
+
+    data: str
+    """The dataset's folder, absolute."""
+    scheme: str
+    """How its clips were split, in words."""
+    split_by: str | None = None
+    """The scheme that --scheme named; None where the dataset's own splits count."""
+    command: str = ""
+    classes: list[str] = field(default_factory=list)
+    digest: str = ""
+    """Of the clips; see `digest`."""
+    weights: str = ""
+    """Which published weights it began with."""
+    world_size: int = 0
+    versions: dict[str, str] = field(default_factory=dict)
+
+
 NEEDED: dict[str, Any] = {"data": str, "scheme": str}
-"""What whoever opens a run reads of its facts, and of which type it is."""
+"""What whoever opens a run needs of its facts, and of which type."""
 TO_RESUME: dict[str, Any] = {
     **NEEDED,
-    "dealt_by": str | None,
+    "split_by": str | None,
     "classes": list,
     "digest": str,
-    "world": int,
+    "world_size": int,
 }
+OLD_NAMES = {"dealt_by": "split_by", "world": "world_size"}
+"""In runs from before these were renamed."""
 
 
-def create(run: Path, recipe: Recipe, facts: dict[str, Any], clips: Manifest) -> None:
+def create(run: Path, recipe: Recipe, facts: RunFacts, clips: Manifest) -> None:
     """Begin a folder and hold it; `facts` comes last, and says that the rest is whole."""
     is_run = any((run / name).exists() for name in (FACTS, LOCK))
     if (run / MANIFEST).exists() and not is_run:
@@ -52,7 +77,7 @@ def create(run: Path, recipe: Recipe, facts: dict[str, Any], clips: Manifest) ->
     with atomic.new_text(run / RECIPE) as file:
         file.write(recipes.to_toml(recipe.flat()))
     with atomic.new_text(run / FACTS) as file:
-        json.dump(facts, file, indent=2)
+        json.dump(dataclasses.asdict(facts), file, indent=2)
 
 
 def hold(run: Path) -> None:
@@ -72,23 +97,25 @@ def hold(run: Path) -> None:
         raise UserError(f"{run} can't be written to ({error.strerror}).") from error
 
 
-def load(run: Path) -> tuple[Recipe, dict[str, Any]]:
+def load(run: Path) -> tuple[Recipe, RunFacts]:
     if not (run / FACTS).is_file():
         raise UserError(f"{run} holds no run that could be resumed; leave --resume out.")
     return Recipe.resolve(recipes.read(run / RECIPE)), read_facts(run, TO_RESUME)
 
 
-def read_facts(run: Path, needed: dict[str, Any] = NEEDED) -> dict[str, Any]:
+def read_facts(run: Path, needed: dict[str, Any] = NEEDED) -> RunFacts:
     try:
-        facts = json.loads((run / FACTS).read_text())
-        if not isinstance(facts, dict):
+        found = json.loads((run / FACTS).read_text())
+        if not isinstance(found, dict):
             raise ValueError("it is no table")
+        facts = {OLD_NAMES.get(name, name): value for name, value in found.items()}
         for name, kind in needed.items():
             if not isinstance(facts.get(name), kind):
                 raise ValueError(f"its {name} is missing or of the wrong type")
     except (ValueError, RecursionError) as error:
         raise UserError(f"{run / FACTS} is damaged ({error}); begin the run anew.") from error
-    return facts
+    known = {entry.name for entry in dataclasses.fields(RunFacts)}
+    return RunFacts(**{name: value for name, value in facts.items() if name in known})
 
 
 def digest(rows: Sequence[ClipRow]) -> str:
