@@ -31,13 +31,13 @@ def loader(
     from benchmarks.tables import print_loader
     from dali_pipelines.spec import ClipSpec
     from engine.data import manifest, synthetic
-    from engine.data.clip_rows import clip_rows
+    from engine.data.samples import samples_of
 
     with tempfile.TemporaryDirectory(prefix="engine-bench-") as folder:
         root = data or Path(folder) / "synthetic"
         if data is None:
             synthetic.make_dataset(root, num_classes=8, clips_per_class=25, seed=0)
-        rows, num_bad = clip_rows(manifest.load(root))
+        rows, num_bad = samples_of(manifest.load(root))
         if num_bad:
             print(f"{num_bad:,} bad clips left out")
         gpu = 0 if torch.cuda.is_available() else None
@@ -100,21 +100,21 @@ def end_to_end(
 ) -> dict[str, Any]:
     import random
 
-    from benchmarks.baselines import PEERS
+    from benchmarks.baselines import BASELINES
     from benchmarks.machine import fingerprint, peaks
     from benchmarks.stages import end_to_end as suite
     from benchmarks.tables import print_end_to_end
-    from engine.data.clip_rows import clip_rows
+    from engine.data.samples import samples_of
     from engine.evaluation.clips import find_clips, parse_views
     from engine.predictor import class_names_of, is_artifact
 
-    peers = [name.strip() for name in against.split(",")] if against else []
-    for name in peers:
-        if name not in PEERS:
-            raise unknown_name("peer", name, list(PEERS))
+    baselines = [name.strip() for name in against.split(",")] if against else []
+    for name in baselines:
+        if name not in BASELINES:
+            raise unknown_name("peer", name, list(BASELINES))
     if not runs:
         raise UserError("--stage end-to-end takes runs or artifacts: engine bench RUN ARTIFACT.")
-    if peers and all(map(is_artifact, runs)):
+    if baselines and all(map(is_artifact, runs)):
         raise UserError("--against takes the weights of a run: name the run, too.")
     found = [find_clips(run, data, class_names_of(run)) for run in runs]
     listed, scheme, _ = found[0]
@@ -122,14 +122,14 @@ def end_to_end(
         raise UserError(
             "the runs held back different clips: pass --data with one dataset for all of them."
         )
-    rows, num_bad = clip_rows(listed, split)
+    rows, num_bad = samples_of(listed, split)
     if num_bad:
         print(f"{num_bad:,} bad clips left out")
     random.Random(0).shuffle(rows)
     rows = rows[:num_clips]
     candidates = suite.candidates_of(
         runs, batches=sizes(batches), views=[parse_views(each) for each in views.split(",")],
-        against=peers,
+        against=baselines,
     )  # fmt: skip
     measured = suite.measure(
         candidates,

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
-LEAST = 0.03
+MIN = 0.03
 """A smaller change of the median is no change, however narrow the spreads."""
 POINTS = 0.5
 """So much less accuracy is a regression."""
@@ -50,7 +50,7 @@ def compare(before: dict[str, Any], after: dict[str, Any]) -> tuple[list[Change]
                 name=name,
                 before=old[name]["clips_per_s"],
                 after=new[name]["clips_per_s"],
-                noise=max(LEAST, spreads / 2),
+                noise=max(MIN, spreads / 2),
                 points=points,
             )
         )

@@ -20,7 +20,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from benchmarks.harness import in_turn, summary
+from benchmarks.harness import interleaved, summary
 from benchmarks.machine import file_name, fingerprint
 from benchmarks.scripts import demo
 from benchmarks.scripts.training import engine
@@ -30,10 +30,10 @@ from benchmarks.training_step import training_step
 from dali_pipelines.augment import Augment
 from dali_pipelines.decode.decoders import CODECS, probe_codec
 from dali_pipelines.decode.pixels import resized_size
-from dali_pipelines.loaders.loader_config import ClipRow, Feed
+from dali_pipelines.loaders.loader_config import LoaderConfig, Sample
 from dali_pipelines.spec import ClipSpec
 from engine.data import manifest, synthetic
-from engine.data.clip_rows import clip_rows
+from engine.data.samples import samples_of
 from engine.models import registry
 from engine.parallel import run_each
 
@@ -52,7 +52,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder) / "set"
         synthetic.make_dataset(root, num_classes=8, clips_per_class=options.clips // 8, seed=0)
-        rows, _ = clip_rows(manifest.load(root))
+        rows, _ = samples_of(manifest.load(root))
         parts: dict[str, Callable[[], Any]] = {
             "codecs": _codecs,
             "tests": _tests,
@@ -90,7 +90,7 @@ def _tests() -> dict[str, Any]:
     return {"exit_code": ran.returncode, "last_lines": ran.stdout.splitlines()[-40:]}
 
 
-def _loader(rows: list[ClipRow], repeats: int) -> dict[str, Any]:
+def _loader(rows: list[Sample], repeats: int) -> dict[str, Any]:
     return loader_suite.measure(
         rows, ClipSpec(), batch_size=16, repeats=repeats, gpu=0, on_done=lambda: None
     )
@@ -107,9 +107,9 @@ def training_steps(
         spec, clip = registry.ModelSpec.of_preset(family, preset, 51)
         model = registry.build(spec, clip)
         clips = torch.randn(batch_size, *clip.shape)
-        ways = {name: training_step(model, clips, model, name) for name in ("fp32", "bf16")}
-        in_turn(ways, repeats=1)
-        for name, rates in in_turn(ways, repeats=repeats).items():
+        variants = {name: training_step(model, clips, model, name) for name in ("fp32", "bf16")}
+        interleaved(variants, repeats=1)
+        for name, rates in interleaved(variants, repeats=repeats).items():
             rows.append({"family": family, **summary(name, rates)})
     return rows
 
@@ -127,14 +127,14 @@ def _demo(out: Path) -> dict[str, Any]:
     return {"seconds": round(seconds, 1), **demo.found(out)}
 
 
-def bytes_to_the_card(rows: list[ClipRow]) -> dict[str, float]:
+def bytes_to_the_card(rows: list[Sample]) -> dict[str, float]:
     """A clip as a file, which NVDEC takes, and as the frames that PyAV would send instead."""
-    feed = Feed(spec=ClipSpec(), augment=Augment())
-    sizes = [resized_size(row.width, row.height, feed.spec.resize) for row in rows]
+    loader_config = LoaderConfig(spec=ClipSpec(), augment=Augment())
+    sizes = [resized_size(row.width, row.height, loader_config.spec.resize) for row in rows]
     pixels = sum(width * height for width, height in sizes)
     return {
         "as_file": sum(row.path.stat().st_size for row in rows) / len(rows),
-        "as_frames": feed.spec.num_frames * 3 * pixels / len(rows),
+        "as_frames": loader_config.spec.num_frames * 3 * pixels / len(rows),
     }
 
 

@@ -10,27 +10,27 @@ WIDE = 0.15
 """Spread, (max - min) / median, from which a figure says that it is wide."""
 
 
-def in_turn(
-    ways: dict[str, Callable[[], int]],
+def interleaved(
+    variants: dict[str, Callable[[], int]],
     *,
     repeats: int,
     on_done: Callable[[], None] = lambda: None,
 ) -> dict[str, list[float]]:
     """Items per second of each way, in each repeat; a way returns how many items it handled."""
-    timed = {name: partial(_rate, way) for name, way in ways.items()}
-    return figures_in_turn(timed, repeats=repeats, on_done=on_done)
+    timed = {name: partial(_rate, way) for name, way in variants.items()}
+    return interleaved_figures(timed, repeats=repeats, on_done=on_done)
 
 
-def figures_in_turn(
-    ways: Mapping[str, Callable[[], float]],
+def interleaved_figures(
+    variants: Mapping[str, Callable[[], float]],
     *,
     repeats: int,
     on_done: Callable[[], None] = lambda: None,
 ) -> dict[str, list[float]]:
     """What each way returns, in each repeat: for ways that time themselves."""
-    figures: dict[str, list[float]] = {name: [] for name in ways}
+    figures: dict[str, list[float]] = {name: [] for name in variants}
     for _ in range(repeats):
-        for name, way in ways.items():
+        for name, way in variants.items():
             figures[name].append(way())
             on_done()
     return figures

@@ -1,9 +1,9 @@
 """Opening of a pipeline, ours or a baseline, by its kind."""
 
-from benchmarks.pipeline import Way, WaySpec
+from benchmarks.pipeline import Pipeline, PipelineSpec
 
 
-def open_way(spec: WaySpec) -> Way:
+def open_pipeline(spec: PipelineSpec) -> Pipeline:
     """Loads the model. Imports what it needs and nothing else."""
     if spec.kind == "ours":
         from benchmarks.our_pipeline import Ours

@@ -14,13 +14,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from benchmarks.pipeline import Labelled, Setting, labelled
+from benchmarks.pipeline import ClipAnswer, Setting, labelled
 from dali_pipelines.cores import num_cores
 from dali_pipelines.decode import frame_folder
 from dali_pipelines.errors import VideoError
 from dali_pipelines.loaders.clip_reader import ClipReader, ReadClip
 from dali_pipelines.loaders.graph import ClipGraph
-from dali_pipelines.loaders.loader_config import ClipRow, Feed
+from dali_pipelines.loaders.loader_config import LoaderConfig, Sample
 from engine.data.loading import default_loader, make_loader
 from engine.memory import keep_freed_memory
 from engine.predictor import open_predictor
@@ -38,25 +38,25 @@ class Ours:
         self._graph: ClipGraph | None = None
         self.note = ""
 
-    def label(self, rows: list[ClipRow], setting: Setting) -> Iterator[Labelled]:
+    def label(self, rows: list[Sample], setting: Setting) -> Iterator[ClipAnswer]:
         loader = make_loader(
-            default_loader(), rows, self._feed(setting), gpu=self._predictor.device.index
+            default_loader(), rows, self._loader_config(setting), gpu=self._predictor.device.index
         )
         self.note = loader.note
         return labelled(self._predictor, loader)
 
-    def one(self, row: ClipRow) -> Any:
-        feed = self._feed(Setting(batch=1))
+    def one(self, row: Sample) -> Any:
+        loader_config = self._loader_config(Setting(batch=1))
         if self._graph is None:
-            self._graph = self._new_graph(feed)
-        read = ClipReader(feed=feed).read(row, 0)
-        return _post(self._predictor(self._graph.run(read.sources, read.looks)))
+            self._graph = self._new_graph(loader_config)
+        read = ClipReader(config=loader_config).read(row, 0)
+        return _post(self._predictor(self._graph.run(read.sources, read.views)))
 
-    def stages(self, rows: list[ClipRow], setting: Setting) -> dict[str, Callable[[], int]]:
+    def stages(self, rows: list[Sample], setting: Setting) -> dict[str, Callable[[], int]]:
         """Each stage as something to time, which says how many clips it handled."""
-        feed = self._feed(setting)
+        loader_config = self._loader_config(setting)
         pool = ThreadPoolExecutor(num_cores())
-        reader = ClipReader(feed=feed)
+        reader = ClipReader(config=loader_config)
         on_gpu = self._predictor.device.type == "cuda"
 
         def read() -> int:
@@ -65,7 +65,7 @@ class Ours:
         def decode() -> int:
             return sum(isinstance(each, ReadClip) for each in pool.map(try_read, rows))
 
-        def try_read(row: ClipRow) -> ReadClip | VideoError:
+        def try_read(row: Sample) -> ReadClip | VideoError:
             try:
                 return reader.read(row, 0)
             except VideoError as error:
@@ -73,7 +73,9 @@ class Ours:
 
         stages: dict[str, Callable[[], int]] = {"read": read}
         if on_gpu:
-            loader = make_loader(default_loader(), rows, feed, gpu=self._predictor.device.index)
+            loader = make_loader(
+                default_loader(), rows, loader_config, gpu=self._predictor.device.index
+            )
             stages["decode"] = lambda: sum(len(set(batch.ids.tolist())) for batch in loader)
             ready = [batch.clips for _, batch in zip(range(STAGE_BATCHES), loader, strict=False)]
         else:
@@ -84,7 +86,7 @@ class Ours:
                 clips[start : start + setting.batch]
                 for start in range(0, len(clips), setting.batch)
             ]
-            graph = self._new_graph(feed)
+            graph = self._new_graph(loader_config)
 
             def preprocess() -> int:
                 for batch in batches:
@@ -93,7 +95,7 @@ class Ours:
 
             stages["preprocess"] = preprocess
             ready = [_through(graph, batch) for batch in batches]
-        num_ready = sum(map(len, ready)) // feed.num_views
+        num_ready = sum(map(len, ready)) // loader_config.num_views
         found = [self._predictor(clips) for clips in ready]
 
         def model() -> int:
@@ -110,21 +112,21 @@ class Ours:
 
         return {**stages, "model": model, "post": post}
 
-    def _new_graph(self, feed: Feed) -> ClipGraph:
+    def _new_graph(self, loader_config: LoaderConfig) -> ClipGraph:
         return ClipGraph(
             "pixels",
-            feed.spec,
-            max_looks=feed.batch_size * feed.num_views,
+            loader_config.spec,
+            max_views=loader_config.batch_size * loader_config.num_views,
             num_threads=num_cores(),
             gpu=self._predictor.device.index,
-            values=feed.values,
+            values=loader_config.values,
         )
 
-    def _feed(self, setting: Setting) -> Feed:
-        return setting.feed(self._predictor.clip, "uint8")
+    def _loader_config(self, setting: Setting) -> LoaderConfig:
+        return setting.loader_config(self._predictor.clip, "uint8")
 
 
-def _read_bytes(row: ClipRow) -> int:
+def _read_bytes(row: Sample) -> int:
     files = frame_folder.frame_files(row.path) if row.path.is_dir() else [row.path]
     for file in files:
         file.read_bytes()
@@ -134,7 +136,7 @@ def _read_bytes(row: ClipRow) -> int:
 def _through(graph: ClipGraph, clips: list[ReadClip]) -> Tensor:
     return graph.run(
         [source for clip in clips for source in clip.sources],
-        [look for clip in clips for look in clip.looks],
+        [look for clip in clips for look in clip.views],
     )
 
 

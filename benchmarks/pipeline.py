@@ -5,12 +5,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
-from dali_pipelines.loaders.loader_config import ClipLoader, ClipRow, Feed
+from dali_pipelines.loaders.loader_config import ClipLoader, LoaderConfig, Sample
 from dali_pipelines.spec import ClipSpec, Values
 
 
 @dataclass(frozen=True, kw_only=True)
-class WaySpec:
+class PipelineSpec:
     """Says which way, in words that travel to another process."""
 
     name: str
@@ -30,8 +30,8 @@ class Setting:
     def views(self) -> str:
         return f"{self.num_clips}x{self.num_crops}"
 
-    def feed(self, spec: ClipSpec, values: Values) -> Feed:
-        return Feed(
+    def loader_config(self, spec: ClipSpec, values: Values) -> LoaderConfig:
+        return LoaderConfig(
             spec=spec,
             batch_size=self.batch,
             num_clips=self.num_clips,
@@ -40,27 +40,27 @@ class Setting:
         )
 
 
-class Labelled(NamedTuple):
+class ClipAnswer(NamedTuple):
     id: int
     probabilities: Any
     """(C,), the mean over a clip's views."""
 
 
-def labelled(model: Any, loader: ClipLoader) -> Iterator[Labelled]:
+def labelled(model: Any, loader: ClipLoader) -> Iterator[ClipAnswer]:
     """All that a loader gives, answered by a model that takes its clips."""
     from engine.evaluation.predict import answers
 
     for numbers, probabilities_BVC in answers(model, loader):
         for number, probabilities_VC in zip(numbers, probabilities_BVC, strict=True):
-            yield Labelled(number, probabilities_VC.mean(axis=0))
+            yield ClipAnswer(number, probabilities_VC.mean(axis=0))
 
 
-class Way(Protocol):
+class Pipeline(Protocol):
     note: str
     """What its loader says of this machine, where something makes it slower than usual."""
 
-    def label(self, rows: list[ClipRow], setting: Setting) -> Iterator[Labelled]:
+    def label(self, rows: list[Sample], setting: Setting) -> Iterator[ClipAnswer]:
         """From files to answers, as fast as it goes; clips that can't be read are left out."""
 
-    def one(self, row: ClipRow) -> Any:
+    def one(self, row: Sample) -> Any:
         """A single clip by itself, for its latency."""

@@ -11,19 +11,25 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from benchmarks.baselines import PEERS
+from benchmarks.baselines import BASELINES
 from benchmarks.frame_figures import decoding_table, frames_table
 
 ROOT = Path(__file__).parents[1]
 PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
 RESULTS = ROOT / "benchmarks" / "results"
+OLD_WORDS = {
+    "benchmarks.suites": "benchmarks.scripts",
+    "colours": "colors",
+    "optimiser": "optimizer",
+}
+"""In results that were measured before these were renamed."""
 SECTION = re.compile(r"(<!-- figures: (\w+) -->\n)(.*?)(<!-- end of figures -->)", re.DOTALL)
 
 WAYS = {
     "torch": "plain PyTorch: a Dataset that decodes every frame, torchvision, DataLoader",
     "bound": "PyAV in threads, decoding alone",
     "dali": "`DaliLoader`",
-    "dali, colours shaken": "`DaliLoader`, with colour jitter",
+    "dali, colors shaken": "`DaliLoader`, with color jitter",
     "first epoch": "`DaliLoader`, writing its cache",
     "cached epoch": "`DaliLoader`, from its cache",
 }
@@ -40,7 +46,10 @@ def render(text: str) -> str:
 
 def _newest(theme: str) -> tuple[Path, dict[str, Any]]:
     path = max(RESULTS.glob(f"{theme}_*.json"), key=lambda each: each.stem.rsplit("_", 1)[-1])
-    return path, json.loads(path.read_text())
+    text = path.read_text()
+    for old, new in OLD_WORDS.items():
+        text = text.replace(old, new)
+    return path, json.loads(text)
 
 
 def _loader() -> str:
@@ -89,9 +98,9 @@ def _training() -> str:
         "under the grouped split, from files and random weights, on "
         f"{machine['num_cores']} cores of {machine['cpu']}; the "
         "checkpoint is the one that validation chose. Shuffled frames show that "
-        f"motion was learnt. Share of training `cnn-lstm` spent waiting for data, first and second "
-        f"epoch: {waits}. A training step of `timesformer` against `transformers`' own: {ratios} "
-        f"as fast. From `{result['command']}`, kept in `{path.relative_to(ROOT)}`.",
+        f"motion was learned. Share of training `cnn-lstm` spent waiting for data, first and "
+        f"second epoch: {waits}. A training step of `timesformer` against `transformers`' own: "
+        f"{ratios} as fast. From `{result['command']}`, kept in `{path.relative_to(ROOT)}`.",
         "",
     ]
     return "\n".join(lines)
@@ -103,7 +112,7 @@ def _studies() -> str:
     for part, words in (
         ("sampling", "frames"),
         ("lengthening", "short clips"),
-        ("optimiser", "optimiser, one rate"),
+        ("optimizer", "optimizer, one rate"),
     ):
         for row in result[part]:
             lines.append(
@@ -125,7 +134,7 @@ def _studies() -> str:
         "Where three of eight classes keep a tenth of their clips, their recall is "
         + ", ".join(f"{share} ({way})" for way, share in rare.items())
         + ". Where two in five training labels are wrong, a student's top-1 is "
-        f"{_spread(alone)} alone and {_spread(taught)} taught by a model that learnt from right "
+        f"{_spread(alone)} alone and {_spread(taught)} taught by a model that learned from right "
         f"ones ({len(alone)} seeds).",
         "",
         f"{result['num_clips']:,} synthetic clips of 8 motions, small presets, grouped split but "
@@ -164,7 +173,7 @@ def _compiled() -> str:
         "in fp32, channels-first, had the same bytes in the same run. Share of peak: arithmetic "
         "over what PyTorch's largest product reached in that precision.",
         "",
-        "| small preset that has learnt | precision | same label | top-1, fp32 | top-1 | in fp32 |",
+        "| trained small preset | precision | same label | top-1, fp32 | top-1 | in fp32 |",
         "|---|---|--:|--:|--:|--:|",
     ]
     for model, precisions in result["agreement"].items():
@@ -195,10 +204,14 @@ def _deployed() -> str:
     ]
     for model, found in result["table"].items():
         rows = [row for row in found["rows"] if "error" not in row]
-        yardstick = "hf" if any(row["kind"] == "hf" for row in rows) else "torch"
-        base = next(row["clips_per_s"] for row in rows if row["kind"] == yardstick)
+        reference = "hf" if any(row["kind"] == "hf" for row in rows) else "torch"
+        base = next(row["clips_per_s"] for row in rows if row["kind"] == reference)
         for row in rows:
-            words = PEERS[row["kind"]].words if row["kind"] in PEERS else f"**{row['precision']}**"
+            words = (
+                BASELINES[row["kind"]].words
+                if row["kind"] in BASELINES
+                else f"**{row['precision']}**"
+            )
             if row["kind"] == "ours" and row["backend"] == "eager":
                 words = "our loader, eager PyTorch"
             cells = [
@@ -220,7 +233,7 @@ def _deployed() -> str:
         "Hugging Face pipeline takes one). × is to that pipeline where it has the model, and else "
         "to plain PyTorch. No published weights were at hand: all but each model's last layer is "
         "random, hence the accuracy, and hence labels that change with the least difference; of "
-        "models that learnt, artifacts keep every label (docs/compiling.md, and the chart above). "
+        "models that learned, artifacts keep every label (docs/compiling.md, and the chart above). "
         f"From `{result['command']}`, kept in "
         f"`{path.relative_to(ROOT)}`.",
         "",
@@ -238,7 +251,7 @@ def _chart() -> str:
     path, result = _newest("end_to_end")
     machine = result["machine"]
     return (
-        f"Small presets that learnt, {result['num_clips']} held-out synthetic clips, "
+        f"Small presets that learned, {result['num_clips']} held-out synthetic clips, "
         f"{machine['num_cores']} cores of {machine['cpu']}, "
         f"{'no GPU' if machine['gpu'] is None else machine['gpu']['name']}; all with the same "
         f"weights and clips, in one run of `{result['command']}`, kept in "

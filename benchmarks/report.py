@@ -17,7 +17,7 @@ COLUMNS = (
 )  # fmt: skip
 STACKED = 10
 """Names above each other, of points of like accuracy."""
-STAGE_COLOURS = {
+STAGE_COLORS = {
     "read": "#bbbbbb", "decode": "#4477aa", "preprocess": "#66ccee", "copy": "#ccbb44",
     "model": "#ee6677", "post": "#aa3377",
 }  # fmt: skip
@@ -56,14 +56,14 @@ def draw_front(path: Path, rows: list[dict[str, Any]]) -> Path:
     )  # fmt: skip
     for row in rows:
         ours, x, y = row["kind"] == "ours", row["clips_per_s"], 100 * row["top1"]
-        colour = "#0b6e4f" if ours else "#b5482a"
+        color = "#0b6e4f" if ours else "#b5482a"
         faded = 1.0 if row["on_front"] else 0.4
         low, high = (100 * each for each in row["top1_interval"])
         axes.errorbar(
             x, y, yerr=[[max(0, y - low)], [max(0, high - y)]],
             xerr=[[max(0, x - min(row["repeats"]))], [max(0, max(row["repeats"]) - x)]],
-            fmt="o", color=colour, alpha=faded, capsize=2, linewidth=0.8,
-            markerfacecolor=colour if ours else "white", zorder=2,
+            fmt="o", color=color, alpha=faded, capsize=2, linewidth=0.8,
+            markerfacecolor=color if ours else "white", zorder=2,
         )  # fmt: skip
     _write_names(axes, rows)
     axes.set_xscale("log")
@@ -107,12 +107,12 @@ def draw_stages(path: Path, rows: list[dict[str, Any]]) -> list[Path]:
     for place, row in enumerate(reversed(rows)):
         start = 0.0
         for stage, rate in row["stages"].items():
-            axes.barh(place, 1e3 / rate, left=start, color=STAGE_COLOURS[stage], height=0.6)
+            axes.barh(place, 1e3 / rate, left=start, color=STAGE_COLORS[stage], height=0.6)
             start += 1e3 / rate
         axes.plot([1e3 / row["clips_per_s"]] * 2, [place - 0.4, place + 0.4], color="black")
-    handles = [plt.Rectangle((0, 0), 1, 1, color=each) for each in STAGE_COLOURS.values()]
+    handles = [plt.Rectangle((0, 0), 1, 1, color=each) for each in STAGE_COLORS.values()]
     handles.append(plt.Line2D([], [], color="black"))
-    axes.legend(handles, [*STAGE_COLOURS, "the whole"], fontsize=7, ncols=7, loc="lower center",
+    axes.legend(handles, [*STAGE_COLORS, "the whole"], fontsize=7, ncols=7, loc="lower center",
                 bbox_to_anchor=(0.5, 1.0), frameon=False)  # fmt: skip
     axes.set_yticks(range(len(rows)), [title_of(row) for row in reversed(rows)], fontsize=8)
     axes.set_xlabel("milliseconds of all cores for one clip; the line is the whole, overlapped")

@@ -15,9 +15,9 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, Self
 
-from benchmarks.pipeline import Setting, Way, WaySpec
+from benchmarks.pipeline import Pipeline, PipelineSpec, Setting
 from dali_pipelines.errors import VideoError
-from dali_pipelines.loaders.loader_config import ClipRow
+from dali_pipelines.loaders.loader_config import Sample
 from engine.errors import UserError
 
 LOOK_S = 0.3
@@ -25,12 +25,12 @@ LOOK_S = 0.3
 PATIENCE_S = 10
 
 
-class WayError(Exception):
+class PipelineError(Exception):
     """A way that can't be run, and why."""
 
 
 class Worker:
-    def __init__(self, spec: WaySpec, *, cores: int | None = None) -> None:
+    def __init__(self, spec: PipelineSpec, *, cores: int | None = None) -> None:
         """`cores` pins it to the first so many."""
         context = multiprocessing.get_context("spawn")
         self._pipe, theirs = context.Pipe()
@@ -50,13 +50,13 @@ class Worker:
                 if kind == "clip":
                     on_clip()
                 elif kind == "error":
-                    raise WayError(value)
+                    raise PipelineError(value)
                 else:
                     return value
         except (EOFError, OSError) as error:
             self._process.join()
             code = self._process.exitcode
-            raise WayError(f"its process ended by itself (exit code {code})") from error
+            raise PipelineError(f"its process ended by itself (exit code {code})") from error
 
     @contextlib.contextmanager
     def watched(self) -> Iterator[None]:
@@ -103,20 +103,20 @@ def memory_mib(process: int) -> float:
     return total
 
 
-def _serve(pipe: Connection, spec: WaySpec, cores: int | None, started: float) -> None:
+def _serve(pipe: Connection, spec: PipelineSpec, cores: int | None, started: float) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # who asks decides when it ends
     if cores is not None:
         os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:cores])
     if spec.kind != "ours":  # others' decoders write FFmpeg's remarks on each odd file there
         os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
-    served = _Served(pipe, spec, started)
+    eval_model = _Served(pipe, spec, started)
     while True:
         try:
             what, arguments = pipe.recv()
         except (EOFError, OSError):
             return
         try:
-            answer = "done", getattr(served, what)(*arguments)
+            answer = "done", getattr(eval_model, what)(*arguments)
         except UserError as error:
             answer = "error", str(error)
         except Exception as error:
@@ -128,56 +128,56 @@ def _serve(pipe: Connection, spec: WaySpec, cores: int | None, started: float) -
 class _Served:
     """What a worker can be asked, by name."""
 
-    def __init__(self, pipe: Connection, spec: WaySpec, started: float) -> None:
+    def __init__(self, pipe: Connection, spec: PipelineSpec, started: float) -> None:
         self._pipe = pipe
         self._spec = spec
         self._started = started
-        self._way: Way
+        self._pipeline: Pipeline
 
-    def open(self, row: ClipRow) -> dict[str, Any]:
-        from benchmarks.open_pipeline import open_way
+    def open(self, row: Sample) -> dict[str, Any]:
+        from benchmarks.open_pipeline import open_pipeline
 
         began = time.time()
-        self._way = open_way(self._spec)
+        self._pipeline = open_pipeline(self._spec)
         opened = time.time()
         with contextlib.suppress(VideoError):  # other clips may be within its reach
-            self._way.one(row)
+            self._pipeline.one(row)
         return {
             "open_s": round(opened - began, 2),
             "first_label_s": round(time.time() - self._started, 2),
         }
 
-    def label(self, rows: list[ClipRow], setting: Setting) -> dict[str, Any]:
+    def label(self, rows: list[Sample], setting: Setting) -> dict[str, Any]:
         started = time.perf_counter()
         found = {}
-        for each in self._way.label(rows, setting):
+        for each in self._pipeline.label(rows, setting):
             found[each.id] = each.probabilities
             self._pipe.send(("clip", None))
         seconds = time.perf_counter() - started
-        return {"seconds": seconds, "probabilities": found, "note": self._way.note}
+        return {"seconds": seconds, "probabilities": found, "note": self._pipeline.note}
 
-    def latency(self, rows: list[ClipRow], seconds: float) -> dict[str, Any]:
+    def latency(self, rows: list[Sample], seconds: float) -> dict[str, Any]:
         """Milliseconds from one file to its answer, nothing running ahead."""
         took = []
         end = time.perf_counter() + seconds
         for row in rows:
             started = time.perf_counter()
             with contextlib.suppress(VideoError):
-                self._way.one(row)
+                self._pipeline.one(row)
                 took.append(1e3 * (time.perf_counter() - started))
             if time.perf_counter() > end:
                 break
         return {"ms": took}
 
     def stages(
-        self, rows: list[ClipRow], setting: Setting, repeats: int, seconds: float
+        self, rows: list[Sample], setting: Setting, repeats: int, seconds: float
     ) -> dict[str, Any]:
         """Clips per second of each stage by itself, in turn; only our way has them."""
-        from benchmarks.harness import in_turn
+        from benchmarks.harness import interleaved
 
-        stages = self._way.stages(rows, setting)  # type: ignore[attr-defined]
+        stages = self._pipeline.stages(rows, setting)  # type: ignore[attr-defined]
         steady = {name: _for_a_while(stage, seconds) for name, stage in stages.items()}
-        return in_turn(steady, repeats=repeats)
+        return interleaved(steady, repeats=repeats)
 
     def device(self) -> dict[str, Any]:
         import torch

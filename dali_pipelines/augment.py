@@ -18,7 +18,7 @@ from dali_pipelines.spec import ClipSpec
 
 @dataclass(frozen=True, kw_only=True)
 class Augment:
-    """Where the crop sits is always drawn. The four of colour are the greatest change from 1, and
+    """Where the crop sits is always drawn. The four of color are the greatest change from 1, and
     for hue in degrees; 0 leaves it alone. All frames of a clip are changed alike."""
 
     flip: bool = True
@@ -32,12 +32,12 @@ class Augment:
         check(self)
 
     @property
-    def changes_colour(self) -> bool:
+    def changes_color(self) -> bool:
         return max(self.brightness, self.contrast, self.saturation, self.hue) > 0
 
 
 @dataclass(frozen=True, kw_only=True)
-class Look:
+class ClipView:
     """One look at a clip: its frames, where the crop sits (0 to 1), and what is done to it."""
 
     plan: FramePlan
@@ -50,7 +50,7 @@ class Look:
     hue: float = 0.0
 
 
-def training_look(
+def training_view(
     num_available: int,
     fps: float,
     spec: ClipSpec,
@@ -60,7 +60,7 @@ def training_look(
     epoch: int,
     clip: int,
     repeat: int = 0,
-) -> Look:
+) -> ClipView:
     rng = np.random.default_rng([seed, epoch, clip, repeat])
     plan = plan_frames(num_available, fps, spec, rng)
     crop_x, crop_y, coin = rng.random(3)
@@ -69,7 +69,7 @@ def training_look(
         for change in (augment.brightness, augment.contrast, augment.saturation)
     ]
     brightness, contrast, saturation = (rng.uniform(low, high) for low, high in low_high)
-    return Look(
+    return ClipView(
         plan=plan,
         crop_x=crop_x,
         crop_y=crop_y,
@@ -86,14 +86,14 @@ def crop_offset(length: int, crop: int, position: float) -> int:
     return int(np.float32(position) * np.float32(length - crop))
 
 
-def colour_matrix(look: Look) -> tuple[np.ndarray, float]:
+def color_matrix(view: ClipView) -> tuple[np.ndarray, float]:
     """(M, b): a pixel becomes M·pixel + b. This is what DALI's color_twist computes.
 
-    Hue and saturation turn and stretch the colour plane of YIQ; contrast pivots on 128.
+    Hue and saturation turn and stretch the color plane of YIQ; contrast pivots on 128.
     """
     to_yiq = np.array([[0.299, 0.587, 0.114], [0.596, -0.274, -0.322], [0.211, -0.523, 0.312]])
-    turn = math.radians(look.hue)
-    cos, sin = look.saturation * math.cos(turn), look.saturation * math.sin(turn)
+    turn = math.radians(view.hue)
+    cos, sin = view.saturation * math.cos(turn), view.saturation * math.sin(turn)
     in_yiq = np.array([[1, 0, 0], [0, cos, sin], [0, -sin, cos]])
-    matrix = np.linalg.inv(to_yiq) @ in_yiq @ to_yiq * (look.brightness * look.contrast)
-    return matrix, 128 * (1 - look.contrast) * look.brightness
+    matrix = np.linalg.inv(to_yiq) @ in_yiq @ to_yiq * (view.brightness * view.contrast)
+    return matrix, 128 * (1 - view.contrast) * view.brightness

@@ -36,7 +36,7 @@ class LoaderError(EngineError, RuntimeError):
 
 
 def unknown_words(kind: str, name: str, choices: list[str]) -> str:
-    """What is said of a misspelt name: all choices, and the nearest one."""
+    """What is said of a misspelled name: all choices, and the nearest one."""
     near = difflib.get_close_matches(name, choices, n=1)
     hint = f"; did you mean {near[0]!r}?" if near else "."
     return f"unknown {kind} {name!r}{hint} Choose from: {', '.join(choices)}"

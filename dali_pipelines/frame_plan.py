@@ -68,7 +68,7 @@ class FramePlan:
 def lengthen(plan: FramePlan, wanted: int) -> FramePlan:
     """Make `plan` at least `wanted` frames long; the gentlest step comes first.
 
-    A frame averaged from its neighbours goes between each two; then the whole runs backwards; then
+    A frame averaged from its neighbors goes between each two; then the whole runs backwards; then
     it is repeated darker and brighter; what is still too short begins again.
     """
     if len(plan) < wanted:

@@ -47,7 +47,7 @@ def plan_views(
     num_clips: int = 1,
     num_crops: int = 1,
 ) -> list[View]:
-    """`num_clips` looks spread over time, by one centre crop or three along the long side."""
+    """`num_clips` looks spread over time, by one center crop or three along the long side."""
     if num_clips < 1:
         raise SpecError(f"the number of clips in a test must be at least 1, not {num_clips}")
     if num_crops not in (1, 3):

@@ -21,8 +21,8 @@ Short = Literal["loop", "hold", "lengthen-before", "lengthen-after"]
 (frame_plan.py) before its frames are sampled or after."""
 
 Values = Literal["float32", "float16", "uint8"]
-"""What a batch is made of. float: normalised, for training. uint8: the pixels as they are, for
-whatever normalises by itself; a quarter of the bytes."""
+"""What a batch is made of. float: normalized, for training. uint8: the pixels as they are, for
+whatever normalizes by itself; a quarter of the bytes."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from engine.predictor import Predictor
     from engine.training.loop import Trainer
     from engine.training.run import Trained
-    from trt.config import Config, Precision
+    from trt.config import ArtifactConfig, Precision
 
 
 def load(path: str | Path, device: Literal["auto", "gpu", "cpu"] = "auto") -> "Predictor":
@@ -209,7 +209,7 @@ def compile(
     optimization_level: int | None = None,
     cache: str | Path | None = None,
     log: Callable[[str], None] = lambda words: None,
-) -> "Config":
+) -> "ArtifactConfig":
     """Compile a trained model, and prove on held-out clips that it gives the same labels.
 
     Args:
@@ -229,7 +229,7 @@ def compile(
         log: Called with what is being done, in words.
 
     Returns:
-        The artifact's Config, whose `parity` holds the figures of the proof.
+        The artifact's ArtifactConfig, whose `parity` holds the figures of the proof.
 
     Raises:
         RefusedError: It gives other labels than the model, or can't be built here; nothing is
@@ -238,17 +238,17 @@ def compile(
     """
     from engine import atomic
     from engine.compilation.build import compile_run
-    from engine.compilation.request import request
+    from engine.compilation.request import make_request
 
     with from_compiler():
         atomic.require_new(Path(out))
-        asked = request(
+        request = make_request(
             Path(run), precision=precision, backend=backend, batches=batches, data=_as_path(data),
             num_clips=num_clips, num_calibration_clips=num_calibration_clips,
             accept_drift=accept_drift, unproved=unproved, workspace_gb=workspace_gb,
             optimization_level=optimization_level, cache=_as_path(cache), log=log,
         )  # fmt: skip
-        return compile_run(asked, Path(out), log=log)
+        return compile_run(request, Path(out), log=log)
 
 
 def list_models(pattern: str = "*") -> list[str]:
@@ -340,13 +340,13 @@ def make_loader(
         UserError: The dataset isn't indexed, or the part has no clips.
     """
     from dali_pipelines.augment import Augment
-    from dali_pipelines.loaders.loader_config import Feed
+    from dali_pipelines.loaders.loader_config import LoaderConfig
     from dali_pipelines.spec import ClipSpec
     from engine.data import loading, manifest
-    from engine.data.clip_rows import clip_rows
+    from engine.data.samples import samples_of
 
-    rows, _ = clip_rows(manifest.load(Path(data)), cast(Any, split))
-    feed = Feed(
+    rows, _ = samples_of(manifest.load(Path(data)), cast(Any, split))
+    loader_config = LoaderConfig(
         spec=spec or ClipSpec(),
         batch_size=batch_size,
         augment=Augment() if augment else None,
@@ -354,7 +354,7 @@ def make_loader(
         seed=seed,
         values=values,
     )
-    return loading.make_loader(loader or loading.default_loader(), rows, feed, gpu=gpu)
+    return loading.make_loader(loader or loading.default_loader(), rows, loader_config, gpu=gpu)
 
 
 def _settings_of(recipe: str | Path) -> dict[str, Any]:

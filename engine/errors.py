@@ -19,7 +19,7 @@ class RefusedError(UserError):
 
 
 def unknown_name(kind: str, name: str, choices: list[str]) -> UserError:
-    """The error for a misspelt name: all choices, and the nearest one."""
+    """The error for a misspelled name: all choices, and the nearest one."""
     return UserError(f"{unknown_words(kind, name, choices)}.")
 
 

@@ -35,7 +35,7 @@ def stop_kindly(trainer: "Trainer") -> None:
         words = "stopping after this step; once more to stop at once"
         with suppress(OSError):  # nobody reads it
             try:
-                trainer.display.tell(words)
+                trainer.display.log(words)
             except RuntimeError:  # the signal came while a line was being written
                 os.write(sys.stderr.fileno(), f"{words}\n".encode())
 

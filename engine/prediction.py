@@ -128,7 +128,7 @@ def _predict_arrays(
     top_k: int,
     on_video: Callable[[], None],
 ) -> list[Prediction]:
-    from dali_pipelines.augment import Look
+    from dali_pipelines.augment import ClipView
     from dali_pipelines.decode.pixels import resize_short
     from dali_pipelines.loaders.graph import ClipGraph
     from dali_pipelines.sampling import plan_frames
@@ -137,21 +137,21 @@ def _predict_arrays(
     graph = ClipGraph(
         "pixels",
         spec,
-        max_looks=size,
+        max_views=size,
         num_threads=num_cores(),
         gpu=predictor.device.index,
         values="uint8",
     )
     found = []
     for begin in range(0, len(videos), size):
-        frames, looks = [], []
+        frames, views = [], []
         for video_THWC in videos[begin : begin + size]:
-            look = Look(plan=plan_frames(len(video_THWC), 0.0, spec))
-            numbers, places = np.unique(look.plan.source_indices, return_inverse=True)
+            view = ClipView(plan=plan_frames(len(video_THWC), 0.0, spec))
+            numbers, places = np.unique(view.plan.source_indices, return_inverse=True)
             resized = np.stack([resize_short(video_THWC[n], spec.resize) for n in numbers])
-            frames += list(look.plan.compose(resized[places]))
-            looks.append(look)
-        clips = graph.run(frames, looks)
+            frames += list(view.plan.compose(resized[places]))
+            views.append(view)
+        clips = graph.run(frames, views)
         for probabilities_C in answerer(clips):
             found.append(_prediction(predictor, probabilities_C, top_k))
             on_video()

@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from engine.prediction import Prediction
-    from trt.config import Config
-    from trt.program import BytesIn
+    from trt.config import ArtifactConfig
+    from trt.program import Uint8Input
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -195,10 +195,10 @@ def find_checkpoint(path: Path) -> tuple[Path, str]:
 def class_names_of(path: Path) -> list[str]:
     """Of a run, a checkpoint or an artifact, without its weights."""
     from engine.training import checkpoint
-    from trt.config import Config
+    from trt.config import ArtifactConfig
 
     if is_artifact(path):
-        return Config.read(path).class_names
+        return ArtifactConfig.read(path).class_names
     return checkpoint.load_config(find_checkpoint(path)[0]).class_names
 
 
@@ -212,11 +212,11 @@ def digest_of(path: Path) -> str:
     return artifact.digest(find_checkpoint(path)[0] / "model.safetensors")
 
 
-def as_bytes_in(model: Any, spec: ClipSpec) -> "BytesIn":
-    """A trained module behind the normalisation that its clips had in training."""
-    from trt.program import BytesIn
+def as_uint8_input(model: Any, spec: ClipSpec) -> "Uint8Input":
+    """A trained module behind the normalization that its clips had in training."""
+    from trt.program import Uint8Input
 
-    return BytesIn(model, mean=spec.mean, std=spec.std).eval()
+    return Uint8Input(model, mean=spec.mean, std=spec.std).eval()
 
 
 def _checkpoint(path: Path, device: str) -> Predictor:
@@ -233,7 +233,7 @@ def _checkpoint(path: Path, device: str) -> Predictor:
         class_names=config.class_names,
         device=fabric.device,
         runs_on=f"{fabric.device.type}, eager, fp32",
-        run=as_bytes_in(model, config.clip).to(fabric.device),
+        run=as_uint8_input(model, config.clip).to(fabric.device),
     )
 
 
@@ -244,7 +244,7 @@ def _artifact(path: Path, device: str) -> Predictor:
 
     with from_compiler():
         artifact = trt.load(path)
-    config: Config = artifact.config
+    config: ArtifactConfig = artifact.config
     where = "cuda" if artifact.on_gpu else "cpu"
     if device not in ("auto", {"cuda": "gpu"}.get(where, where)):
         raise UserError(

@@ -113,13 +113,13 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def server(run: Path, home: Path) -> Iterator[Server]:
-    served = serve(run, home, "--max-upload-mb", "1")
+    eval_model = serve(run, home, "--max-upload-mb", "1")
     try:
-        yield served
-        end(served, signal.SIGINT)
-        assert list(served.temporary.iterdir()) == []
+        yield eval_model
+        end(eval_model, signal.SIGINT)
+        assert list(eval_model.temporary.iterdir()) == []
     finally:
-        served.process.kill()
+        eval_model.process.kill()
 
 
 def listing(home: Path) -> dict[str, bytes]:

@@ -6,10 +6,10 @@ from torch import Tensor, nn
 
 from trt import artifact
 from trt.backends import BACKENDS
-from trt.build_input import Job
-from trt.config import Config, Target
+from trt.build_input import BuildInput
+from trt.config import ArtifactConfig, Target
 from trt.probe import this_device, versions
-from trt.program import BytesIn, lowered
+from trt.program import Uint8Input, lowered
 
 SHAPE = (4, 3, 16, 16)
 
@@ -33,20 +33,20 @@ class Tiny(nn.Module):
 
 
 def compiled(
-    folder: Path, model: BytesIn, clips: Tensor, backend: str, target: Target | None = None
+    folder: Path, model: Uint8Input, clips: Tensor, backend: str, target: Target | None = None
 ) -> Path:
     target = target or Target()
     folder.mkdir()
     if target.precision not in BACKENDS[backend].LOWERS:
-        model = lowered(model, target.precision, target.kept)
-    job = Job(
+        model = lowered(model, target.precision, target.fp32_layers)
+    inputs = BuildInput(
         model=model,
         example=clips[:1],
         target=target,
         calibration=lambda: list(clips[:16].split(1)),
     )
-    partition = BACKENDS[backend].build(job, folder)
-    config = Config(
+    partition = BACKENDS[backend].build(inputs, folder)
+    config = ArtifactConfig(
         backend=backend, asked=target.precision, target=target, clip={}, model={},
         class_names=list("abcde"), source="", chosen_by="", key="", device=this_device(),
         versions=versions(BACKENDS[backend].PACKAGES), partition=partition,

@@ -24,9 +24,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-MOST_MEMORY = 2 << 30
+MAX_MEMORY = 2 << 30
 """Above what the libraries take by themselves."""
-MOST_SECONDS = 30.0
+MAX_SECONDS = 30.0
 PAUSE = os.environ.get("FUZZ_PAUSE_WHILE", "")
 """A file: as long as it exists, nothing runs."""
 
@@ -130,10 +130,10 @@ class Parser:
         assert process.stdin is not None
         process.stdin.write(f"{path}\n")
         process.stdin.flush()
-        answer = self._line(MOST_SECONDS)
+        answer = self._line(MAX_SECONDS)
         if answer is None:
             self._end()
-            return f"no answer for {MOST_SECONDS:g} s"
+            return f"no answer for {MAX_SECONDS:g} s"
         if not answer:
             code = process.wait()
             self._process = None
@@ -237,13 +237,13 @@ def manifest(path: Path) -> None:
 def _planned(found: Any) -> None:
     """What a row claims must not cost memory, nor ask for frames that it hasn't."""
     from dali_pipelines.augment import Augment
-    from dali_pipelines.loaders.loader_config import ClipRow, Feed
+    from dali_pipelines.loaders.loader_config import LoaderConfig, Sample
     from dali_pipelines.spec import ClipSpec
 
     for clip in found.clips[:3]:
         if not clip.frames:
             continue
-        row = ClipRow(
+        row = Sample(
             id=0, path=found.root / clip.path, label=0, frames=clip.frames, fps=clip.fps,
             width=clip.width, height=clip.height,
         )  # fmt: skip
@@ -251,9 +251,9 @@ def _planned(found: Any) -> None:
             for short in ("loop", "hold", "lengthen-before", "lengthen-after"):
                 spec = ClipSpec(num_frames=4, sampling=sampling, short=short, fps=25.0)  # type: ignore[arg-type]
                 for augment in (None, Augment()):
-                    for look in Feed(spec=spec, augment=augment).looks(row, 0):
-                        numbers = look.plan.source_indices
-                        assert len(look.plan) == 4
+                    for view in LoaderConfig(spec=spec, augment=augment).views(row, 0):
+                        numbers = view.plan.source_indices
+                        assert len(view.plan) == 4
                         assert numbers.min() >= 0
                         assert numbers.max() < clip.frames
 
@@ -294,17 +294,17 @@ def splits(path: Path) -> None:
 
 
 def names(path: Path) -> None:
-    from engine.labelling.discovery import Wanted, listed
+    from engine.labelling.discovery import FileFilter, listed
 
     with path.open(encoding="utf-8", errors="surrogateescape") as file:
-        for item in listed(file, Wanted(include=("*",), shard=(0, 1))):
+        for item in listed(file, FileFilter(include=("*",), shard=(0, 1))):
             assert item.name
             assert item.size >= -1
 
 
 def artifact(path: Path) -> None:
     from trt import artifact
-    from trt.config import CONFIG, Config
+    from trt.config import CONFIG, ArtifactConfig
     from trt.errors import CompileError
 
     folder = path.parent / "artifact"
@@ -313,12 +313,12 @@ def artifact(path: Path) -> None:
     (folder / CONFIG).write_bytes(path.read_bytes())
     with refusing(CompileError):
         config = artifact.check(folder)
-        assert isinstance(config, Config)
-        assert config.target.batches.least >= 1
+        assert isinstance(config, ArtifactConfig)
+        assert config.target.batches.min >= 1
         assert config.files.keys() == {"payload"}
         assert all(isinstance(name, str) for name in config.class_names)
         config.write(folder)
-        assert Config.read(folder) == config
+        assert ArtifactConfig.read(folder) == config
 
 
 def checkpoint(path: Path) -> None:
@@ -357,7 +357,7 @@ def video(path: Path) -> None:
     from dali_pipelines.decode.wanted_frames import decode_wanted
     from dali_pipelines.errors import VideoError
     from dali_pipelines.loaders.clip_reader import ClipReader
-    from dali_pipelines.loaders.loader_config import ClipRow, Feed
+    from dali_pipelines.loaders.loader_config import LoaderConfig, Sample
     from dali_pipelines.loaders.windows import plan_windows, read_windows
     from dali_pipelines.spec import ClipSpec
 
@@ -381,10 +381,10 @@ def video(path: Path) -> None:
     wanted = np.unique(np.linspace(0, min(facts.frames, 1 << 20) - 1, 3).astype(np.int64))
     with refusing(VideoError):
         assert [item.number for item in decode_wanted(path, wanted)] == wanted.tolist()
-    row = ClipRow(id=0, path=path, label=0, frames=facts.frames, fps=facts.fps, width=facts.width,
+    row = Sample(id=0, path=path, label=0, frames=facts.frames, fps=facts.fps, width=facts.width,
                   height=facts.height, codec=facts.codec)  # fmt: skip
     with refusing(VideoError):
-        read_clip = ClipReader(feed=Feed(spec=spec)).read(row, 0)
+        read_clip = ClipReader(config=LoaderConfig(spec=spec)).read(row, 0)
         assert [min(frame.shape[:2]) for frame in read_clip.sources] == [32] * 4
 
 
@@ -453,7 +453,7 @@ def journal(path: Path) -> None:
     for end in ("-wal", "-shm"):
         Path(f"{path}{end}").unlink(missing_ok=True)
     out = path.parent / "out"
-    style = writers.Style(class_names=["fall", "run", "wave"], root=path.parent)
+    style = writers.OutputStyle(class_names=["fall", "run", "wave"], root=path.parent)
     outputs = writers.Outputs(labels=out, format="csv", failures=path.parent / "failures.csv",
                               segments=path.parent / "segments.csv")  # fmt: skip
     try:
@@ -461,11 +461,11 @@ def journal(path: Path) -> None:
             with Journal(path) as found:
                 found.bind({"model": "m", "classes": style.class_names}, mix=False)
                 item = Item(name="b.mp4", path=Path("b.mp4"), size=1, mtime_ns=2)
-                found.stands(item, "m")
+                found.status(item, "m")
                 found.write([], [(item, "odd")], "m")
                 writers.write(found, outputs, style)
             with Journal(path.with_name("other")) as other:
-                other.take_in(path)
+                other.merge_from(path)
     finally:
         for written in (*path.parent.glob("other*"), *outputs.tables):
             written.unlink(missing_ok=True)
@@ -563,13 +563,13 @@ def _names_seeds(folder: Path) -> Iterator[Path]:
 
 def _artifact_seeds(folder: Path) -> Iterator[Path]:
     from trt import artifact
-    from trt.config import CONFIG, Config, Target
+    from trt.config import CONFIG, ArtifactConfig, Target
 
     made = folder / "artifact"
     made.mkdir()
     (made / "payload").write_bytes(b"payload")
-    config = Config(
-        backend="eager", asked="fp32", target=Target(kept=("head",)), clip={"num_frames": 4},
+    config = ArtifactConfig(
+        backend="eager", asked="fp32", target=Target(fp32_layers=("head",)), clip={"num_frames": 4},
         model={"family": "vivit"}, class_names=["a", "b"], source="0" * 64, chosen_by="top1",
         key="k", device="cpu", versions={"torch": "2.14"}, parity={"max": 0.1}, build={"s": 1.0},
     )  # fmt: skip
@@ -581,11 +581,11 @@ def _checkpoint_seeds(folder: Path) -> Iterator[Path]:
     import json
 
     from engine.models.registry import ModelSpec
-    from engine.training.checkpoint import Config
+    from engine.training.checkpoint import CheckpointConfig
 
     for family in ("cnn-lstm", "timesformer"):
         model, clip = ModelSpec.of_preset(family, "small", 3)
-        config = Config(model=model, clip=clip, class_names=["a", "b", "ü"], step=3,
+        config = CheckpointConfig(model=model, clip=clip, class_names=["a", "b", "ü"], step=3,
                         metrics={"top1": 0.5}, versions={"torch": "2"})  # fmt: skip
         path = folder / f"{family}.json"
         path.write_text(json.dumps(config.to_dict()))
@@ -657,14 +657,14 @@ def _journal_seeds(folder: Path) -> Iterator[Path]:
     import numpy as np
 
     from engine.labelling.discovery import Item
-    from engine.labelling.journal import Answer, Journal
+    from engine.labelling.journal import Journal, WindowAnswer
 
     items = [Item(name=name, path=Path(name), size=1, mtime_ns=2) for name in ("a.mp4", "b.mp4")]
     with Journal(folder / "journal") as made:
         made.bind({"model": "m", "classes": ["fall", "run", "wave"]}, mix=False)
         probabilities = np.array([0.1, 0.2, 0.7], np.float32)
         answers = [
-            Answer(item=item, number=n, start_s=2.0 * n, end_s=2.0 * n + 2, is_last=n == 1,
+            WindowAnswer(item=item, number=n, start_s=2.0 * n, end_s=2.0 * n + 2, is_last=n == 1,
                    probabilities=probabilities)
             for item in items for n in range(2)
         ]  # fmt: skip
@@ -701,7 +701,7 @@ def _serve(target: str) -> None:
     if target in ("video", "frames"):
         pass
     taken = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
-    resource.setrlimit(resource.RLIMIT_AS, (taken + MOST_MEMORY,) * 2)
+    resource.setrlimit(resource.RLIMIT_AS, (taken + MAX_MEMORY,) * 2)
     print("ready", flush=True)
     for line in sys.stdin:
         global _refused

@@ -117,13 +117,13 @@ FILES["turned"] = lambda folder: videos.turn_clockwise(
 
 ORDER_UNKNOWN = {"no time stamps", "time stamps that count packets"}
 
-COLOUR_MATRIX = {"601": (6, 0.299, 0.114), "709": (1, 0.2126, 0.0722)}
+COLOR_MATRIX = {"601": (6, 0.299, 0.114), "709": (1, 0.2126, 0.0722)}
 RGB = (200, 60, 90)
 
 
-def write_colour(path: Path, codec: str, matrix: str, full: bool) -> Path:
-    """A video of one colour, coded by a matrix and range that it states."""
-    tag, red, blue = COLOUR_MATRIX[matrix]
+def write_color(path: Path, codec: str, matrix: str, full: bool) -> Path:
+    """A video of one color, coded by a matrix and range that it states."""
+    tag, red, blue = COLOR_MATRIX[matrix]
     encoder, suffix, pixel_format, options = videos.CODECS[codec]
     path = path.with_suffix(suffix)
     with av.open(str(path), "w") as container:
@@ -141,11 +141,11 @@ def write_colour(path: Path, codec: str, matrix: str, full: bool) -> Path:
     return path
 
 
-COLOURS = list(product(["h264", "vp9"], COLOUR_MATRIX, [True, False]))
+COLORS = list(product(["h264", "vp9"], COLOR_MATRIX, [True, False]))
 
 
 def _planes(rgb: tuple[int, int, int], red: float, blue: float, full: bool) -> list[int]:
-    """A colour in Y'CbCr, by the definition of the matrices."""
+    """A color in Y'CbCr, by the definition of the matrices."""
     r, g, b = (value / 255 for value in rgb)
     y = red * r + (1 - red - blue) * g + blue * b
     cb, cr = (b - y) / (2 - 2 * blue), (r - y) / (2 - 2 * red)

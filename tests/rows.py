@@ -9,19 +9,19 @@ from PIL import Image
 
 from dali_pipelines.decode import clip_file
 from dali_pipelines.loaders.dali_loader import DaliLoader
-from dali_pipelines.loaders.loader_config import ClipRow, Feed
+from dali_pipelines.loaders.loader_config import LoaderConfig, Sample
 from dali_pipelines.loaders.torch_loader import TorchLoader
 from dali_pipelines.spec import ClipSpec
 
 SMALL = ClipSpec(num_frames=4, resize=72, crop=64)
 
 
-def rows_of(paths: list[Path]) -> list[ClipRow]:
+def rows_of(paths: list[Path]) -> list[Sample]:
     rows = []
     for number, path in enumerate(paths):
         facts = clip_file.probe(path)
         rows.append(
-            ClipRow(
+            Sample(
                 id=number,
                 path=path,
                 label=number % 3,
@@ -57,19 +57,17 @@ def by_id(batches: Any) -> dict[int, list[torch.Tensor]]:
 
 def assert_same_pixels(one: torch.Tensor, other: torch.Tensor, spec: ClipSpec) -> None:
     std = torch.tensor(spec.std).reshape(3, 1, 1)
-    if spec.layout == "CTHW":
-        one, other = one.transpose(0, 1), other.transpose(0, 1)
     difference = ((one - other).abs() * std * 255).flatten()
     assert difference.mean() <= 2
     assert difference.kthvalue(max(1, int(difference.numel() * 0.999))).values <= 8
 
 
-def assert_loaders_agree(rows: list[ClipRow], feed: Feed, **options: Any) -> DaliLoader:
-    ours, plain = DaliLoader(rows, feed, **options), TorchLoader(rows, feed, num_workers=0)
+def assert_loaders_agree(rows: list[Sample], config: LoaderConfig, **options: Any) -> DaliLoader:
+    ours, plain = DaliLoader(rows, config, **options), TorchLoader(rows, config, num_workers=0)
     left, right = by_id(ours), by_id(plain)
     assert left.keys() == right.keys() == {row.id for row in rows}
     for number, clips in left.items():
-        assert len(clips) == len(right[number]) == feed.num_views
+        assert len(clips) == len(right[number]) == config.num_views
         for one, other in zip(clips, right[number], strict=True):
-            assert_same_pixels(one, other, feed.spec)
+            assert_same_pixels(one, other, config.spec)
     return ours

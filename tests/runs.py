@@ -15,7 +15,7 @@ def random_run(folder: Path, class_names: list[str]) -> Path:
     model = registry.build(spec, clip)
     torch.nn.init.normal_(model.head.weight, std=3.0)  # type: ignore[union-attr,arg-type]
     folder.mkdir()
-    config = checkpoint.Config(
+    config = checkpoint.CheckpointConfig(
         model=spec, clip=clip, class_names=class_names, step=0, metrics={}, versions={}
     )
     saved = checkpoint.save(folder, config, model.state_dict(), {})

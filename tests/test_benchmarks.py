@@ -11,10 +11,10 @@ from rows import SMALL, rows_of
 
 from benchmarks import readme
 from benchmarks.gpu_proof import bytes_to_the_card, training_steps
-from benchmarks.harness import in_turn, summary
+from benchmarks.harness import interleaved, summary
 from benchmarks.stages import backends
 from benchmarks.stages.loader import decode_by_dali
-from dali_pipelines.loaders.loader_config import Feed
+from dali_pipelines.loaders.loader_config import LoaderConfig
 from engine.models.registry import FAMILIES
 
 
@@ -25,7 +25,7 @@ def test_ways_run_in_turn_and_wide_spreads_are_told() -> None:
         order.append(name)
         return 10
 
-    rates = in_turn({"a": lambda: way("a"), "b": lambda: way("b")}, repeats=3)
+    rates = interleaved({"a": lambda: way("a"), "b": lambda: way("b")}, repeats=3)
     assert order == list("ababab")
     assert [len(each) for each in rates.values()] == [3, 3]
     assert summary("a", [100, 104, 102]) == {
@@ -36,7 +36,7 @@ def test_ways_run_in_turn_and_wide_spreads_are_told() -> None:
 
 def test_decoding_by_dali_alone(tmp_path: Path) -> None:
     paths = [videos.write_video(tmp_path / f"{n}", codec="vp9") for n in range(3)]
-    assert decode_by_dali(rows_of(paths), Feed(spec=SMALL, batch_size=2), gpu=None) == 3
+    assert decode_by_dali(rows_of(paths), LoaderConfig(spec=SMALL, batch_size=2), gpu=None) == 3
 
 
 def test_bytes_to_the_card(tmp_path: Path) -> None:

@@ -20,10 +20,10 @@ from benchmarks import baselines, report
 from benchmarks.baselines.frame_readers import READERS, lacks
 from benchmarks.budget import on_front, pick
 from benchmarks.comparison import compare
-from benchmarks.harness import in_turn, summary
-from benchmarks.pipeline import Setting, WaySpec
+from benchmarks.harness import interleaved, summary
+from benchmarks.pipeline import PipelineSpec, Setting
 from benchmarks.stages.end_to_end import drop_from_cache
-from benchmarks.worker import WayError, Worker, memory_mib
+from benchmarks.worker import PipelineError, Worker, memory_mib
 from dali_pipelines.errors import VideoError
 from dali_pipelines.spec import ClipSpec
 from engine.models import registry
@@ -37,7 +37,7 @@ def test_a_stage_is_never_faster_than_it_is() -> None:
         time.sleep(KNOWN_S)
         return 1
 
-    row = summary("known", in_turn({"known": stage}, repeats=9)["known"])
+    row = summary("known", interleaved({"known": stage}, repeats=9)["known"])
     assert 0 < row["clips_per_s"] <= 1 / KNOWN_S
 
 
@@ -135,7 +135,7 @@ def random_run(tmp_path_factory: pytest.TempPathFactory, options: dict[str, Any]
         weight.data += 0.1 * torch.randn_like(weight)
     folder = tmp_path_factory.mktemp("run") / "run"
     folder.mkdir()
-    config = checkpoint.Config(
+    config = checkpoint.CheckpointConfig(
         model=spec, clip=clip, class_names=["a", "b", "c"], step=0, metrics={}, versions={}
     )
     saved = checkpoint.save(folder, config, model.state_dict(), {})
@@ -156,11 +156,11 @@ def test_the_hugging_face_pipeline_answers_as_we_do(
     kind: str, request: pytest.FixtureRequest, tmp_path: Path
 ) -> None:
     from benchmarks.baselines.hugging_face import HuggingFace
-    from benchmarks.open_pipeline import open_way
+    from benchmarks.open_pipeline import open_pipeline
 
     run = request.getfixturevalue(kind)
     theirs = HuggingFace(run)
-    ours = open_way(WaySpec(name="run", kind="ours", path=run))
+    ours = open_pipeline(PipelineSpec(name="run", kind="ours", path=run))
     model, _ = checkpoint.load_model(checkpoint.named_or_best(run))  # type: ignore[arg-type]
     clips = torch.randn(2, 4, 3, 64, 64)
     with torch.no_grad():
@@ -203,12 +203,12 @@ def test_a_clip_that_hugging_face_cannot_read_costs_that_clip(
 def test_plain_peers_answer_as_we_do(kind: str, run: Path, tmp_path: Path) -> None:
     if reason := baselines.lacks(kind):
         pytest.skip(reason)
-    from benchmarks.open_pipeline import open_way
+    from benchmarks.open_pipeline import open_pipeline
 
     clips = rows(tmp_path)
-    ours = open_way(WaySpec(name="run", kind="ours", path=run))
+    ours = open_pipeline(PipelineSpec(name="run", kind="ours", path=run))
     expected = {each.id: each.probabilities for each in ours.label(clips, Setting(batch=2))}
-    with Worker(WaySpec(name=kind, kind=kind, path=run)) as worker:
+    with Worker(PipelineSpec(name=kind, kind=kind, path=run)) as worker:
         opened = worker.ask("open", clips[0])
         assert opened["first_label_s"] > opened["open_s"] > 0
         advanced: list[int] = []
@@ -225,7 +225,7 @@ def test_what_a_peers_libraries_print_is_not_shown(run: Path, tmp_path: Path) ->
     """FFmpeg, in OpenCV and decord, has something to say of each odd file."""
     clips = rows(tmp_path, 1)
     for kind, is_shown in (("torch", False), ("ours", True)):
-        with Worker(WaySpec(name=kind, kind=kind, path=run)) as worker:
+        with Worker(PipelineSpec(name=kind, kind=kind, path=run)) as worker:
             worker.ask("open", clips[0])
             target = str(Path(f"/proc/{worker._process.pid}/fd/2").readlink())
             assert (target != os.devnull) == is_shown
@@ -245,11 +245,11 @@ def test_each_stage_is_timed_by_itself(run: Path, tmp_path: Path) -> None:
 
 def test_a_worker_that_is_killed_or_refuses_is_an_error_in_words(run: Path, tmp_path: Path) -> None:
     (clip,) = rows(tmp_path, 1)
-    with Worker(WaySpec(name="x", kind="ours", path=tmp_path / "nothing")) as worker:
-        with pytest.raises(WayError, match="holds no checkpoint"):
+    with Worker(PipelineSpec(name="x", kind="ours", path=tmp_path / "nothing")) as worker:
+        with pytest.raises(PipelineError, match="holds no checkpoint"):
             worker.ask("open", clip)
         os.kill(worker._process.pid or 0, signal.SIGKILL)
-        with pytest.raises(WayError, match="ended by itself"):
+        with pytest.raises(PipelineError, match="ended by itself"):
             worker.ask("open", clip)
 
 
@@ -258,7 +258,7 @@ def test_a_peer_that_cannot_read_one_clip_reads_the_others(run: Path, tmp_path: 
     broken = tmp_path / "broken.avi"
     broken.write_bytes(good[0].path.read_bytes()[:500])
     clips = [dataclasses.replace(good[0], id=9, path=broken), *good]
-    with Worker(WaySpec(name="torch", kind="torch", path=run)) as worker:
+    with Worker(PipelineSpec(name="torch", kind="torch", path=run)) as worker:
         worker.ask("open", clips[0])
         answer = worker.ask("label", clips, Setting(batch=2))
         assert answer["probabilities"].keys() == {each.id for each in good}
@@ -268,7 +268,7 @@ def test_a_peer_that_cannot_read_one_clip_reads_the_others(run: Path, tmp_path: 
 def test_the_plain_peer_reads_clips_whose_metadata_is_not_utf8(run: Path, tmp_path: Path) -> None:
     (good,) = rows(tmp_path, 1)
     odd = dataclasses.replace(good, path=videos.with_latin1_title(good.path))
-    with Worker(WaySpec(name="torch", kind="torch", path=run)) as worker:
+    with Worker(PipelineSpec(name="torch", kind="torch", path=run)) as worker:
         worker.ask("open", odd)
         assert set(worker.ask("label", [odd], Setting(batch=1))["probabilities"]) == {odd.id}
 
@@ -398,8 +398,8 @@ def test_the_page_shows_chart_and_table_in_a_browser(benched: Any, tmp_path: Pat
     from PIL import Image
 
     pixels = np.asarray(Image.open(picture).convert("RGB")).reshape(-1, 3)
-    for colour in ((0x0B, 0x6E, 0x4F), (0x44, 0x77, 0xAA)):  # a point of ours, a stage's bar
-        assert (pixels == colour).all(axis=1).any()
+    for color in ((0x0B, 0x6E, 0x4F), (0x44, 0x77, 0xAA)):  # a point of ours, a stage's bar
+        assert (pixels == color).all(axis=1).any()
     dump = subprocess.run(
         [*base, "--dump-dom", page.as_uri()], check=True, capture_output=True, text=True,
         timeout=900,
@@ -424,10 +424,10 @@ def test_points_are_drawn_and_written(tmp_path: Path) -> None:
 def test_a_peers_loader_says_what_makes_it_slow_here(
     run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from benchmarks.open_pipeline import open_way
+    from benchmarks.open_pipeline import open_pipeline
 
     monkeypatch.setattr("dali_pipelines.loaders.torch_loader._free_shared_memory", lambda: 0)
-    way = open_way(WaySpec(name="torch", kind="torch", path=run))
+    way = open_pipeline(PipelineSpec(name="torch", kind="torch", path=run))
     assert way.note == ""
     rows = rows_of([videos.write_video(tmp_path / "clip")])
     assert len(list(way.label(rows, Setting(batch=1)))) == 1

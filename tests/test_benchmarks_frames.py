@@ -19,7 +19,7 @@ from benchmarks.clip_sets import clip_set, linked, numbers_of
 from benchmarks.full_decode import FullDecode, frames_in_turn, to_rgb
 from benchmarks.scripts import decoding, frames
 from benchmarks.stages.loader import _decode_plainly
-from benchmarks.worker import WayError
+from benchmarks.worker import PipelineError
 from dali_pipelines.decode.pixels import Frame
 
 Pictures = Iterator[tuple[int, Frame]]
@@ -245,11 +245,11 @@ def test_decoding_is_timed_beside_another_checkout(
 
 def test_a_folder_that_is_no_checkout_is_an_error_in_words(tmp_path: Path) -> None:
     with decoding._Process(tmp_path) as process:
-        with pytest.raises(WayError, match="holds no dali_pipelines"):
+        with pytest.raises(PipelineError, match="holds no dali_pipelines"):
             process.ask("open", way="ours")
         process._process.kill()
         process._process.wait()
-        with pytest.raises(WayError, match="ended by itself"):
+        with pytest.raises(PipelineError, match="ended by itself"):
             process.ask("open", way="ours")
 
 

@@ -21,14 +21,14 @@ from dali_pipelines.augment import Augment
 from dali_pipelines.errors import SpecError
 from dali_pipelines.loaders.dali_loader import DaliLoader
 from dali_pipelines.loaders.frame_cache import FrameCache
-from dali_pipelines.loaders.loader_config import ClipRow, Feed
+from dali_pipelines.loaders.loader_config import LoaderConfig, Sample
 from dali_pipelines.spec import ClipSpec
 
 GB = 1.0
 
 
 @pytest.fixture(scope="module")
-def rows() -> Iterator[list[ClipRow]]:
+def rows() -> Iterator[list[Sample]]:
     with shared_folder() as folder:
         yield rows_of([videos.write_video(folder / f"{n}", frames=20 + n) for n in range(12)])
 
@@ -38,11 +38,11 @@ def frames_of(count: int, seed: int = 0) -> list[np.ndarray]:
 
 
 def test_later_epochs_read_the_same_pixels_without_decoding(
-    rows: list[ClipRow], tmp_path: Path
+    rows: list[Sample], tmp_path: Path
 ) -> None:
-    feed = Feed(spec=SMALL, augment=Augment(), shuffle=True)
-    plain = DaliLoader(rows, feed)
-    cached = DaliLoader(rows, feed, cache=FrameCache(tmp_path, max_gb=GB))
+    config = LoaderConfig(spec=SMALL, augment=Augment(), shuffle=True)
+    plain = DaliLoader(rows, config)
+    cached = DaliLoader(rows, config, cache=FrameCache(tmp_path, max_gb=GB))
     for _ in range(3):
         left, right = by_id(plain), by_id(cached)
         assert left.keys() == right.keys()
@@ -50,11 +50,11 @@ def test_later_epochs_read_the_same_pixels_without_decoding(
     assert cached.report.read_by == {"PyAV": 12, "the cache": 24}
 
 
-def test_frames_gather_where_each_epoch_wants_others(rows: list[ClipRow], tmp_path: Path) -> None:
+def test_frames_gather_where_each_epoch_wants_others(rows: list[Sample], tmp_path: Path) -> None:
     spec = ClipSpec(num_frames=8, sampling="random", resize=72, crop=64)
-    feed = Feed(spec=spec, augment=Augment())
-    plain = DaliLoader(rows, feed)
-    cached = DaliLoader(rows, feed, cache=FrameCache(tmp_path, max_gb=GB))
+    config = LoaderConfig(spec=spec, augment=Augment())
+    plain = DaliLoader(rows, config)
+    cached = DaliLoader(rows, config, cache=FrameCache(tmp_path, max_gb=GB))
     for _ in range(25):
         left, right = by_id(plain), by_id(cached)
         assert all(torch.equal(left[row][0], right[row][0]) for row in left)
@@ -64,8 +64,8 @@ def test_frames_gather_where_each_epoch_wants_others(rows: list[ClipRow], tmp_pa
 def test_lengthened_clips_and_views_come_from_the_cache_too(tmp_path: Path) -> None:
     rows = rows_of([videos.write_video(tmp_path / "short", frames=5)])
     spec = ClipSpec(num_frames=16, resize=72, crop=64, short="lengthen-before")
-    feed = Feed(spec=spec, num_clips=2, num_crops=3)
-    cached = DaliLoader(rows, feed, cache=FrameCache(tmp_path / "cache", max_gb=GB))
+    config = LoaderConfig(spec=spec, num_clips=2, num_crops=3)
+    cached = DaliLoader(rows, config, cache=FrameCache(tmp_path / "cache", max_gb=GB))
     first, second = by_id(cached), by_id(cached)
     assert all(torch.equal(one, other) for one, other in zip(first[0], second[0], strict=True))
     assert cached.report.read_by == {"PyAV": 1, "the cache": 1}
@@ -163,7 +163,7 @@ from pathlib import Path
 sys.path.insert(0, {str(Path(__file__).parent)!r})
 from test_dali_pipelines_frame_cache import *
 rows = rows_of(sorted(Path(sys.argv[1]).glob("*.avi")))
-loader = DaliLoader(rows, Feed(spec=SMALL), cache=FrameCache(Path(sys.argv[2]), max_gb=1))
+loader = DaliLoader(rows, LoaderConfig(spec=SMALL), cache=FrameCache(Path(sys.argv[2]), max_gb=1))
 print("ready", flush=True)
 while True:
     list(loader)
@@ -173,9 +173,9 @@ while True:
 
 
 @pytest.mark.slow
-def test_processes_may_share_a_folder_and_be_killed(rows: list[ClipRow], tmp_path: Path) -> None:
+def test_processes_may_share_a_folder_and_be_killed(rows: list[Sample], tmp_path: Path) -> None:
     """Two write and throw away without end and are killed; what they leave is never wrong."""
-    expected = by_id(DaliLoader(rows, Feed(spec=SMALL)))
+    expected = by_id(DaliLoader(rows, LoaderConfig(spec=SMALL)))
     chance = random.Random(0)
     for _ in range(4):
         writers = [
@@ -193,7 +193,7 @@ def test_processes_may_share_a_folder_and_be_killed(rows: list[ClipRow], tmp_pat
         for writer in writers:
             writer.send_signal(signal.SIGKILL)
             writer.communicate()
-        loader = DaliLoader(rows, Feed(spec=SMALL), cache=FrameCache(tmp_path, max_gb=GB))
+        loader = DaliLoader(rows, LoaderConfig(spec=SMALL), cache=FrameCache(tmp_path, max_gb=GB))
         for _ in range(2):
             found = by_id(loader)
             assert all(torch.equal(found[row][0], expected[row][0]) for row in expected)
@@ -210,15 +210,15 @@ def test_unfinished_files_of_the_dead_are_removed(tmp_path: Path) -> None:
     assert new.exists()
 
 
-def test_a_read_only_folder_serves_what_it_has(rows: list[ClipRow]) -> None:
+def test_a_read_only_folder_serves_what_it_has(rows: list[Sample]) -> None:
     with shared_folder() as folder:
-        loader = DaliLoader(rows[:6], Feed(spec=SMALL), cache=FrameCache(folder, max_gb=GB))
+        loader = DaliLoader(rows[:6], LoaderConfig(spec=SMALL), cache=FrameCache(folder, max_gb=GB))
         expected = by_id(loader)
         folder.chmod(0o555)
         told: list[str] = []
         with another_user():
-            cache = FrameCache(folder, max_gb=GB, tell=told.append)
-            loader = DaliLoader(rows, Feed(spec=SMALL), cache=cache)
+            cache = FrameCache(folder, max_gb=GB, log=told.append)
+            loader = DaliLoader(rows, LoaderConfig(spec=SMALL), cache=cache)
             for _ in range(2):
                 found = by_id(loader)
                 assert all(torch.equal(found[row][0], expected[row][0]) for row in expected)
@@ -229,17 +229,17 @@ def test_a_read_only_folder_serves_what_it_has(rows: list[ClipRow]) -> None:
     assert "takes no more frames (Permission denied)" in line
 
 
-def test_what_another_user_keeps_to_himself_is_decoded(rows: list[ClipRow]) -> None:
+def test_what_another_user_keeps_to_himself_is_decoded(rows: list[Sample]) -> None:
     with shared_folder() as folder:
         folder.chmod(0o777)
-        by_id(DaliLoader(rows[:3], Feed(spec=SMALL), cache=FrameCache(folder, max_gb=GB)))
+        by_id(DaliLoader(rows[:3], LoaderConfig(spec=SMALL), cache=FrameCache(folder, max_gb=GB)))
         entries = sorted(folder.iterdir())
         contents = [entry.read_bytes() for entry in entries]
         entries[0].chmod(0o000)
         told: list[str] = []
         with another_user():
-            cache = FrameCache(folder, max_gb=GB, tell=told.append)
-            loader = DaliLoader(rows[:3], Feed(spec=SMALL), cache=cache)
+            cache = FrameCache(folder, max_gb=GB, log=told.append)
+            loader = DaliLoader(rows[:3], LoaderConfig(spec=SMALL), cache=cache)
             by_id(loader)
         entries[0].chmod(0o600)
         assert sorted(folder.iterdir()) == entries
@@ -266,7 +266,7 @@ def test_a_good_file_outlives_a_failed_read(tmp_path: Path) -> None:
     """As of a process that has too many files open."""
     path = videos.write_video(tmp_path / "clip", frames=2)
     told: list[str] = []
-    cache = FrameCache(tmp_path / "cache", max_gb=GB, tell=told.append)
+    cache = FrameCache(tmp_path / "cache", max_gb=GB, log=told.append)
     cache.put(path, 72, [0], frames_of(1))
     limits = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (3, limits[1]))

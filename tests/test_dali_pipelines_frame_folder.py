@@ -47,7 +47,7 @@ def test_facts_and_health(tmp_path: Path) -> None:
 
 def test_small_grey_frames(tmp_path: Path) -> None:
     save(tmp_path / "clip", "1.jpg", 5)
-    frames = clip_file.read_frames(tmp_path / "clip", np.array([0]), size=(32, 16), grey=True)
+    frames = clip_file.read_frames(tmp_path / "clip", np.array([0]), size=(32, 16), gray=True)
     assert frames.shape == (1, 16, 32)
     assert videos.number_of(frames[0]) == 5
 

@@ -20,14 +20,14 @@ import torch
 import videos
 from hypothesis import given
 from hypothesis import strategies as st
-from odd_videos import COLOURS, FILES, RGB, UNEVEN, write_colour
+from odd_videos import COLORS, FILES, RGB, UNEVEN, write_color
 from rows import SMALL, assert_loaders_agree, assert_same_pixels, by_id, rows_of, write_frames
 
 from dali_pipelines.augment import Augment
 from dali_pipelines.decode import clip_file
 from dali_pipelines.errors import LoaderError, SpecError
 from dali_pipelines.loaders.dali_loader import DaliLoader
-from dali_pipelines.loaders.loader_config import Batch, ClipLoader, ClipRow, Feed
+from dali_pipelines.loaders.loader_config import Batch, ClipLoader, LoaderConfig, Sample
 from dali_pipelines.loaders.torch_loader import TorchLoader
 from dali_pipelines.loaders.window_loader import WindowLoader
 from dali_pipelines.spec import ClipSpec, Sampling
@@ -36,7 +36,7 @@ JITTER = Augment(brightness=0.3, contrast=0.3, saturation=0.3, hue=20)
 
 
 @pytest.fixture(scope="session")
-def synth_rows(synth_master: Path) -> list[ClipRow]:
+def synth_rows(synth_master: Path) -> list[Sample]:
     return rows_of(sorted(synth_master.rglob("*.avi")))
 
 
@@ -48,15 +48,15 @@ def test_every_kind_of_video(name: str, tmp_path: Path) -> None:
         ClipSpec(num_frames=8),
         ClipSpec(num_frames=5, sampling="uniform", stride=3),
     ):
-        assert_loaders_agree(rows, Feed(spec=size))
-    assert_loaders_agree(rows, Feed(spec=SMALL, augment=JITTER, seed=3))
+        assert_loaders_agree(rows, LoaderConfig(spec=size))
+    assert_loaders_agree(rows, LoaderConfig(spec=SMALL, augment=JITTER, seed=3))
 
 
 @pytest.mark.parametrize("short", ["loop", "hold", "lengthen-before", "lengthen-after"])
 def test_short_clips(short: Any, tmp_path: Path) -> None:
     rows = rows_of([videos.write_video(tmp_path / "short", frames=5)])
     spec = ClipSpec(num_frames=16, resize=72, crop=64, short=short)
-    assert_loaders_agree(rows, Feed(spec=spec))
+    assert_loaders_agree(rows, LoaderConfig(spec=spec))
 
 
 @pytest.mark.parametrize("suffix", [".jpg", ".png"])
@@ -65,7 +65,7 @@ def test_extracted_frames(suffix: str, short: Any, tmp_path: Path) -> None:
     rows = rows_of([write_frames(tmp_path / "clip", suffix)])
     for frames in (8, 30):
         spec = ClipSpec(num_frames=frames, resize=72, crop=64, short=short)
-        loader = assert_loaders_agree(rows, Feed(spec=spec, augment=JITTER))
+        loader = assert_loaders_agree(rows, LoaderConfig(spec=spec, augment=JITTER))
     by_dali = short == "loop"  # who mixes frames needs their pixels
     assert loader.report.read_by == {"DALI's image decoder" if by_dali else "PyAV": 1}
 
@@ -73,20 +73,20 @@ def test_extracted_frames(suffix: str, short: Any, tmp_path: Path) -> None:
 @pytest.mark.parametrize("size", [(161, 97), (64, 400), (720, 480), (640, 360)])
 def test_odd_and_large_sizes(size: tuple[int, int], tmp_path: Path) -> None:
     rows = rows_of([videos.write_video(tmp_path / "clip", size=size, frames=12)])
-    assert_loaders_agree(rows, Feed(spec=SMALL, augment=Augment()))
-    assert_loaders_agree(rows, Feed(spec=SMALL, num_clips=2, num_crops=3))
+    assert_loaders_agree(rows, LoaderConfig(spec=SMALL, augment=Augment()))
+    assert_loaders_agree(rows, LoaderConfig(spec=SMALL, num_clips=2, num_crops=3))
 
 
-def test_the_synthetic_set(synth_rows: list[ClipRow]) -> None:
-    assert_loaders_agree(synth_rows, Feed(spec=ClipSpec(), batch_size=7, augment=Augment()))
+def test_the_synthetic_set(synth_rows: list[Sample]) -> None:
+    assert_loaders_agree(synth_rows, LoaderConfig(spec=ClipSpec(), batch_size=7, augment=Augment()))
 
 
 @pytest.mark.parametrize("codec", ["vp8", "vp9", "mjpeg"])
 def test_dalis_own_video_decoder_on_a_cpu(codec: str, tmp_path: Path) -> None:
     """The front that a GPU uses, on the codecs that DALI opens without one."""
     paths = [videos.write_video(tmp_path / f"{n}", codec=codec, frames=30) for n in range(3)]
-    feed = Feed(spec=SMALL, augment=JITTER, batch_size=2)
-    loader = assert_loaders_agree(rows_of(paths), feed, decoder="dali")
+    config = LoaderConfig(spec=SMALL, augment=JITTER, batch_size=2)
+    loader = assert_loaders_agree(rows_of(paths), config, decoder="dali")
     assert loader.report.read_by == {"DALI's video decoder": 3}
 
 
@@ -98,8 +98,8 @@ def test_fronts_mix_in_one_batch_and_keep_their_order(tmp_path: Path) -> None:
         videos.write_video(tmp_path / "d", codec="vp9"),
         write_frames(tmp_path / "e", ".png"),
     ]
-    feed = Feed(spec=SMALL, num_crops=3)
-    loader = assert_loaders_agree(rows_of(paths), feed, decoder="dali")
+    config = LoaderConfig(spec=SMALL, num_crops=3)
+    loader = assert_loaders_agree(rows_of(paths), config, decoder="dali")
     assert loader.report.read_by == Counter(
         {"DALI's video decoder": 2, "DALI's image decoder": 2, "PyAV": 1}
     )
@@ -108,14 +108,14 @@ def test_fronts_mix_in_one_batch_and_keep_their_order(tmp_path: Path) -> None:
     assert batch.labels.tolist() == [number % 3 for number in batch.ids.tolist()]
 
 
-@pytest.mark.parametrize(("codec", "matrix", "full"), COLOURS)
-def test_colours_are_right_whoever_decodes(
+@pytest.mark.parametrize(("codec", "matrix", "full"), COLORS)
+def test_colors_are_right_whoever_decodes(
     codec: str, matrix: str, full: bool, tmp_path: Path
 ) -> None:
     """DALI's decoder takes every file for BT.601, so others are PyAV's."""
-    rows = rows_of([write_colour(tmp_path / "colour", codec, matrix, full)])
+    rows = rows_of([write_color(tmp_path / "color", codec, matrix, full)])
     spec = ClipSpec(num_frames=4, resize=72, crop=64, mean=(0, 0, 0), std=(1, 1, 1))
-    loader = assert_loaders_agree(rows, Feed(spec=spec), decoder="dali")
+    loader = assert_loaders_agree(rows, LoaderConfig(spec=spec), decoder="dali")
     (batch,) = loader
     found = batch.clips[0, 0, :, 32, 32] * 255
     assert (found - torch.tensor(RGB)).abs().max() <= 4
@@ -133,10 +133,10 @@ def test_pictures_that_need_no_resizing(
     if turned:
         videos.turn_clockwise(path)
     spec = ClipSpec(num_frames=4, resize=min(size), crop=112)
-    assert_loaders_agree(rows_of([path]), Feed(spec=spec))
-    assert_loaders_agree(rows_of([path]), Feed(spec=spec, augment=JITTER))
+    assert_loaders_agree(rows_of([path]), LoaderConfig(spec=spec))
+    assert_loaders_agree(rows_of([path]), LoaderConfig(spec=spec, augment=JITTER))
     (batch,) = WindowLoader([path], spec)
-    (expected,) = DaliLoader(rows_of([path]), Feed(spec=spec))
+    (expected,) = DaliLoader(rows_of([path]), LoaderConfig(spec=spec))
     assert torch.equal(batch.clips, expected.clips)
 
 
@@ -149,7 +149,9 @@ def test_every_sampling_of_a_packed_clip(sampling: Sampling, tmp_path: Path) -> 
     ]
     spec = ClipSpec(num_frames=8, sampling=sampling, stride=5, resize=72, crop=64)
     for augment in (None, Augment(flip=False)):
-        loader = assert_loaders_agree(rows_of(paths), Feed(spec=spec, augment=augment, seed=3))
+        loader = assert_loaders_agree(
+            rows_of(paths), LoaderConfig(spec=spec, augment=augment, seed=3)
+        )
         assert not loader.report.describe_damage()
     ends = np.array([0, 59])
     found = clip_file.read_frames(paths[0], ends)
@@ -158,7 +160,7 @@ def test_every_sampling_of_a_packed_clip(sampling: Sampling, tmp_path: Path) -> 
 
 def test_dalis_decoder_counts_frames_of_variable_rate_as_we_do(tmp_path: Path) -> None:
     path = videos.write_video(tmp_path / "vfr.webm", codec="vp9", frames=60, pts=UNEVEN)
-    loader = assert_loaders_agree(rows_of([path]), Feed(spec=SMALL), decoder="dali")
+    loader = assert_loaders_agree(rows_of([path]), LoaderConfig(spec=SMALL), decoder="dali")
     assert loader.report.read_by == {"DALI's video decoder": 1}
 
 
@@ -168,7 +170,7 @@ def test_a_frame_that_is_wanted_twice_is_asked_for_once(tmp_path: Path) -> None:
         spec = ClipSpec(
             num_frames=12, sampling="uniform", stride=1, short=short, resize=72, crop=64
         )
-        loader = assert_loaders_agree(rows_of([path]), Feed(spec=spec), decoder="dali")
+        loader = assert_loaders_agree(rows_of([path]), LoaderConfig(spec=spec), decoder="dali")
         assert loader.report.read_by == {"DALI's video decoder": 1}
 
 
@@ -176,9 +178,9 @@ def test_both_loaders_tell_damage(tmp_path: Path) -> None:
     path = videos.write_packed(tmp_path / "clip", frames=60, draw=videos.noisy)
     rows = rows_of([path])
     videos.damage(path, 10, 20)
-    feed = Feed(spec=ClipSpec(num_frames=6, resize=72, crop=64))
+    config = LoaderConfig(spec=ClipSpec(num_frames=6, resize=72, crop=64))
     counts = []
-    for loader in (DaliLoader(rows, feed), TorchLoader(rows, feed, num_workers=1)):
+    for loader in (DaliLoader(rows, config), TorchLoader(rows, config, num_workers=1)):
         list(loader)
         counts.append(loader.report.damaged_frames[path])
         assert "damaged frames of 1 files were used" in loader.report.describe()
@@ -193,7 +195,7 @@ def test_frames_that_the_index_claims_in_vain_are_judged_by_one_rule(
     spec = ClipSpec(num_frames=6, sampling="equidistant", resize=48, crop=32)
     found = []
     for kind in (DaliLoader, TorchLoader):
-        loader = kind([dataclasses.replace(row, frames=claimed)], Feed(spec=spec))
+        loader = kind([dataclasses.replace(row, frames=claimed)], LoaderConfig(spec=spec))
         count = sum(len(batch.ids) for batch in loader)
         found.append((count, loader.report.damaged_frames, loader.report.failures))
     assert found[0] == found[1]
@@ -209,7 +211,7 @@ def test_dalis_decoder_invents_no_frames_beyond_the_end(tmp_path: Path) -> None:
     (row,) = rows_of([path])
     for frames, replaced, failed in ((21, 1, 0), (60, 0, 1)):
         wrong = dataclasses.replace(row, frames=frames)
-        loader = DaliLoader([wrong], Feed(spec=SMALL), decoder="dali")
+        loader = DaliLoader([wrong], LoaderConfig(spec=SMALL), decoder="dali")
         list(loader)
         assert loader.report.damaged_frames.total() == replaced
         assert len(loader.report.failures) == failed
@@ -220,20 +222,20 @@ def test_a_file_that_dalis_decoder_refuses_is_read_by_pyav(tmp_path: Path) -> No
     paths = [videos.write_video(tmp_path / f"{n}.webm", codec="vp9") for n in range(3)]
     rows = rows_of(paths)
     shutil.move(videos.write_video(tmp_path / "other.mp4", codec="h264"), paths[1])
-    loader = assert_loaders_agree(rows, Feed(spec=SMALL), decoder="dali")
+    loader = assert_loaders_agree(rows, LoaderConfig(spec=SMALL), decoder="dali")
     assert loader.report.read_by == {"DALI's video decoder": 2, "PyAV": 1}
     assert list(loader.report.refused) == [paths[1]]
     assert "1.webm" in loader.report.describe()
     assert not loader.report.failures
 
 
-def test_half_precision(synth_rows: list[ClipRow]) -> None:
+def test_half_precision(synth_rows: list[Sample]) -> None:
     spec = ClipSpec(num_frames=4, resize=72, crop=64)
-    feed = Feed(spec=spec, values="float16", batch_size=4)
-    batch = next(iter(DaliLoader(synth_rows, feed)))
+    config = LoaderConfig(spec=spec, values="float16", batch_size=4)
+    batch = next(iter(DaliLoader(synth_rows, config)))
     assert batch.clips.shape == (4, 4, 3, 64, 64)
     assert batch.clips.dtype == torch.float16
-    assert_loaders_agree(synth_rows[:5], feed)
+    assert_loaders_agree(synth_rows[:5], config)
 
 
 def test_a_clip_that_comes_twice_keeps_its_places(tmp_path: Path) -> None:
@@ -243,8 +245,8 @@ def test_a_clip_that_comes_twice_keeps_its_places(tmp_path: Path) -> None:
     )
     again = dataclasses.replace(video, repeat=1)
     rows = [video, frames, again, frames, video]
-    feed = Feed(spec=SMALL, augment=Augment())
-    (ours,), (plain,) = DaliLoader(rows, feed), TorchLoader(rows, feed, num_workers=0)
+    config = LoaderConfig(spec=SMALL, augment=Augment())
+    (ours,), (plain,) = DaliLoader(rows, config), TorchLoader(rows, config, num_workers=0)
     assert ours.ids.tolist() == plain.ids.tolist() == [0, 1, 0, 1, 0]
     for one, other in zip(ours.clips, plain.clips, strict=True):
         assert_same_pixels(one, other, SMALL)
@@ -259,11 +261,11 @@ import sys
 from pathlib import Path
 sys.path.insert(0, {str(Path(__file__).parent)!r})
 from rows import rows_of
-from dali_pipelines.loaders.loader_config import Feed
+from dali_pipelines.loaders.loader_config import LoaderConfig
 from dali_pipelines.loaders.torch_loader import TorchLoader
 from dali_pipelines.spec import ClipSpec
 rows = rows_of(sorted(Path(sys.argv[1]).rglob("*.avi"))[:8])
-feed = Feed(spec=ClipSpec(num_frames=8, resize=72, crop=64), batch_size=4)
+feed = LoaderConfig(spec=ClipSpec(num_frames=8, resize=72, crop=64), batch_size=4)
 loader = TorchLoader(rows, feed, num_workers=2, timeout_s=60)
 print([batch.clips.shape[0] for batch in loader], loader.report.failures)
 print(loader.note)
@@ -278,55 +280,55 @@ print(loader.note)
 
 
 def test_the_plain_loader_says_nothing_where_shared_memory_is_large(
-    synth_rows: list[ClipRow],
+    synth_rows: list[Sample],
 ) -> None:
-    assert TorchLoader(synth_rows, Feed(spec=SMALL, batch_size=1), num_workers=1).note == ""
+    assert TorchLoader(synth_rows, LoaderConfig(spec=SMALL, batch_size=1), num_workers=1).note == ""
 
 
 @pytest.mark.parametrize("augment", [None, JITTER])
-def test_bytes_are_the_pixels_that_would_be_normalised(
-    synth_rows: list[ClipRow], augment: Augment | None
+def test_bytes_are_the_pixels_that_would_be_normalized(
+    synth_rows: list[Sample], augment: Augment | None
 ) -> None:
     mean, std = (torch.tensor(each).view(3, 1, 1) for each in (SMALL.mean, SMALL.std))
     floats, raw = (
-        by_id(DaliLoader(synth_rows, Feed(spec=SMALL, augment=augment, values=values)))
+        by_id(DaliLoader(synth_rows, LoaderConfig(spec=SMALL, augment=augment, values=values)))
         for values in ("float32", "uint8")
     )
-    feed = Feed(spec=SMALL, augment=augment, values="uint8")
-    plain = by_id(TorchLoader(synth_rows, feed))
-    for loader in (DaliLoader(synth_rows, feed), TorchLoader(synth_rows, feed)):
+    config = LoaderConfig(spec=SMALL, augment=augment, values="uint8")
+    plain = by_id(TorchLoader(synth_rows, config))
+    for loader in (DaliLoader(synth_rows, config), TorchLoader(synth_rows, config)):
         assert next(iter(loader)).clips.dtype == torch.uint8
     for number, (pixels,) in raw.items():
         assert torch.allclose((pixels / 255 - mean) / std, floats[number][0], atol=1e-5)
         assert torch.equal(pixels, plain[number][0]) or augment is not None
 
 
-def test_a_kept_batch_is_not_written_over(synth_rows: list[ClipRow]) -> None:
-    loader = DaliLoader(synth_rows, Feed(spec=SMALL, batch_size=4))
+def test_a_kept_batch_is_not_written_over(synth_rows: list[Sample]) -> None:
+    loader = DaliLoader(synth_rows, LoaderConfig(spec=SMALL, batch_size=4))
     kept = list(loader)
     again = list(loader)
     for one, other in zip(kept, again, strict=True):
         assert torch.equal(one.clips, other.clips)
 
 
-def test_what_is_drawn_depends_on_seed_epoch_and_clip_alone(synth_rows: list[ClipRow]) -> None:
+def test_what_is_drawn_depends_on_seed_epoch_and_clip_alone(synth_rows: list[Sample]) -> None:
     def epoch(loader: ClipLoader) -> dict[int, list[torch.Tensor]]:
         return by_id(loader)
 
-    feed = Feed(spec=SMALL, augment=Augment(), shuffle=True, seed=5)
-    loader = DaliLoader(synth_rows, feed)
+    config = LoaderConfig(spec=SMALL, augment=Augment(), shuffle=True, seed=5)
+    loader = DaliLoader(synth_rows, config)
     first, second = epoch(loader), epoch(loader)
-    alone = DaliLoader([synth_rows[9]], feed, num_threads=1)
+    alone = DaliLoader([synth_rows[9]], config, num_threads=1)
     assert torch.equal(epoch(alone)[9][0], first[9][0])
     assert not torch.equal(second[9][0], first[9][0])
-    other = epoch(DaliLoader(synth_rows, Feed(spec=SMALL, augment=Augment(), seed=6)))
+    other = epoch(DaliLoader(synth_rows, LoaderConfig(spec=SMALL, augment=Augment(), seed=6)))
     assert not torch.equal(other[9][0], first[9][0])
 
 
-def test_flipping_can_be_switched_off(synth_rows: list[ClipRow]) -> None:
+def test_flipping_can_be_switched_off(synth_rows: list[Sample]) -> None:
     for flip in (True, False):
-        feed = Feed(spec=SMALL, augment=Augment(flip=flip))
-        mirrored = [feed.looks(row, epoch)[0].mirror for row in synth_rows for epoch in range(4)]
+        config = LoaderConfig(spec=SMALL, augment=Augment(flip=flip))
+        mirrored = [config.views(row, epoch)[0].mirror for row in synth_rows for epoch in range(4)]
         assert any(mirrored) == flip
         assert not all(mirrored)
 
@@ -334,53 +336,60 @@ def test_flipping_can_be_switched_off(synth_rows: list[ClipRow]) -> None:
 @given(
     num_rows=st.integers(1, 90),
     batch_size=st.integers(1, 20),
-    world=st.integers(1, 5),
+    world_size=st.integers(1, 5),
     epoch=st.integers(0, 3),
     shuffle=st.booleans(),
 )
 def test_over_all_ranks_each_clip_comes_once(
-    num_rows: int, batch_size: int, world: int, epoch: int, shuffle: bool
+    num_rows: int, batch_size: int, world_size: int, epoch: int, shuffle: bool
 ) -> None:
-    def batches(size: int, rank: int = 0, world: int = 1) -> list[list[int]]:
-        feed = Feed(spec=SMALL, batch_size=size, shuffle=shuffle, rank=rank, world=world)
-        return feed.batches(num_rows, epoch)
+    def batches(size: int, rank: int = 0, world_size: int = 1) -> list[list[int]]:
+        config = LoaderConfig(
+            spec=SMALL, batch_size=size, shuffle=shuffle, rank=rank, world_size=world_size
+        )
+        return config.batches(num_rows, epoch)
 
-    shares = [batches(batch_size, rank, world) for rank in range(world)]
+    shares = [batches(batch_size, rank, world_size) for rank in range(world_size)]
     assert sorted(clip for share in shares for batch in share for clip in batch) == list(
         range(num_rows)
     )
     together = [sorted(sum(step, [])) for step in zip(*shares, strict=True)]  # noqa: RUF017
-    assert together == [sorted(batch) for batch in batches(batch_size * world)]
+    assert together == [sorted(batch) for batch in batches(batch_size * world_size)]
 
 
 @pytest.mark.parametrize("kind", [DaliLoader, TorchLoader])
-def test_a_rank_with_nothing_left_makes_an_empty_step(kind: Any, synth_rows: list[ClipRow]) -> None:
+def test_a_rank_with_nothing_left_makes_an_empty_step(kind: Any, synth_rows: list[Sample]) -> None:
     rows = [*synth_rows[:4], dataclasses.replace(synth_rows[5], path=Path("gone.avi"))]
     sizes = [
-        [len(batch.ids) for batch in kind(rows, Feed(spec=SMALL, batch_size=1, rank=r, world=3))]
+        [
+            len(batch.ids)
+            for batch in kind(rows, LoaderConfig(spec=SMALL, batch_size=1, rank=r, world_size=3))
+        ]
         for r in range(3)
     ]
     assert sizes == [[1, 1], [1, 0], [1, 0]]
-    assert [len(batch.ids) for batch in kind(rows, Feed(spec=SMALL, batch_size=1))] == [1] * 4
+    assert [len(batch.ids) for batch in kind(rows, LoaderConfig(spec=SMALL, batch_size=1))] == [
+        1
+    ] * 4
 
 
 def test_epochs_are_shuffled_anew_and_alike_for_all() -> None:
-    feed = Feed(spec=SMALL, shuffle=True, seed=1)
-    assert feed.batches(40, 0) == Feed(spec=SMALL, shuffle=True, seed=1).batches(40, 0)
-    assert feed.batches(40, 0) != feed.batches(40, 1)
-    assert feed.batches(40, 0) != Feed(spec=SMALL, shuffle=True, seed=2).batches(40, 0)
+    config = LoaderConfig(spec=SMALL, shuffle=True, seed=1)
+    assert config.batches(40, 0) == LoaderConfig(spec=SMALL, shuffle=True, seed=1).batches(40, 0)
+    assert config.batches(40, 0) != config.batches(40, 1)
+    assert config.batches(40, 0) != LoaderConfig(spec=SMALL, shuffle=True, seed=2).batches(40, 0)
 
 
 @pytest.mark.parametrize("kind", [DaliLoader, TorchLoader])
 @pytest.mark.parametrize("stop_after", [0, 1, 3, 8])
 def test_a_resumed_run_goes_on_at_the_right_clip(
-    kind: Any, stop_after: int, synth_rows: list[ClipRow]
+    kind: Any, stop_after: int, synth_rows: list[Sample]
 ) -> None:
-    feed = Feed(spec=SMALL, batch_size=4, shuffle=True, augment=Augment(), seed=2)
-    whole = kind(synth_rows, feed)
+    config = LoaderConfig(spec=SMALL, batch_size=4, shuffle=True, augment=Augment(), seed=2)
+    whole = kind(synth_rows, config)
     expected = [batch for _ in range(2) for batch in whole]
 
-    first = kind(synth_rows, feed)
+    first = kind(synth_rows, config)
     done: list[Batch] = []
     state = first.state_dict()
     for batch in first:
@@ -388,7 +397,7 @@ def test_a_resumed_run_goes_on_at_the_right_clip(
             break
         done.append(batch)
         state = first.state_dict()
-    second = kind(synth_rows, feed)
+    second = kind(synth_rows, config)
     second.load_state_dict(state)
     done += [*second, *second]
     assert [batch.ids.tolist() for batch in done] == [b.ids.tolist() for b in expected]
@@ -396,10 +405,10 @@ def test_a_resumed_run_goes_on_at_the_right_clip(
         assert torch.equal(one.clips, other.clips)
 
 
-def test_a_state_of_another_seed_is_refused(synth_rows: list[ClipRow]) -> None:
-    state = DaliLoader(synth_rows, Feed(spec=SMALL, seed=1)).state_dict()
+def test_a_state_of_another_seed_is_refused(synth_rows: list[Sample]) -> None:
+    state = DaliLoader(synth_rows, LoaderConfig(spec=SMALL, seed=1)).state_dict()
     with pytest.raises(SpecError, match="began with seed 1, not 2"):
-        DaliLoader(synth_rows, Feed(spec=SMALL, seed=2)).load_state_dict(state)
+        DaliLoader(synth_rows, LoaderConfig(spec=SMALL, seed=2)).load_state_dict(state)
 
 
 @pytest.mark.parametrize("kind", [DaliLoader, TorchLoader])
@@ -407,7 +416,7 @@ def test_one_bad_file_of_fifty_costs_one_clip(kind: Any, tmp_path: Path) -> None
     paths = [videos.write_video(tmp_path / f"{n:02}", frames=12) for n in range(50)]
     rows = rows_of(paths)
     paths[17].write_bytes(paths[17].read_bytes()[:300])
-    loader = kind(rows, Feed(spec=SMALL, batch_size=8, shuffle=True))
+    loader = kind(rows, LoaderConfig(spec=SMALL, batch_size=8, shuffle=True))
     sizes = [len(batch.ids) for batch in loader]
     assert sum(sizes) == 49
     assert len(loader) == len(sizes) == 7
@@ -423,7 +432,7 @@ def test_a_damaged_frame_is_replaced_and_counted(tmp_path: Path) -> None:
     starts = [at for at in range(len(data) - 3) if data[at : at + 3] == b"\xff\xd8\xff"]
     data[starts[39] : starts[39] + 2000] = bytes(2000)
     path.write_bytes(data)
-    loader = DaliLoader(rows, Feed(spec=SMALL))
+    loader = DaliLoader(rows, LoaderConfig(spec=SMALL))
     assert len(list(loader)) == 1
     assert loader.report.damaged_frames == {path: 1}
     assert "1 damaged frames of 1 files" in loader.report.describe()
@@ -434,7 +443,7 @@ def test_a_broken_extracted_frame_costs_its_clip_alone(tmp_path: Path) -> None:
     rows = rows_of(paths)
     for picture in paths[1].iterdir():
         picture.write_bytes(picture.read_bytes()[:200])
-    loader = DaliLoader(rows, Feed(spec=SMALL))
+    loader = DaliLoader(rows, LoaderConfig(spec=SMALL))
     assert [batch.ids.tolist() for batch in loader] == [[0, 2]]
     assert list(loader.report.failures) == [paths[1]]
 
@@ -443,13 +452,13 @@ def test_an_epoch_of_bad_files_ends(tmp_path: Path) -> None:
     path = videos.write_video(tmp_path / "clip")
     rows = rows_of([path])
     path.unlink()
-    loader = DaliLoader(rows, Feed(spec=SMALL))
+    loader = DaliLoader(rows, LoaderConfig(spec=SMALL))
     assert list(loader) == []
     assert loader.report.failures == {path: "there is no such file"}
 
 
 def test_what_no_file_is_to_blame_for_names_the_clip_all_the_same(
-    synth_rows: list[ClipRow], monkeypatch: pytest.MonkeyPatch
+    synth_rows: list[Sample], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from dali_pipelines.loaders import clip_reader
 
@@ -463,12 +472,12 @@ def test_what_no_file_is_to_blame_for_names_the_clip_all_the_same(
     real = clip_reader.decode_wanted
     monkeypatch.setattr(clip_reader, "decode_wanted", decode)
     with pytest.raises(LoaderError, match=f"{re.escape(doomed.name)}.*no room"):
-        list(DaliLoader(synth_rows, Feed(spec=SMALL, batch_size=2)))
+        list(DaliLoader(synth_rows, LoaderConfig(spec=SMALL, batch_size=2)))
     assert not [thread for thread in threading.enumerate() if "decode" in thread.name]
 
 
 def test_a_killed_worker_is_an_error_that_names_the_clip(
-    synth_rows: list[ClipRow], monkeypatch: pytest.MonkeyPatch
+    synth_rows: list[Sample], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from dali_pipelines.loaders import torch_loader
 
@@ -482,7 +491,7 @@ def test_a_killed_worker_is_an_error_that_names_the_clip(
     real = torch_loader.decode_in_turn
     monkeypatch.setattr(torch_loader, "decode_in_turn", decode)
     with pytest.raises(LoaderError, match=f"{re.escape(doomed.name)}: the worker process .* died"):
-        list(TorchLoader(synth_rows, Feed(spec=SMALL, batch_size=3), num_workers=2))
+        list(TorchLoader(synth_rows, LoaderConfig(spec=SMALL, batch_size=3), num_workers=2))
 
 
 @pytest.mark.slow
@@ -494,18 +503,18 @@ from pathlib import Path
 sys.path.insert(0, {str(Path(__file__).parent)!r})
 from rows import SMALL, rows_of
 from dali_pipelines.loaders.dali_loader import DaliLoader
-from dali_pipelines.loaders.loader_config import Feed
+from dali_pipelines.loaders.loader_config import LoaderConfig
 from dali_pipelines.loaders.torch_loader import TorchLoader
 gc.disable()
 rows = rows_of(sorted(Path({str(synth_master)!r}).rglob("*.avi")))[:6]
 for _ in range(3):
-    loader = DaliLoader(rows, Feed(spec=SMALL))
+    loader = DaliLoader(rows, LoaderConfig(spec=SMALL))
     list(loader)
     loader.itself = loader  # garbage that only the collector finds
     del loader
 gc.set_threshold(1)
 os.register_at_fork(after_in_child=gc.enable)
-print(len(list(TorchLoader(rows, Feed(spec=SMALL, batch_size=2)))))
+print(len(list(TorchLoader(rows, LoaderConfig(spec=SMALL, batch_size=2)))))
 """
     result = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, timeout=120
@@ -513,8 +522,8 @@ print(len(list(TorchLoader(rows, Feed(spec=SMALL, batch_size=2)))))
     assert result.stdout == "3\n", result.stderr
 
 
-def test_leaving_a_loop_gives_everything_back(synth_rows: list[ClipRow]) -> None:
-    loader = DaliLoader(synth_rows, Feed(spec=SMALL, batch_size=2))
+def test_leaving_a_loop_gives_everything_back(synth_rows: list[Sample]) -> None:
+    loader = DaliLoader(synth_rows, LoaderConfig(spec=SMALL, batch_size=2))
     for _ in loader:
         break
     gc.collect()
@@ -523,8 +532,8 @@ def test_leaving_a_loop_gives_everything_back(synth_rows: list[ClipRow]) -> None
 
 
 @pytest.mark.slow
-def test_epochs_leave_no_threads_files_or_memory_behind(synth_rows: list[ClipRow]) -> None:
-    loader = DaliLoader(synth_rows, Feed(spec=SMALL, batch_size=5, augment=Augment()))
+def test_epochs_leave_no_threads_files_or_memory_behind(synth_rows: list[Sample]) -> None:
+    loader = DaliLoader(synth_rows, LoaderConfig(spec=SMALL, batch_size=5, augment=Augment()))
 
     def counts() -> tuple[int, ...]:
         folders = Path("/proc/self/fd"), Path("/proc/self/task")
@@ -557,9 +566,10 @@ from pathlib import Path
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it
 sys.path.insert(0, {str(Path(__file__).parent)!r})
 from rows import SMALL, rows_of
-from dali_pipelines.loaders.loader_config import Feed
+from dali_pipelines.loaders.loader_config import LoaderConfig
 from dali_pipelines.loaders.{module} import {name}
-loader = {name}(rows_of(sorted(Path({str(synth_master)!r}).rglob("*.avi"))), Feed(spec=SMALL))
+paths = sorted(Path({str(synth_master)!r}).rglob("*.avi"))
+loader = {name}(rows_of(paths), LoaderConfig(spec=SMALL))
 while True:
     for batch in loader:
         print(len(batch.ids), flush=True)
@@ -593,8 +603,11 @@ def _group(leader: int) -> list[str]:
 @pytest.mark.parametrize("name", FILES)
 def test_a_gpu_gives_the_same_clips(name: str, tmp_path: Path) -> None:
     rows = rows_of([FILES[name](tmp_path)])
-    for feed in (Feed(spec=ClipSpec()), Feed(spec=SMALL, augment=JITTER, num_clips=1)):
-        loader = assert_loaders_agree(rows, feed, gpu=0)
+    for config in (
+        LoaderConfig(spec=ClipSpec()),
+        LoaderConfig(spec=SMALL, augment=JITTER, num_clips=1),
+    ):
+        loader = assert_loaders_agree(rows, config, gpu=0)
         assert next(iter(loader)).clips.is_cuda
 
 
@@ -602,4 +615,4 @@ def test_a_gpu_gives_the_same_clips(name: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("suffix", [".jpg", ".png"])
 def test_a_gpu_gives_the_same_extracted_frames(suffix: str, tmp_path: Path) -> None:
     rows = rows_of([write_frames(tmp_path / "clip", suffix)])
-    assert_loaders_agree(rows, Feed(spec=SMALL, augment=JITTER), gpu=0)
+    assert_loaders_agree(rows, LoaderConfig(spec=SMALL, augment=JITTER), gpu=0)

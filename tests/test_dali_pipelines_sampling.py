@@ -198,7 +198,7 @@ def test_plain_plans_compose_to_the_frames_themselves(
         ({"fps": 0.0}, "fps must be a number above 0"),
         ({"mean": 1}, "mean must be a list of 3, each a number, not 1"),
         ({"std": (1.0, 0.0, 1.0)}, "std must be a list of 3, each a number above 0"),
-        ({"colour": 1}, "unknown clip settings: colour"),
+        ({"color": 1}, "unknown clip settings: color"),
     ],
 )
 def test_a_spec_refuses_what_makes_no_sense(values: dict, reason: str) -> None:

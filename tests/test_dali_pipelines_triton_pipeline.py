@@ -1,4 +1,4 @@
-"""The serialised graph gives the loader's own bytes, opened by Python and as Triton opens it."""
+"""The serialized graph gives the loader's own bytes, opened by Python and as Triton opens it."""
 
 import ctypes
 from pathlib import Path
@@ -12,13 +12,13 @@ from dali_pipelines.decode import video_file
 from dali_pipelines.loaders import graph, triton_pipeline
 from dali_pipelines.loaders.clip_reader import ClipReader
 from dali_pipelines.loaders.dali_loader import DaliLoader
-from dali_pipelines.loaders.loader_config import ClipRow, Feed
+from dali_pipelines.loaders.loader_config import LoaderConfig, Sample
 from dali_pipelines.spec import ClipSpec
 
 SPEC = ClipSpec(num_frames=4, resize=48, crop=40)
 
 
-def rows_of(folder: Path, codec: str) -> list[ClipRow]:
+def rows_of(folder: Path, codec: str) -> list[Sample]:
     """Two clips that differ in size and shape."""
     paths = [
         videos.write_video(folder / "a", codec=codec, frames=20, size=(160, 120)),
@@ -28,7 +28,7 @@ def rows_of(folder: Path, codec: str) -> list[ClipRow]:
     for number, path in enumerate(paths):
         facts = video_file.probe(path)
         rows.append(
-            ClipRow(
+            Sample(
                 id=number,
                 path=path,
                 label=0,
@@ -42,13 +42,13 @@ def rows_of(folder: Path, codec: str) -> list[ClipRow]:
     return rows
 
 
-def loaded(rows: list[ClipRow], spec: ClipSpec, **options) -> NDArray[np.uint8]:
-    (batch,) = DaliLoader(rows, Feed(spec=spec, values="uint8"), num_threads=1, **options)
+def loaded(rows: list[Sample], spec: ClipSpec, **options) -> NDArray[np.uint8]:
+    (batch,) = DaliLoader(rows, LoaderConfig(spec=spec, values="uint8"), num_threads=1, **options)
     return batch.clips.cpu().numpy()
 
 
-def frames_of(rows: list[ClipRow], spec: ClipSpec) -> list[NDArray[np.uint8]]:
-    reader = ClipReader(feed=Feed(spec=spec))
+def frames_of(rows: list[Sample], spec: ClipSpec) -> list[NDArray[np.uint8]]:
+    reader = ClipReader(config=LoaderConfig(spec=spec))
     return [np.stack(reader.read(row, 0).sources) for row in rows]
 
 
@@ -70,10 +70,10 @@ def test_frames_become_the_clips_that_the_loader_makes(tmp_path: Path) -> None:
 def test_a_client_may_send_other_fronts_the_same_clip(tmp_path: Path) -> None:
     """The definition that a GPU server gets, where DALI decodes without a GPU."""
     rows = rows_of(tmp_path, "mjpeg")
-    pipeline = graph.define("video", SPEC, gpu=False, values="uint8", centred=True)(
+    pipeline = graph.define("video", SPEC, gpu=False, values="uint8", centered=True)(
         batch_size=2, num_threads=1, device_id=None
     )
-    reader = ClipReader(feed=Feed(spec=SPEC), takes_video=lambda row: True)
+    reader = ClipReader(config=LoaderConfig(spec=SPEC), takes_video=lambda row: True)
     sources = [source for row in rows for source in reader.read(row, 0).sources]
     for number, (name, (_, dims)) in enumerate(triton_pipeline.inputs("gpu", SPEC).items()):
         arrays = [source[number] for source in sources]
@@ -83,7 +83,7 @@ def test_a_client_may_send_other_fronts_the_same_clip(tmp_path: Path) -> None:
     assert np.array_equal(made.as_array(), loaded(rows, SPEC, decoder="dali"))
 
 
-def test_the_pipeline_of_a_gpu_is_serialised_without_one() -> None:
+def test_the_pipeline_of_a_gpu_is_serialized_without_one() -> None:
     serialized = triton_pipeline.serialize("gpu", SPEC, max_clips=8, num_threads=1)
     assert b"numbers" in serialized
     assert b"mixed" in serialized  # the decoder's device
@@ -97,7 +97,7 @@ def test_video_on_a_gpu_becomes_the_clips_that_the_loader_makes(
     monkeypatch.setenv("DALI_USE_EXEC2", "1")
     rows = rows_of(tmp_path, "h264")
     serialized = triton_pipeline.serialize("gpu", SPEC, max_clips=8, num_threads=1)
-    reader = ClipReader(feed=Feed(spec=SPEC), takes_video=lambda row: True)
+    reader = ClipReader(config=LoaderConfig(spec=SPEC), takes_video=lambda row: True)
     sources = [source for row in rows for source in reader.read(row, 0).sources]
     from nvidia.dali import Pipeline
 

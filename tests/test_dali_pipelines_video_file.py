@@ -98,7 +98,7 @@ def test_rotation_turns_size_and_pixels_as_a_player_does(tmp_path: Path) -> None
     videos.turn_clockwise(path)
     facts = clip_file.probe(path)
     assert (facts.width, facts.height, abs(facts.rotation)) == (120, 160, 90)
-    (frame,) = clip_file.read_frames(path, np.array([3]), grey=True)
+    (frame,) = clip_file.read_frames(path, np.array([3]), gray=True)
     assert frame.shape == (160, 120)
     assert frame[20, 100] > 200  # the white quarter went from top left to top right
     assert frame[20, 20] < 60
@@ -123,7 +123,7 @@ def test_odd_sizes(codec: str, size: tuple[int, int], tmp_path: Path) -> None:
 
 def test_frames_may_be_asked_for_small_and_grey(tmp_path: Path) -> None:
     path = videos.write_video(tmp_path / "clip")
-    small = clip_file.read_frames(path, np.array([2, 11]), size=(32, 24), grey=True)
+    small = clip_file.read_frames(path, np.array([2, 11]), size=(32, 24), gray=True)
     assert small.shape == (2, 24, 32)
     assert [videos.number_of(frame) for frame in small] == [2, 11]
 
@@ -163,7 +163,7 @@ def test_a_matrix_that_is_no_rotation_turns_nothing(
     videos.write_matrix(path, numbers)
     facts = clip_file.probe(path)
     assert (facts.width, facts.height, facts.rotation) == (160, 120, 0)
-    (frame,) = clip_file.read_frames(path, np.array([3]), grey=True)
+    (frame,) = clip_file.read_frames(path, np.array([3]), gray=True)
     assert frame[20, 20] > 200
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import videos
-from odd_videos import COLOURS, FILES, ORDER_UNKNOWN, RGB, write_colour
+from odd_videos import COLORS, FILES, ORDER_UNKNOWN, RGB, write_color
 
 from dali_pipelines.decode import indexed_video, wanted_frames
 from dali_pipelines.decode.indexed_video import open_indexed
@@ -37,9 +37,9 @@ def test_wanted_frames_are_those_of_decoding_everything(
         assert not any(item.is_damaged for item in found)
         for item in found:
             np.testing.assert_array_equal(to_pixels(item.frame), every[item.number])
-    in_turn = list(decode_in_turn(path, np.arange(len(every))))
-    assert not any(item.is_damaged for item in in_turn)
-    for item, frame in zip(in_turn, every, strict=True):
+    interleaved = list(decode_in_turn(path, np.arange(len(every))))
+    assert not any(item.is_damaged for item in interleaved)
+    for item, frame in zip(interleaved, every, strict=True):
         np.testing.assert_array_equal(to_pixels(item.frame), frame)
 
 
@@ -120,7 +120,7 @@ def test_a_long_file_is_walked_through_once(
     assert len(known.index) == 60
 
 
-def test_neighbours_stand_in_for_damaged_frames_and_say_so(tmp_path: Path) -> None:
+def test_neighbors_stand_in_for_damaged_frames_and_say_so(tmp_path: Path) -> None:
     path = videos.write_video(tmp_path / "clip", codec="mjpeg", frames=60)
     data = bytearray(path.read_bytes())
     starts = [at for at in range(len(data) - 3) if data[at : at + 3] == b"\xff\xd8\xff"]
@@ -161,7 +161,7 @@ def test_what_builds_on_a_damaged_frame_is_damaged_up_to_the_next_keyframe(
 
 
 def test_what_comes_before_the_first_keyframe_is_damaged(tmp_path: Path) -> None:
-    """FFmpeg shows it upon grey."""
+    """FFmpeg shows it upon gray."""
     whole = videos.write_packed(tmp_path / "whole", frames=40, gop=20, draw=videos.noisy)
     path = videos.remux(whole, tmp_path / "cut.avi", without=range(6))
     found = list(decode_wanted(path, np.arange(len(videos.every_frame(path)))))
@@ -183,11 +183,11 @@ def test_decoding_can_be_stopped(tmp_path: Path) -> None:
         list(decode_wanted(videos.write_video(tmp_path / "clip"), _array([5]), stop=stop))
 
 
-@pytest.mark.parametrize(("codec", "matrix", "full"), COLOURS)
+@pytest.mark.parametrize(("codec", "matrix", "full"), COLORS)
 def test_matrix_and_range_are_those_that_the_file_states(
     codec: str, matrix: str, full: bool, tmp_path: Path
 ) -> None:
-    path = write_colour(tmp_path / "colour", codec, matrix, full)
+    path = write_color(tmp_path / "color", codec, matrix, full)
     (item,) = decode_wanted(path, _array([1]))
     assert np.abs(to_pixels(item.frame)[48, 48].astype(int) - RGB).max() <= 4
 

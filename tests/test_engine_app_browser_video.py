@@ -43,7 +43,7 @@ def test_only_what_every_browser_plays_is_left_as_it_is(tmp_path: Path) -> None:
 def test_a_conversion_shows_the_same_frames_at_the_same_times(codec: str, tmp_path: Path) -> None:
     path = videos.write_video(tmp_path / "clip", codec=codec, frames=45, size=(162, 122))
     heard: list[float] = []
-    converted = convert(path, tell=heard.append)
+    converted = convert(path, log=heard.append)
     context, frames = decoded(converted.data)
     assert (context.name, context.pix_fmt, context.width, context.height) == (
         "h264", "yuv420p", 162, 122,
@@ -61,7 +61,7 @@ def test_files_whose_time_stamps_do_not_ascend(kind: str, tmp_path: Path) -> Non
         path = videos.write_packed(tmp_path / "clip", frames=45, num_fillers=0)
     else:
         path = videos.write_video(tmp_path / "clip.avi", codec="h264", frames=45)
-    _, frames = decoded(convert(path, tell=silent).data)
+    _, frames = decoded(convert(path, log=silent).data)
     assert [videos.number_of(frame) for _, frame in frames] == list(range(45))
     assert np.allclose([time for time, _ in frames], np.arange(45) / 30, atol=0.002)
 
@@ -70,14 +70,14 @@ def test_times_that_vary_stay_and_large_turned_pictures_become_small(tmp_path: P
     path = videos.write_video(
         tmp_path / "clip.mp4", codec="h264", frames=4, size=(800, 600), pts=[500, 600, 1500, 1600]
     )
-    context, frames = decoded(convert(videos.turn_clockwise(path), tell=silent).data)
+    context, frames = decoded(convert(videos.turn_clockwise(path), log=silent).data)
     assert (context.width, context.height) == (360, 480)
     assert [time for time, _ in frames] == pytest.approx([0, 0.1, 1.0, 1.1], abs=0.002)
 
 
 def test_a_conversion_is_bounded_in_length_and_rate_and_says_so(tmp_path: Path) -> None:
     path = videos.write_video(tmp_path / "clip", codec="mpeg4", frames=240, fps=120)
-    converted = convert(path, most_s=1.0, tell=silent)
+    converted = convert(path, most_s=1.0, log=silent)
     _, frames = decoded(converted.data)
     assert len(frames) == pytest.approx(30, abs=2)
     assert not converted.is_whole
@@ -87,7 +87,7 @@ def test_a_conversion_is_bounded_in_length_and_rate_and_says_so(tmp_path: Path) 
 def test_whoever_is_told_may_stop_it(tmp_path: Path) -> None:
     path = videos.write_video(tmp_path / "clip", codec="mpeg4", frames=120)
     with pytest.raises(KeyboardInterrupt):
-        convert(path, tell=interrupt)
+        convert(path, log=interrupt)
 
 
 def interrupt(second: float) -> None:
@@ -98,8 +98,8 @@ def interrupt(second: float) -> None:
 def test_what_can_not_be_decoded_is_an_error(tmp_path: Path) -> None:
     path = videos.write_audio(tmp_path / "song.wav")
     with pytest.raises(VideoError, match="no video stream"):
-        convert(path, tell=silent)
-    assert browser_video.MOST_S > 0
+        convert(path, log=silent)
+    assert browser_video.MAX_S > 0
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ WAYS = [
     "torch",
     "first epoch",
     "cached epoch",
-    "dali, colours shaken",
+    "dali, colors shaken",
 ]
 
 

@@ -20,7 +20,7 @@ FLAGS = {
     "demo": {"--out", "--clips-per-class", "--epochs"},
     "train": set(
         "--data --model --preset --weights --loader --epochs --out --recipe --resume --batch-size "
-        "--lr --optimiser --precision --no-flip --cache --cache-gb --device --devices --nodes "
+        "--lr --optimizer --precision --no-flip --cache --cache-gb --device --devices --nodes "
         "--set --option --seed".split()
     ),
     "evaluate": {"--data", "--split", "--splits", "--views", "--out", "--device"},
@@ -93,7 +93,7 @@ def test_info_tells_machine_decoders_and_backends(run_engine) -> None:
     assert facts["machine"]["libraries"]["torch"]
     assert facts["decoders"]["mpeg4"]["PyAV"] is True
     assert facts["backends"]["eager"]["usable"] is True
-    assert facts["peers"]["torch"] is None  # it needs nothing but engine
+    assert facts["baselines"]["torch"] is None  # it needs nothing but engine
     table = run_engine("info").stdout
     assert "DALI on CPU" in table
     assert facts["advice"]

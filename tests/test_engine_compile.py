@@ -11,8 +11,8 @@ import pytest
 import torch
 
 from engine.compilation import build
-from engine.compilation.request import Request
-from engine.compilation.source import Source
+from engine.compilation.request import CompileRequest
+from engine.compilation.source import CompileSource
 from engine.errors import RefusedError
 from engine.predictor import open_predictor
 from trt import probe
@@ -51,8 +51,8 @@ def compile_(run_engine, tmp_path):
 
 def asked(
     run: Path, *, precision="fp32", backend="openvino", budget: Budget | None = None
-) -> Request:
-    return Request(
+) -> CompileRequest:
+    return CompileRequest(
         run=run, data=None, backend=backend, precision=precision,
         target=Target(precision=precision), budget=budget or Budget(), unproved=False,
         num_proof_clips=256, num_calibration_clips=16,
@@ -87,9 +87,9 @@ def test_the_same_question_is_built_once(trained, compile_, tmp_path) -> None:
     assert "built before" in again.stdout
     other = compile_(trained, "--out", tmp_path / "three", "--batches", "1,4,16")
     assert "built before" not in other.stdout
-    kept = [path for path in (tmp_path / "cache").iterdir() if path.is_dir()]
-    assert len(kept) == 2
-    for path in kept:
+    fp32_layers = [path for path in (tmp_path / "cache").iterdir() if path.is_dir()]
+    assert len(fp32_layers) == 2
+    for path in fp32_layers:
         (path / "model.bin").unlink()
         (path / "model.bin").touch()  # a copy of its own: the artifacts are not touched
     mended = compile_(trained, "--out", tmp_path / "four")
@@ -131,7 +131,7 @@ def test_two_at_a_time_build_once(trained, tmp_path) -> None:
 
 
 def test_a_damaged_layer_is_never_written(trained, tmp_path) -> None:
-    source = Source(asked(trained))
+    source = CompileSource(asked(trained))
     damaged = source.folded
     with torch.no_grad():
         damaged.model.head.weight.mul_(-1)
@@ -143,10 +143,10 @@ def test_a_damaged_layer_is_never_written(trained, tmp_path) -> None:
 
 def test_layers_that_overflow_are_named_and_kept(trained, tmp_path) -> None:
     """Two layers of a run are changed so that what passes between them leaves the range of fp16."""
-    if BACKENDS["openvino"].executes("fp16", None)[0] != "fp16":
+    if BACKENDS["openvino"].resolve_precision("fp16", None)[0] != "fp16":
         pytest.skip("this processor doesn't compute in fp16")
     question = asked(trained, precision="fp16")
-    source = Source(question)
+    source = CompileSource(question)
     embed, head = torch.nn.Linear(256, 256), source.model.model.head
     with torch.no_grad():
         embed.weight.copy_(torch.eye(256) * 1e7)
@@ -158,7 +158,7 @@ def test_layers_that_overflow_are_named_and_kept(trained, tmp_path) -> None:
     said: list[str] = []
     config = build.build(question, source, stage, None, said.append)
     assert config.parity["passed"]
-    assert "dropout" in config.target.kept
+    assert "dropout" in config.target.fp32_layers
     assert any("what breaks most in fp16" in words and "dropout" in words for words in said)
 
 
@@ -222,7 +222,7 @@ def test_what_is_missing_names_the_command(monkeypatch, run_engine, tmp_path) ->
 
     monkeypatch.setattr(probe, "version", nowhere)
     for name, extra in (("openvino", "openvino"), ("onnx", "onnx")):
-        assert BACKENDS[name].probe(None).mend == probe.install_command(extra)
+        assert BACKENDS[name].probe(None).fix == probe.install_command(extra)
 
 
 def test_an_interrupted_build_leaves_nothing(trained, tmp_path) -> None:

@@ -60,7 +60,7 @@ def photo(seed: int):
     return draw
 
 
-def test_a_copy_in_another_codec_and_size_is_recognised(tmp_path: Path) -> None:
+def test_a_copy_in_another_codec_and_size_is_recognized(tmp_path: Path) -> None:
     original = videos.write_video(tmp_path / "a", draw=photo(1), size=(320, 240))
     copy = videos.write_video(tmp_path / "b", codec="vp9", draw=photo(1), size=(160, 120))
     pairs = near_duplicates([fingerprint(original, 30)], [fingerprint(copy, 30)])

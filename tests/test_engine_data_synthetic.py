@@ -197,8 +197,8 @@ def test_only_motion_tells_the_classes_apart(tmp_path: Path) -> None:
 def train_and_test(dataset, pixels: np.ndarray, parts: np.ndarray, *, still: bool) -> float:
     """Accuracy of a four-layer CNN and an LSTM on all clips that aren't for training.
 
-    `still` sees one frame of each clip, and all of its colours; they are shaken where motion is to
-    be learnt.
+    `still` sees one frame of each clip, and all of its colors; they are shaken where motion is to
+    be learned.
     """
     import torch
     from torch import nn
@@ -233,8 +233,8 @@ def train_and_test(dataset, pixels: np.ndarray, parts: np.ndarray, *, still: boo
         return x
 
     net, steps, batch = Net(), 200 if still else 400, 32
-    optimiser = torch.optim.AdamW(net.parameters(), 2e-3)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, 2e-3, total_steps=steps)
+    optimizer = torch.optim.AdamW(net.parameters(), 2e-3)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 2e-3, total_steps=steps)
     for _ in range(steps):
         index = train[torch.randint(len(train), (batch,))]
         x = prepare(index)
@@ -242,9 +242,9 @@ def train_and_test(dataset, pixels: np.ndarray, parts: np.ndarray, *, still: boo
             shake = torch.empty(batch, 1, 3, 1, 1)
             x = x * shake.uniform_(0.7, 1.3) + shake.clone().uniform_(-0.15, 0.15)
         loss = F.cross_entropy(net(x), labels[index])
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         loss.backward()
-        optimiser.step()
+        optimizer.step()
         schedule.step()
     net.eval()
     with torch.no_grad():

@@ -1,4 +1,4 @@
-"""`engine demo`, small: everything it promises is run for real; only how much is learnt isn't."""
+"""`engine demo`, small: everything it promises is run for real; only how much is learned isn't."""
 
 import json
 import os

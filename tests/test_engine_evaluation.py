@@ -148,7 +148,7 @@ def test_a_report_says_what_was_measured(
 def test_a_run_is_tested_on_what_it_held_back(
     run_engine, trained: tuple[Path, Path, Path], tmp_path: Path
 ) -> None:
-    """The dataset was dealt anew since: its new test part holds clips that the run learnt from."""
+    """The dataset was dealt anew since: its new test part holds clips that the run learned from."""
     root = Path(shutil.copytree(trained[0], tmp_path / "set"))
     splits.apply(manifest.load(root), splits.Stratified(seed=3))
     for data in ((), ("--data", root)):

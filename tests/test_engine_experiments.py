@@ -67,7 +67,7 @@ def test_every_recipe_starts(name: str, dataset: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "varied", "top1"),
     [
-        ("study-optimiser", {"optimiser": "adam"}, 17.6),
+        ("study-optimizer", {"optimizer": "adam"}, 17.6),
         ("study-sampling", {"sampling": "equidistant"}, 92.8),
         ("study-lengthening", {"short": "lengthen-after"}, 85.83),
         ("study-model", {"model": "vivit"}, 88.8),
@@ -92,9 +92,9 @@ def write(folder: Path, text: str) -> str:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("colour = 1\n", "unknown entry 'colour'"),
+        ("color = 1\n", "unknown entry 'color'"),
         ('[train]\nmodel = "cnn-lstm"\nlr = -1.0\n', "lr must be a number above 0"),
-        ('[train]\nmodel = "cnn-lstm"\n[vary]\noptimiser = ["sgd", "adma"]\n', "did you mean"),
+        ('[train]\nmodel = "cnn-lstm"\n[vary]\noptimizer = ["sgd", "adma"]\n', "did you mean"),
         ('[train]\nmodel = "cnn-lstm"\n[vary]\nlr = [1]\n[search]\nlr = [1]\n', "has both"),
         (
             '[train]\nmodel = "cnn-lstm"\n[vary]\nlr = 1\n',
@@ -139,8 +139,8 @@ def test_a_wrong_name_lists_the_shipped_ones(run_engine) -> None:
 
 
 def test_names_of_trials_are_names_of_folders() -> None:
-    trial = Trial(scheme="grouped", varied={"optimiser": "sgd", "lr": 0.001}, settings={})
-    assert trial.name == "grouped_optimiser=sgd_lr=0.001"
+    trial = Trial(scheme="grouped", varied={"optimizer": "sgd", "lr": 0.001}, settings={})
+    assert trial.name == "grouped_optimizer=sgd_lr=0.001"
 
 
 def test_trials_with_other_values_have_other_folders() -> None:
@@ -534,7 +534,7 @@ def test_a_search_goes_on_where_it_stopped(run_engine, dataset: Path, tmp_path: 
     text = (
         '[train]\nmodel = "vit-lstm"\npreset = "small"\n'
         "[search]\ntrials = {trials}\nlr = {{ low = 1e-4, high = 1e-2, log = true }}\n"
-        'optimiser = ["sgd", "adamw"]\n'
+        'optimizer = ["sgd", "adamw"]\n'
     )
     out = tmp_path / "out"
     for num_trials in (1, 2):

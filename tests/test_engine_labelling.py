@@ -24,15 +24,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dali_pipelines.loaders import window_loader
-from dali_pipelines.loaders.loader_config import Report
+from dali_pipelines.loaders.loader_config import LoaderReport
 from dali_pipelines.loaders.window_loader import WindowLoader
 from dali_pipelines.spec import ClipSpec
 from engine.batched_predictor import BatchedPredictor
 from engine.errors import UserError
 from engine.labelling import journal_file, writers
-from engine.labelling.discovery import Item, Wanted, below, item_of, listed
-from engine.labelling.journal import Answer, Journal
-from engine.labelling.label import Settings, Tally, label
+from engine.labelling.discovery import FileFilter, Item, below, item_of, listed
+from engine.labelling.journal import Journal, WindowAnswer
+from engine.labelling.label import LabelSettings, Progress, label
 from engine.labelling.segments import segments
 from engine.labelling.source import Source
 
@@ -58,7 +58,7 @@ def tree(tmp_path: Path) -> Path:
 
 
 def test_the_walk_finds_videos_and_folders_of_frames_at_any_depth(tree: Path) -> None:
-    assert names(below(tree, Wanted())) == ["a/deep/er/y.webm", "a/x.AVI", "b.mp4", "c/1.mp4",
+    assert names(below(tree, FileFilter())) == ["a/deep/er/y.webm", "a/x.AVI", "b.mp4", "c/1.mp4",
                                             "frames"]  # fmt: skip
 
 
@@ -74,13 +74,13 @@ def test_a_loop_of_links_is_walked_once_and_a_link_aside_is_followed(
     (tree / "aside").symlink_to(elsewhere)
     (tree / "folder").symlink_to(tmp_path / "nothing")
     skipped: dict[str, str] = {}
-    found = list(below(tree, Wanted(), skipped))
+    found = list(below(tree, FileFilter(), skipped))
     assert names(found) == ["a/deep/er/y.webm", "a/x.AVI", "aside/z.mp4", "b.mp4", "c/1.mp4",
                             "circle.mp4", "frames", "nowhere.mp4"]  # fmt: skip
     assert [each.name for each in found if not each.is_there] == ["circle.mp4", "nowhere.mp4"]
     assert skipped == {"folder": "the link leads nowhere"}
     skipped.clear()
-    list(below(tree, Wanted(exclude=("folder/*",)), skipped))
+    list(below(tree, FileFilter(exclude=("folder/*",)), skipped))
     assert skipped == {}
 
 
@@ -107,11 +107,11 @@ def test_a_folder_that_may_not_be_read_is_named() -> None:
         (root / "theirs").chmod(0)
         skipped: dict[str, str] = {}
         with as_nobody():
-            assert names(below(root, Wanted(), skipped)) == ["ours/a.mp4"]
+            assert names(below(root, FileFilter(), skipped)) == ["ours/a.mp4"]
             assert skipped == {"theirs": "Permission denied"}
             (root / "theirs").stat()
         with as_nobody(), pytest.raises(UserError, match="can't be read"):
-            list(below(root / "theirs", Wanted()))
+            list(below(root / "theirs", FileFilter()))
         (root / "theirs").chmod(0o755)
 
 
@@ -130,32 +130,34 @@ def test_what_is_in_a_folder_that_cannot_be_read_stays_in_the_results(tmp_path: 
 
 
 def test_patterns_choose(tree: Path) -> None:
-    assert names(below(tree, Wanted(include=("a/*",)))) == ["a/deep/er/y.webm", "a/x.AVI"]
-    assert names(below(tree, Wanted(include=("a/*",), exclude=("*.AVI",)))) == ["a/deep/er/y.webm"]
+    assert names(below(tree, FileFilter(include=("a/*",)))) == ["a/deep/er/y.webm", "a/x.AVI"]
+    assert names(below(tree, FileFilter(include=("a/*",), exclude=("*.AVI",)))) == [
+        "a/deep/er/y.webm"
+    ]
 
 
 def test_a_list_may_begin_with_a_byte_order_mark(tree: Path) -> None:
-    (found,) = listed([f"\ufeff{tree}/b.mp4\n"], Wanted())
+    (found,) = listed([f"\ufeff{tree}/b.mp4\n"], FileFilter())
     assert found.is_there
     assert found.name == f"{tree}/b.mp4"
 
 
 def test_lists_name_what_is_not_there(tree: Path) -> None:
-    found = list(listed([f"{tree}/b.mp4\n", "\n", "gone.mp4\n"], Wanted()))
+    found = list(listed([f"{tree}/b.mp4\n", "\n", "gone.mp4\n"], FileFilter()))
     assert [item.size for item in found] == [1, -1]
 
 
 @given(st.lists(st.text(min_size=1), unique=True), st.integers(1, 7))
 def test_shards_deal_every_name_once(given_names: list[str], count: int) -> None:
     dealt = [
-        [name for name in given_names if Wanted(shard=(number, count)).takes(name)]
+        [name for name in given_names if FileFilter(shard=(number, count)).takes(name)]
         for number in range(count)
     ]
     assert sorted(chain.from_iterable(dealt)) == sorted(given_names)
 
 
-def answer(item: Item, number: int, *shares: float, last: bool = True) -> Answer:
-    return Answer(
+def answer(item: Item, number: int, *shares: float, last: bool = True) -> WindowAnswer:
+    return WindowAnswer(
         item=item, number=number, start_s=2.0 * number, end_s=2.0 * number + 2,
         probabilities=np.array(shares, np.float32), is_last=last,
     )  # fmt: skip
@@ -171,25 +173,25 @@ def test_a_journal_knows_what_is_done_and_what_changed(tmp_path: Path) -> None:
         journal.write([answer(one, 0, 0.1, 0.9)], [(three, "broken")], "m")
         journal.write([answer(two, 0, 0.1, 0.9, last=False)], [], "m")
     with Journal(tmp_path / "j") as journal:
-        assert journal.stands(one, "m") == (True, 0)
-        assert journal.stands(two, "m") == (False, 1)
-        assert journal.stands(three, "m") == (True, 0)
+        assert journal.status(one, "m") == (True, 0)
+        assert journal.status(two, "m") == (False, 1)
+        assert journal.status(three, "m") == (True, 0)
         assert journal.counts() == (1, 1)
-        assert journal.stands(item("one", size=2), "m") == (False, 0)
-        assert journal.stands(item("two", mtime_ns=2), "m") == (False, 0)
-        assert journal.stands(item("one", size=-1, mtime_ns=0), "m") == (True, 0)  # away
-        assert journal.stands(two, "m") == (False, 1)  # a look changes nothing
+        assert journal.status(item("one", size=2), "m") == (False, 0)
+        assert journal.status(item("two", mtime_ns=2), "m") == (False, 0)
+        assert journal.status(item("one", size=-1, mtime_ns=0), "m") == (True, 0)  # away
+        assert journal.status(two, "m") == (False, 1)  # a look changes nothing
         assert journal.counts() == (1, 1)
         journal.forget_failures()
-        assert journal.stands(three, "m") == (False, 0)
+        assert journal.status(three, "m") == (False, 0)
 
 
 def test_windows_of_one_file_are_answered_by_one_model(tmp_path: Path) -> None:
     two = item("two")
     with Journal(tmp_path / "j") as journal:
         journal.write([answer(two, 0, 0.2, 0.8, last=False)], [], "m")
-        assert journal.stands(two, "m") == (False, 1)
-        assert journal.stands(two, "other") == (False, 0)
+        assert journal.status(two, "m") == (False, 1)
+        assert journal.status(two, "other") == (False, 0)
         journal.write([answer(two, 0, 0.9, 0.1, last=False)], [], "other")
         journal.write([answer(two, 1, 0.7, 0.3)], [], "other")
         (found,) = journal.labelled()
@@ -201,7 +203,7 @@ def test_old_answers_go_when_new_ones_come(tmp_path: Path) -> None:
     with Journal(tmp_path / "j") as journal:
         journal.write([answer(item("one"), n, 0.1, 0.9, last=n == 2) for n in range(3)], [], "m")
         changed = item("one", size=2)
-        assert journal.stands(changed, "m") == (False, 0)
+        assert journal.status(changed, "m") == (False, 0)
         assert [len(each.windows) for each in journal.labelled()] == [3]
         journal.write([answer(changed, 0, 0.8, 0.2)], [], "m")
         assert [len(each.windows) for each in journal.labelled()] == [1]
@@ -295,7 +297,7 @@ def test_names_of_any_bytes_go_through(tmp_path: Path) -> None:
     odd = os.fsdecode(b'caf\xe9 \r\n,".mp4')
     with Journal(tmp_path / "j") as journal:
         journal.write([answer(item(odd), 0, 0.2, 0.1, 0.7)], [], "m")
-        style = writers.Style(class_names=CLASSES, root=tmp_path)
+        style = writers.OutputStyle(class_names=CLASSES, root=tmp_path)
         for name in ("labels.csv", "labels.jsonl"):
             out = writers.Outputs(
                 labels=tmp_path / name, format=writers.format_of(Path(name), None),
@@ -326,7 +328,7 @@ def fill(journal: Journal) -> None:
 def test_every_format_says_the_same(name: str, tmp_path: Path) -> None:
     if name == "parquet":
         pytest.importorskip("pyarrow")
-    style = writers.Style(class_names=CLASSES, root=tmp_path, min_confidence=0.5, top_k=2)
+    style = writers.OutputStyle(class_names=CLASSES, root=tmp_path, min_confidence=0.5, top_k=2)
     outputs = writers.Outputs(
         labels=tmp_path / "out", format=name, failures=tmp_path / "failures.csv",
         segments=tmp_path / "segments.csv", subtitles=tmp_path / "vtt",
@@ -385,7 +387,9 @@ def read(path: Path, name: str) -> list[tuple[str, str, float]]:
     ]
 
 
-def write_all(folder: Path, videos: list[str], style: writers.Style, name: str = "csv") -> Path:
+def write_all(
+    folder: Path, videos: list[str], style: writers.OutputStyle, name: str = "csv"
+) -> Path:
     """One answer for each video, all the first class."""
     with Journal(folder / "j") as journal:
         journal.write([answer(item(each), 0, 0.8, 0.1, 0.1) for each in videos], [], "m")
@@ -398,7 +402,7 @@ def write_all(folder: Path, videos: list[str], style: writers.Style, name: str =
 
 
 def test_videos_of_one_stem_get_subtitles_of_their_own(tmp_path: Path) -> None:
-    style = writers.Style(class_names=CLASSES, root=tmp_path)
+    style = writers.OutputStyle(class_names=CLASSES, root=tmp_path)
     names = ["x.avi", "x.mp4", "day.01", "day.02", "alone.mp4", "f", "f.mp4", "a/x.mp4", "../b.mp4",
              "A/E.mp4", "a/e.mp4", "film.mp4", "film.mp4.mkv", "n" * 250 + ".mp4",
              ".."]  # fmt: skip
@@ -413,7 +417,7 @@ def test_videos_of_one_stem_get_subtitles_of_their_own(tmp_path: Path) -> None:
 
 def test_a_class_name_forges_no_subtitles(tmp_path: Path) -> None:
     odd = "run\n\n00:00:00.000 --> 00:09:00.000\n<b>fall&"
-    style = writers.Style(class_names=[odd, "b", "c"], root=tmp_path)
+    style = writers.OutputStyle(class_names=[odd, "b", "c"], root=tmp_path)
     (path,) = write_all(tmp_path, ["x.mp4"], style).iterdir()
     assert path.read_text() == (
         "WEBVTT\n\n00:00:00.000 --> 00:00:02.000\n"
@@ -423,7 +427,9 @@ def test_a_class_name_forges_no_subtitles(tmp_path: Path) -> None:
 
 def test_addresses_for_label_studio_hold_any_name(tmp_path: Path) -> None:
     name = "a b/tom & jerry #1 + 50%?.mp4"
-    write_all(tmp_path, [name], writers.Style(class_names=CLASSES, root=tmp_path), "labelstudio")
+    write_all(
+        tmp_path, [name], writers.OutputStyle(class_names=CLASSES, root=tmp_path), "labelstudio"
+    )
     (task,) = json.loads((tmp_path / "out").read_text())
     address = urlsplit(task["data"]["video"])
     assert (address.path, address.fragment) == ("/data/local-files/", "")
@@ -432,13 +438,15 @@ def test_addresses_for_label_studio_hold_any_name(tmp_path: Path) -> None:
 
 def test_parquet_takes_any_class_and_leaves_nothing_where_it_fails(tmp_path: Path) -> None:
     parquet = pytest.importorskip("pyarrow.parquet")
-    style = writers.Style(class_names=[os.fsdecode(b"caf\xe9"), "b", "c"], root=tmp_path)
+    style = writers.OutputStyle(class_names=[os.fsdecode(b"caf\xe9"), "b", "c"], root=tmp_path)
     write_all(tmp_path, ["x.mp4"], style, "parquet")
     (row,) = parquet.read_table(tmp_path / "out").to_pylist()
     assert (row["label"], row["top"][0][0]) == ("caf\\udce9", "caf\\udce9")
     before = {path.name for path in tmp_path.iterdir()}
     with pytest.raises(IndexError):  # fewer classes than answers
-        write_all(tmp_path, ["x.mp4"], writers.Style(class_names=[], root=tmp_path), "parquet")
+        write_all(
+            tmp_path, ["x.mp4"], writers.OutputStyle(class_names=[], root=tmp_path), "parquet"
+        )
     assert {path.name for path in tmp_path.iterdir()} == before
 
 
@@ -446,7 +454,7 @@ def test_a_part_of_a_cluster_may_be_empty_and_tells_of_damage(tmp_path: Path) ->
     from engine.labelling import cluster
 
     one, two = item("one.mp4"), item("two.mp4")
-    report = Report()
+    report = LoaderReport()
     report.damaged_frames[one.path] = 3
     report.flaws[two.path] = "cut short"
     report.num_streams[two.path] = 2
@@ -455,7 +463,7 @@ def test_a_part_of_a_cluster_may_be_empty_and_tells_of_damage(tmp_path: Path) ->
         answers = [answer(one, n, 0.1, 0.2, 0.7, last=n == 1) for n in range(2)]
         part.write([*answers, answer(two, 0, 0.7, 0.2, 0.1)], [], "m")
         columns = cluster._columns([one, two], part, report)
-    tally = Tally()
+    tally = Progress()
     with Journal(tmp_path / "whole") as whole:
         for batch in (empty, columns):
             cluster._write(batch, whole, "m", tally, lambda tally: None)
@@ -476,7 +484,7 @@ def test_where_nothing_is_new_nothing_is_built(
     with Journal(tmp_path / "j") as journal:
         journal.write([answer(known, 0, 0.1, 0.9)], [], "m")
         model = SimpleNamespace(clip=clip, device=torch.device("cpu"))
-        tally = label([known], model, journal, Settings(model="m"))  # type: ignore[arg-type]
+        tally = label([known], model, journal, LabelSettings(model="m"))  # type: ignore[arg-type]
     assert (tally.known, tally.done) == (1, 0)
 
 
@@ -487,10 +495,10 @@ def test_a_file_that_goes_away_while_it_is_read_is_tried_again(tmp_path: Path) -
     clip = ClipSpec(num_frames=4, resize=72, crop=64)
     with Journal(tmp_path / "j") as journal:
         model = SimpleNamespace(clip=clip, device=torch.device("cpu"))
-        tally = label([listed_as], model, journal, Settings(model="m"))  # type: ignore[arg-type]
+        tally = label([listed_as], model, journal, LabelSettings(model="m"))  # type: ignore[arg-type]
         assert tally.failed == 1
         (tmp_path / "away.mp4").rename(path)
-        assert journal.stands(item_of("a.mp4", path), "m") == (False, 0)
+        assert journal.status(item_of("a.mp4", path), "m") == (False, 0)
 
 
 def test_a_file_of_several_videos_is_told(tmp_path: Path) -> None:
@@ -573,7 +581,7 @@ def broken(clips: Any) -> Any:
 def test_an_item_that_is_a_pipe_or_has_an_impossible_name_is_none(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe.mp4")
     assert item_of("pipe.mp4", tmp_path / "pipe.mp4").size == -1
-    assert names(below(tmp_path, Wanted())) == []
+    assert names(below(tmp_path, FileFilter())) == []
     assert item_of("\0", Path("\0")).size == -1
 
 
@@ -593,7 +601,7 @@ def test_shards_join_to_what_one_journal_holds(tmp_path: Path) -> None:
         )
     with Journal(tmp_path / "joined") as joined:
         for part in ("one", "two"):
-            joined.take_in(tmp_path / part)
+            joined.merge_from(tmp_path / part)
         joined.bind({"model": "m"}, mix=False)
     rows = [
         sqlite3.connect(tmp_path / name).execute("SELECT * FROM windows").fetchall()
@@ -606,7 +614,7 @@ def test_of_a_file_that_two_journals_know_good_labels_stay(tmp_path: Path) -> No
     def best(name: str, *others: str) -> list[float]:
         with Journal(tmp_path / "whole") as whole:
             for other in (name, *others):
-                whole.take_in(tmp_path / other)
+                whole.merge_from(tmp_path / other)
             found = [each.windows[0][2][0] for each in whole.labelled()]
         journal_file.remove(tmp_path / "whole")
         return [round(float(each), 1) for each in found]
@@ -639,12 +647,12 @@ def test_shards_may_lie_in_a_folder_of_any_bytes(tmp_path: Path) -> None:
     with Journal(folder / "one") as journal:
         journal.write([answer(item("a.mp4"), 0, 0.1, 0.9)], [], "m")
     with Journal(folder / "whole") as whole:
-        whole.take_in(folder / "one", below=folder)
+        whole.merge_from(folder / "one", below=folder)
         assert list(whole.names()) == [str(folder / "a.mp4")]
 
 
 def test_subtitles_that_are_no_longer_right_go(tmp_path: Path) -> None:
-    style = writers.Style(class_names=CLASSES, root=tmp_path)
+    style = writers.OutputStyle(class_names=CLASSES, root=tmp_path)
     outputs = writers.Outputs(
         labels=tmp_path / "labels.csv", format="csv", failures=tmp_path / "failures.csv",
         subtitles=tmp_path / "vtt",
@@ -669,8 +677,8 @@ def test_subtitles_that_are_no_longer_right_go(tmp_path: Path) -> None:
 
 
 def test_a_folder_that_is_empty_is_away(tmp_path: Path) -> None:
-    source = Source(tmp_path, Wanted(), is_list=False)
+    source = Source(tmp_path, FileFilter(), is_list=False)
     assert source.is_away()
     (tmp_path / "a.mp4").touch()
     assert not source.is_away()
-    assert Source(tmp_path / "none", Wanted(), is_list=False).is_away()
+    assert Source(tmp_path / "none", FileFilter(), is_list=False).is_away()

@@ -131,9 +131,9 @@ def test_a_frozen_backbone_stays_as_it_is() -> None:
     model, clips = small("cnn-lstm", freeze_backbone=True)
     before = {name: value.clone() for name, value in model.backbone.state_dict().items()}
     model.train()
-    optimiser = torch.optim.SGD([w for w in model.parameters() if w.requires_grad], lr=0.1)
+    optimizer = torch.optim.SGD([w for w in model.parameters() if w.requires_grad], lr=0.1)
     model(clips).sum().backward()
-    optimiser.step()
+    optimizer.step()
     for name, value in model.backbone.state_dict().items():
         assert torch.equal(value, before[name]), name
 

@@ -77,7 +77,7 @@ def test_places_and_times_are_interpolated(frames: int, size: int, tmp_path: Pat
     }
     state, source = model.state_dict(), theirs.timesformer.embeddings
     torch.testing.assert_close(state["positions"][:, :1], source.position_embeddings[:, :1])
-    if frames == 8:  # halfway between neighbours, so the mean stays
+    if frames == 8:  # halfway between neighbors, so the mean stays
         torch.testing.assert_close(state["times"].mean(1), source.time_embeddings.mean(1))
     assert model(torch.randn(1, frames, 3, size, size)).shape == (1, 5)
 
@@ -188,8 +188,8 @@ def test_weights_that_cannot_be_loaded_name_the_flag(
     ],
 )
 def test_a_backbone_that_cannot_be_fetched_names_the_flag(
-    name: str, mend: str, monkeypatch: pytest.MonkeyPatch
+    name: str, fix: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    with pytest.raises(UserError, match=mend):
+    with pytest.raises(UserError, match=fix):
         Backbone(name, size=64, pretrained=True)

@@ -21,17 +21,17 @@ from torch import nn
 
 from dali_pipelines.decode.clip_file import probe
 from dali_pipelines.loaders.dali_loader import DaliLoader
-from dali_pipelines.loaders.loader_config import ClipRow, Feed
+from dali_pipelines.loaders.loader_config import LoaderConfig, Sample
 from dali_pipelines.spec import ClipSpec
 from engine.atomic import new_folder
 from engine.serving import triton_repository
 from trt import artifact as artifacts
 from trt import triton_export
 from trt.backends import BACKENDS
-from trt.build_input import Job
-from trt.config import Batches, Config, Precision, Target
+from trt.build_input import BuildInput
+from trt.config import ArtifactConfig, BatchRange, Precision, Target
 from trt.errors import CompileError, RefusedError
-from trt.program import BytesIn
+from trt.program import Uint8Input
 
 SPEC = ClipSpec(num_frames=4, resize=48, crop=40)
 CLASSES = ["wave", 'say "hi": loud', "sit still"]
@@ -61,11 +61,11 @@ def compiled(tmp_path_factory: pytest.TempPathFactory) -> Compile:
         folder = tmp_path_factory.mktemp("artifacts") / f"{backend}-{most}"
         folder.mkdir()
         torch.manual_seed(0)
-        model = BytesIn(Tiny().eval(), mean=SPEC.mean, std=SPEC.std)
-        target = Target(precision=precision, batches=Batches(best=min(4, most), most=most))
+        model = Uint8Input(Tiny().eval(), mean=SPEC.mean, std=SPEC.std)
+        target = Target(precision=precision, batches=BatchRange(opt=min(4, most), max=most))
         example = torch.zeros(1, SPEC.num_frames, 3, SPEC.crop, SPEC.crop, dtype=torch.uint8)
-        BACKENDS[backend].build(Job(model=model, example=example, target=target), folder)
-        config = Config(
+        BACKENDS[backend].build(BuildInput(model=model, example=example, target=target), folder)
+        config = ArtifactConfig(
             backend=backend,
             asked=precision,
             target=target,
@@ -188,10 +188,10 @@ def test_the_model_in_the_repository_gives_the_artifacts_logits(
     config = export(artifact, tmp_path / "models")["act"]
     clips = torch.randint(0, 256, (5, 4, 3, 40, 40), dtype=torch.uint8)
     expected = artifacts.load(artifact)(clips).numpy()
-    assert np.array_equal(served(tmp_path / "models" / "act", config, clips.numpy()), expected)
+    assert np.array_equal(eval_model(tmp_path / "models" / "act", config, clips.numpy()), expected)
 
 
-def served(model: Path, config: dict[str, Any], clips: np.ndarray) -> np.ndarray:
+def eval_model(model: Path, config: dict[str, Any], clips: np.ndarray) -> np.ndarray:
     """By the tensors' names and shapes in the config, as Triton's backend would."""
     (given,), (wanted,) = config["input"], config["output"]
     open_batch = [-1] * (config["max_batch_size"] > 0)
@@ -246,7 +246,7 @@ class Server:
         pipeline.feed_input("source", list(self.sent["source"]))
         (clips,) = pipeline.run()
         self.clips = clips.as_array()
-        logits = served(self.folder / "act", self.configs["act"], self.clips)
+        logits = eval_model(self.folder / "act", self.configs["act"], self.clips)
         best = int(logits[0].argmax())
         label = (self.folder / name / "labels.txt").read_text().split("\n")[best]
         answer = np.array([f"{logits[0, best]}:{best}:{label}".encode()], object)
@@ -284,9 +284,9 @@ def run_client(folder: Path, video: Path, monkeypatch: pytest.MonkeyPatch) -> Se
     return server
 
 
-def row_of(path: Path) -> ClipRow:
+def row_of(path: Path) -> Sample:
     facts = probe(path)
-    return ClipRow(
+    return Sample(
         id=0, path=path, label=0, frames=facts.frames, fps=facts.fps,
         width=facts.width, height=facts.height, codec=facts.codec,
     )  # fmt: skip
@@ -303,7 +303,7 @@ def test_the_readmes_client_gets_the_label_of_the_artifact(
     video = videos.write_video(tmp_path / "clip", codec=codec, frames=20)
     export(artifact, tmp_path / "models", "cpu")
     server = run_client(tmp_path / "models", video, monkeypatch)
-    (batch,) = DaliLoader([row_of(video)], Feed(spec=SPEC, values="uint8"), num_threads=1)
+    (batch,) = DaliLoader([row_of(video)], LoaderConfig(spec=SPEC, values="uint8"), num_threads=1)
     assert np.array_equal(server.clips, batch.clips.numpy())
     best = int(artifacts.load(artifact)(batch.clips).argmax())
     assert capsys.readouterr().out == f"{CLASSES[best]}\n"

@@ -31,7 +31,7 @@ from engine.training.loop import Trainer
 TINY = ("--frames", 4, "--size", 32, "--batch-size", 4, "--loader", "dali")
 CNN = ("--model", "cnn-lstm", "--preset", "small", *TINY)
 VIT = ("--model", "vit-lstm", "--preset", "small", *TINY)
-"""It has no batch normalisation, so parts of a batch add up to the whole."""
+"""It has no batch normalization, so parts of a batch add up to the whole."""
 
 
 @pytest.fixture(scope="session")
@@ -220,7 +220,7 @@ def trained(dataset: Path, run: Path, display: Display, **settings: Any) -> Trai
 
 @pytest.mark.slow
 def test_parts_of_a_batch_add_up(dataset: Path, tmp_path: Path, quiet: Display) -> None:
-    sgd: dict[str, Any] = {"optimiser": "sgd", "lr": 0.05}  # Adam blows rounding up
+    sgd: dict[str, Any] = {"optimizer": "sgd", "lr": 0.05}  # Adam blows rounding up
     whole = trained(dataset, tmp_path / "a", quiet, **sgd)
     parts = trained(dataset, tmp_path / "b", quiet, accumulate=2, **sgd)
     assert whole.standing.step == parts.standing.step
@@ -281,7 +281,7 @@ def test_a_student_learns_its_teachers_answers(
     dataset: Path, tmp_path: Path, quiet: Display
 ) -> None:
     """By the teacher's answers alone, labels unseen, it comes to agree with the teacher; and the
-    teacher sees other frames, another size and other colours than the student."""
+    teacher sees other frames, another size and other colors than the student."""
     trained(dataset, tmp_path / "teacher", quiet, epochs=3, num_frames=3, resize=48, crop=48,
             mean=[0.4, 0.4, 0.4])  # fmt: skip
     student = trainer_of(dataset, tmp_path / "student", quiet, epochs=30)
@@ -518,7 +518,7 @@ def test_one_signal_ends_the_wait_for_a_batch_and_nothing_is_lost(
     settings: dict[str, Any] = {"batch_size": 8, "accumulate": 4, "epochs": 2}
     whole = trained(dataset, tmp_path / "a", quiet, **settings)
     stopped = trainer_of(dataset, tmp_path / "b", quiet, **settings)
-    stopped.train = Stalled(stopped.train.rows, stopped.train.feed)
+    stopped.train = Stalled(stopped.train.rows, stopped.train.config)
     with handlers_put_back():
         stop_kindly(stopped)
         assert not stopped.run()
@@ -536,7 +536,7 @@ def test_a_stop_is_told_while_a_line_is_being_written(
     dataset: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     class Writing(Display):
-        def tell(self, line: str) -> None:
+        def log(self, line: str) -> None:
             raise RuntimeError("reentrant call inside <_io.BufferedWriter name='<stderr>'>")
 
     trainer = trainer_of(dataset, tmp_path / "run", Writing(shown=True))
@@ -558,7 +558,7 @@ def test_a_stop_is_heard_where_nobody_can_be_told_of_it(error: type[Exception]) 
             self.stop_asked = True
 
     class Unread:
-        def tell(self, line: str) -> None:
+        def log(self, line: str) -> None:
             raise error
 
     run: Any = Run()

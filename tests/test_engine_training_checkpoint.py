@@ -16,12 +16,12 @@ from dali_pipelines.spec import ClipSpec
 from engine.errors import UserError
 from engine.models.registry import ModelSpec
 from engine.training import checkpoint
-from engine.training.checkpoint import Config
+from engine.training.checkpoint import CheckpointConfig
 
 
-def config(step: int) -> Config:
+def config(step: int) -> CheckpointConfig:
     model, clip = ModelSpec.of_preset("cnn-lstm", "small", 3)
-    return Config(
+    return CheckpointConfig(
         model=model,
         clip=clip,
         class_names=["a", "b", "ü"],

@@ -1,4 +1,4 @@
-"""Losses, optimisers, schedules and recipes: what is decided before a run begins."""
+"""Losses, optimizers, schedules and recipes: what is decided before a run begins."""
 
 import tomllib
 from collections import Counter
@@ -12,14 +12,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.nn.functional import cross_entropy, one_hot
 
-from dali_pipelines.loaders.loader_config import ClipRow
-from engine.commands import train
+from dali_pipelines.loaders.loader_config import Sample
+from engine.commands import setting_flags
 from engine.errors import UserError
 from engine.models.freezing import is_new, set_frozen
 from engine.models.registry import FAMILIES, PRESETS, ModelSpec, build
 from engine.training import recipe as recipes
 from engine.training.losses import Criterion, LossConfig, class_weights, mix, oversample
-from engine.training.optim import OptimConfig, depths_of, make_optimiser, make_schedule
+from engine.training.optim import OptimConfig, depths_of, make_optimizer, make_schedule
 from engine.training.recipe import Recipe
 
 LOGITS = torch.tensor([[2.0, -1.0, 0.5], [0.1, 0.2, 0.3], [-3.0, 4.0, 1.0]])
@@ -55,10 +55,10 @@ def test_focal_loss_minds_less_what_is_known() -> None:
     torch.testing.assert_close(same, plain)
 
 
-def rows_with(counts: list[int]) -> list[ClipRow]:
+def rows_with(counts: list[int]) -> list[Sample]:
     labels = [label for label, count in enumerate(counts) for _ in range(count)]
     return [
-        ClipRow(id=number, path=Path(f"{number}.avi"), label=label, frames=9)
+        Sample(id=number, path=Path(f"{number}.avi"), label=label, frames=9)
         for number, label in enumerate(labels)
     ]
 
@@ -111,11 +111,11 @@ def small(family: str) -> torch.nn.Module:
 @pytest.mark.parametrize("family", list(FAMILIES))
 def test_every_weight_is_in_one_group_and_biases_never_decay(family: str) -> None:
     model = small(family)
-    optimiser = make_optimiser(model, OptimConfig(weight_decay=0.1, layer_decay=0.8))
-    grouped = [weight for group in optimiser.param_groups for weight in group["params"]]
+    optimizer = make_optimizer(model, OptimConfig(weight_decay=0.1, layer_decay=0.8))
+    grouped = [weight for group in optimizer.param_groups for weight in group["params"]]
     assert {id(weight) for weight in grouped} == {id(weight) for weight in model.parameters()}
     assert len(grouped) == len(list(model.parameters()))
-    for group in optimiser.param_groups:
+    for group in optimizer.param_groups:
         for weight in group["params"]:
             bare = weight.ndim < 2 or (weight.ndim == 3 and weight.shape[0] == 1)
             assert (group["weight_decay"] == 0) == bare
@@ -134,29 +134,29 @@ def test_the_head_learns_fastest_and_the_stem_slowest(family: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["sgd", "adam", "adamw"])
-def test_every_optimiser_learns(name: Any) -> None:
+def test_every_optimizer_learns(name: Any) -> None:
     torch.manual_seed(0)
     layer = torch.nn.Linear(3, 1)
-    optimiser = make_optimiser(layer, OptimConfig(optimiser=name, lr=0.05, weight_decay=0.0))
+    optimizer = make_optimizer(layer, OptimConfig(optimizer=name, lr=0.05, weight_decay=0.0))
     x = torch.randn(50, 3)
     losses = []
     for _ in range(60):
         loss = (layer(x) - x.sum(dim=1, keepdim=True)).square().mean()
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         loss.backward()
-        optimiser.step()
+        optimizer.step()
         losses.append(float(loss.detach()))
     assert losses[-1] < losses[0] / 5
 
 
 def rates(config: OptimConfig, steps: int = 100) -> list[float]:
     layer = torch.nn.Linear(2, 2)
-    optimiser = make_optimiser(layer, config)
-    schedule = make_schedule(optimiser, config, num_steps=steps, steps_per_epoch=10)
+    optimizer = make_optimizer(layer, config)
+    schedule = make_schedule(optimizer, config, num_steps=steps, steps_per_epoch=10)
     found = []
     for _ in range(steps):
-        found.append(optimiser.param_groups[0]["lr"])
-        optimiser.step()
+        found.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
         schedule.step()
     return found
 
@@ -182,12 +182,12 @@ def test_step_divides_by_ten_and_constant_stays() -> None:
 )
 def test_plateau_waits_for_epochs_without_gain(values: tuple[float, ...]) -> None:
     config = OptimConfig(lr=1.0, schedule="plateau", step_epochs=2)
-    optimiser = make_optimiser(torch.nn.Linear(2, 2), config)
-    schedule: Any = make_schedule(optimiser, config, num_steps=9, steps_per_epoch=3)
+    optimizer = make_optimizer(torch.nn.Linear(2, 2), config)
+    schedule: Any = make_schedule(optimizer, config, num_steps=9, steps_per_epoch=3)
     found = []
     for value in values:
         schedule.step(value)
-        found.append(optimiser.param_groups[0]["lr"])
+        found.append(optimizer.param_groups[0]["lr"])
     assert found == pytest.approx([1, 1, 1, 0.1, 0.1, 0.01])
 
 
@@ -244,12 +244,14 @@ def test_tables_are_merged() -> None:
 def test_values_of_flags_are_those_of_toml() -> None:
     for text in ("lr=" + "9" * 5000, "lr=" + "[" * 50_000):
         with pytest.raises(UserError, match="the value of lr can't be read"):
-            train.setting(text)
-    assert train.setting("fps=abc") == ("fps", "abc")
-    options = [train.setting(each) for each in ("recurrence=5", "recurrence.hidden=3", "dim=2")]
-    assert train.nested(options) == {"recurrence": {"hidden": 3}, "dim": 2}
+            setting_flags.setting(text)
+    assert setting_flags.setting("fps=abc") == ("fps", "abc")
+    options = [
+        setting_flags.setting(each) for each in ("recurrence=5", "recurrence.hidden=3", "dim=2")
+    ]
+    assert setting_flags.nested(options) == {"recurrence": {"hidden": 3}, "dim": 2}
     deep = [("options.recurrence.hidden", 3), ("options.dim", 2), ("a.b.c.d", 1)]
-    assert train.nested(deep) == {
+    assert setting_flags.nested(deep) == {
         "options": {"recurrence": {"hidden": 3}, "dim": 2}, "a": {"b": {"c.d": 1}},
     }  # fmt: skip
 
@@ -324,7 +326,7 @@ def test_any_value_of_any_option_is_used_or_refused(family: str, name: str, valu
         ),
         ({"model": "cnn-lstm", "flip": 1}, "flip must be true or false, not 1"),
         ({"model": "cnn-lstm", "lr": 0.0}, "lr must be a number above 0"),
-        ({"model": "cnn-lstm", "optimiser": "adamv"}, "did you mean 'adam"),
+        ({"model": "cnn-lstm", "optimizer": "adamv"}, "did you mean 'adam"),
         ({"model": "cnn-lstm", "schedule": "cosin"}, "did you mean 'cosine'"),
         ({"model": "cnn-lstm", "loss": "hinge"}, "unknown loss"),
         ({"model": "cnn-lstm", "metric": "top-1"}, "did you mean 'top1'"),

@@ -20,7 +20,7 @@ from dali_pipelines.decode.clip_part import cut_part
 from dali_pipelines.decode.indexed_video import open_indexed
 from dali_pipelines.decode.wanted_frames import decode_in_turn, decode_wanted
 from dali_pipelines.loaders.dali_loader import DaliLoader
-from dali_pipelines.loaders.loader_config import Feed
+from dali_pipelines.loaders.loader_config import LoaderConfig
 from dali_pipelines.loaders.window_loader import WindowLoader
 from dali_pipelines.spec import ClipSpec
 
@@ -77,7 +77,7 @@ def test_every_way_to_a_frame_gives_the_true_one(
     assert not by_turns
 
 
-def wanted_frames_pixels(item: wanted_frames.Wanted) -> np.ndarray:
+def wanted_frames_pixels(item: wanted_frames.DecodedFrames) -> np.ndarray:
     pixels = item.frame.to_ndarray(format="rgb24")
     return np.rot90(pixels, item.frame.rotation // 90)
 
@@ -100,7 +100,7 @@ def test_loaders_agree_on_them_and_windows_too(resize: int) -> None:
     """240 and 256 are these clips' own heights, at which nothing is resized."""
     paths = [path for name in SETS for path in clips_of(name)[:12]]
     spec = ClipSpec(num_frames=8, resize=resize, crop=112)
-    ours = assert_loaders_agree(rows_of(paths), Feed(spec=spec))
+    ours = assert_loaders_agree(rows_of(paths), LoaderConfig(spec=spec))
     assert not ours.report.describe_damage()
     assert not ours.report.failures
     windows = WindowLoader(paths, spec, batch_size=4)
@@ -109,7 +109,7 @@ def test_loaders_agree_on_them_and_windows_too(resize: int) -> None:
         for batch in windows
         for window, clip in zip(batch.windows, batch.clips, strict=True)
     }
-    (expected,) = DaliLoader(rows_of(paths), Feed(spec=spec, batch_size=len(paths)))
+    (expected,) = DaliLoader(rows_of(paths), LoaderConfig(spec=spec, batch_size=len(paths)))
     for path, clip in zip(paths, expected.clips, strict=True):
         assert torch.equal(by_windows[path], clip), path
 

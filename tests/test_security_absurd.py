@@ -18,7 +18,7 @@ from dali_pipelines.decode import clip_file
 from dali_pipelines.errors import VideoError
 from dali_pipelines.loaders.dali_loader import DaliLoader
 from dali_pipelines.loaders.frame_cache import FrameCache
-from dali_pipelines.loaders.loader_config import ClipRow, Feed
+from dali_pipelines.loaders.loader_config import LoaderConfig, Sample
 from dali_pipelines.loaders.torch_loader import TorchLoader
 from dali_pipelines.loaders.window_loader import WindowLoader
 from dali_pipelines.loaders.windows import plan_windows
@@ -147,8 +147,11 @@ def test_an_extracted_frame_of_absurd_size_is_refused_by_all_who_read_it(
         with pytest.raises(VideoError, match="claims"):
             read(folder)
     assert "claims" in clip_file.check(folder).reason
-    row = ClipRow(id=0, path=folder, label=0, frames=4, codec="png")
-    for loader in (DaliLoader([row], Feed(spec=SMALL)), TorchLoader([row], Feed(spec=SMALL))):
+    row = Sample(id=0, path=folder, label=0, frames=4, codec="png")
+    for loader in (
+        DaliLoader([row], LoaderConfig(spec=SMALL)),
+        TorchLoader([row], LoaderConfig(spec=SMALL)),
+    ):
         assert not list(loader)
         (reason,) = loader.report.failures.values()
         assert "claims" in reason
@@ -159,8 +162,8 @@ def test_a_frame_that_is_a_pipe_is_no_frame(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "frame_1.jpg")
     with pytest.raises(VideoError, match="it is no file"):
         clip_file.probe(tmp_path)
-    row = ClipRow(id=0, path=tmp_path, label=0, frames=1, codec="jpeg")
-    loader = DaliLoader([row], Feed(spec=SMALL))
+    row = Sample(id=0, path=tmp_path, label=0, frames=1, codec="jpeg")
+    loader = DaliLoader([row], LoaderConfig(spec=SMALL))
     assert not list(loader)
     assert loader.report.failures == {tmp_path: "frame_1.jpg: it is no file"}
 
@@ -247,10 +250,10 @@ def test_a_decode_that_takes_too_long_is_given_up_and_the_rest_goes_on(
     facts = clip_file.probe(endless)
     assert facts.frames > 10_000
     rows = [
-        ClipRow(id=0, path=endless, label=0, frames=facts.frames, fps=25),
-        ClipRow(id=1, path=sound, label=1, frames=30, fps=30),
+        Sample(id=0, path=endless, label=0, frames=facts.frames, fps=25),
+        Sample(id=1, path=sound, label=1, frames=30, fps=30),
     ]
-    loader = DaliLoader(rows, Feed(spec=SMALL, batch_size=1), timeout_s=2, num_threads=1)
+    loader = DaliLoader(rows, LoaderConfig(spec=SMALL, batch_size=1), timeout_s=2, num_threads=1)
     assert [batch.ids.tolist() for batch in loader] == [[1]]
     assert loader.report.failures == {endless: "it gave no frames for 2 s"}
     labelling = WindowLoader([endless, sound], SMALL, timeout_s=2)

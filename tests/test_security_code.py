@@ -27,9 +27,9 @@ from engine.errors import UserError
 from engine.models import weights
 from engine.training import checkpoint
 from trt import artifact
-from trt.config import CONFIG, PROGRAM, Config
+from trt.config import CONFIG, PROGRAM, ArtifactConfig
 from trt.errors import CompileError, RefusedError
-from trt.program import BytesIn
+from trt.program import Uint8Input
 
 
 class Harm:
@@ -119,9 +119,9 @@ def eager(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return compiled(tmp_path_factory.mktemp("eager") / "artifact", *model_and_clips(), "eager")
 
 
-def model_and_clips() -> tuple[BytesIn, torch.Tensor]:
+def model_and_clips() -> tuple[Uint8Input, torch.Tensor]:
     torch.manual_seed(0)
-    model = BytesIn(Tiny().eval(), mean=(0.5, 0.4, 0.3), std=(0.2, 0.3, 0.4)).eval()
+    model = Uint8Input(Tiny().eval(), mean=(0.5, 0.4, 0.3), std=(0.2, 0.3, 0.4)).eval()
     return model, torch.zeros(16, *SHAPE, dtype=torch.uint8)
 
 
@@ -136,7 +136,7 @@ def rewritten(
         top = old.namelist()[0].partition("/")[0]
         for name, data in (more or {}).items():
             new.writestr(name.replace("TOP", top), data)
-    artifact.seal(folder, Config.read(folder))
+    artifact.seal(folder, ArtifactConfig.read(folder))
     return folder
 
 
@@ -175,9 +175,9 @@ def test_weights_of_an_artifact_that_say_they_are_pickled_are_refused(
 
 def test_a_formula_in_an_artifact_runs_nothing(eager: Path, mark: Path, tmp_path: Path) -> None:
     """Torch reads the sizes of tensors by sympy, and that by `eval`."""
-    spelt = "+".join(f"chr({ord(letter)})" for letter in str(mark))
+    spelled = "+".join(f"chr({ord(letter)})" for letter in str(mark))
     for number, formula in enumerate(
-        (f"open({spelt}, chr(119)) or Symbol('s0')", f"S('open({spelt}, chr(119))')")
+        (f"open({spelled}, chr(119)) or Symbol('s0')", f"S('open({spelled}, chr(119))')")
     ):
         folder = rewritten(
             eager, tmp_path / str(number),

@@ -13,7 +13,7 @@ from rar import COMPRESSED, write_rar
 
 from dali_pipelines.decode import clip_file
 from dali_pipelines.errors import VideoError
-from dali_pipelines.loaders.loader_config import ClipRow
+from dali_pipelines.loaders.loader_config import Sample
 from dali_pipelines.spec import ClipSpec
 from engine.data import hmdb51_splits, manifest
 from engine.data.archives import unpack
@@ -45,7 +45,7 @@ def test_a_manifest_names_nothing_outside(path: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("path", OUTSIDE)
 def test_a_runs_own_manifest_names_nothing_outside(path: str, tmp_path: Path) -> None:
-    """It says which clips a run learnt from, and is read when the run is evaluated."""
+    """It says which clips a run learned from, and is read when the run is evaluated."""
     root, run = tmp_path / "data", tmp_path / "run"
     root.mkdir()
     run.mkdir()
@@ -108,7 +108,7 @@ def test_the_best_checkpoint_is_one_of_the_runs_own(tmp_path: Path) -> None:
 
 def test_a_class_named_like_a_path_leads_no_file_of_a_report_elsewhere(tmp_path: Path) -> None:
     path = videos.write_video(tmp_path / "clip", frames=8)
-    rows = [ClipRow(id=0, path=path, label=0, frames=8, fps=30)]
+    rows = [Sample(id=0, path=path, label=0, frames=8, fps=30)]
     probabilities = np.array([[[0.1, 0.9]]])
     names = ["/../../../evil" + "x" * 300, "b"]
     evaluated = results.Evaluated(

@@ -20,22 +20,22 @@ from torch import Tensor, nn
 import trt
 from trt import folding, program
 from trt.backends import BACKENDS, choose
-from trt.config import CONFIG, Batches, Target
+from trt.config import CONFIG, BatchRange, Target
 from trt.errors import CompileError, RefusedError
 from trt.probe import Gpu, this_gpu
-from trt.program import BytesIn, lowered
+from trt.program import Uint8Input, lowered
 
 BACKENDS_HERE = ("eager", "openvino", "onnx", "inductor")
 
 
 @pytest.fixture(scope="module")
-def model() -> BytesIn:
+def model() -> Uint8Input:
     torch.manual_seed(0)
     tiny = Tiny()
     with torch.no_grad():
         tiny.train()(torch.randn(8, *SHAPE))  # so that the batch statistics are of something
         tiny.head.weight.mul_(5)
-    return BytesIn(tiny, mean=(0.5, 0.4, 0.3), std=(0.2, 0.3, 0.4)).eval()
+    return Uint8Input(tiny, mean=(0.5, 0.4, 0.3), std=(0.2, 0.3, 0.4)).eval()
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +45,7 @@ def clips() -> Tensor:
 
 
 @pytest.fixture(scope="module")
-def right(model: BytesIn, clips: Tensor) -> Tensor:
+def right(model: Uint8Input, clips: Tensor) -> Tensor:
     with torch.no_grad():
         return model(clips)
 
@@ -75,7 +75,7 @@ def test_any_batch_goes_through_a_profile_of_1_8_32(backend, of_backend, clips, 
 
 @pytest.mark.parametrize("backend", ["openvino", "onnx"])
 def test_a_batch_below_the_least_is_filled_up(tmp_path, backend, model, clips, right) -> None:
-    target = Target(batches=Batches(least=4, best=4, most=8))
+    target = Target(batches=BatchRange(min=4, opt=4, max=8))
     opened = trt.load(compiled(tmp_path / "a", model, clips, backend, target))
     for size in (1, 5, 33):
         assert torch.allclose(opened(clips[:size]), right[:size], atol=1e-4)
@@ -90,7 +90,7 @@ def test_a_batch_below_the_least_is_filled_up(tmp_path, backend, model, clips, r
     ],
 )  # fmt: skip
 def test_lower_precisions_are_near(tmp_path, backend, precision, atol, model, clips, right) -> None:
-    runs, _ = BACKENDS[backend].executes(precision, None)
+    runs, _ = BACKENDS[backend].resolve_precision(precision, None)
     if runs != precision:
         pytest.skip(f"{backend} doesn't compute in {precision} on this processor")
     target = Target(precision=precision)
@@ -170,7 +170,7 @@ def test_no_artifact_holds_a_pickle(tmp_path, backend, of_backend, model, clips)
                 begin = file.read(item)[:4]
                 assert not begin.startswith((b"\x80", b"PK")), item.filename
     whole = io.BytesIO()
-    torch.export.save(program.export(model, clips[:1], Batches()), whole)
+    torch.export.save(program.export(model, clips[:1], BatchRange()), whole)
     path = tmp_path / "with_example.pt2"
     path.write_bytes(whole.getvalue())
     with pytest.raises(CompileError, match="holds a pickle"):
@@ -214,9 +214,9 @@ print("sound")
 
 
 def test_kept_modules_compute_in_fp32(model, clips, right) -> None:
-    def error(*kept: str) -> float:
+    def error(*fp32_layers: str) -> float:
         with torch.no_grad():
-            return float((lowered(model, "bf16", kept)(clips) - right).abs().max())
+            return float((lowered(model, "bf16", fp32_layers)(clips) - right).abs().max())
 
     assert error() > error("conv", "norm", "recurrent") > 0
     assert lowered(model, "fp32") is model
@@ -229,10 +229,10 @@ def test_kept_modules_compute_in_fp32(model, clips, right) -> None:
 def test_openvino_keeps_layers_in_fp32(tmp_path, model, clips) -> None:
     import openvino
 
-    if BACKENDS["openvino"].executes("fp16", None)[0] != "fp16":
+    if BACKENDS["openvino"].resolve_precision("fp16", None)[0] != "fp16":
         pytest.skip("this processor doesn't compute in fp16")
     folder = compiled(
-        tmp_path / "a", model, clips, "openvino", Target(precision="fp16", kept=("head",))
+        tmp_path / "a", model, clips, "openvino", Target(precision="fp16", fp32_layers=("head",))
     )
     core = openvino.Core()
     opened = core.compile_model(folder / "model.xml", "CPU", {"INFERENCE_PRECISION_HINT": "f16"})
@@ -243,14 +243,20 @@ def test_openvino_keeps_layers_in_fp32(tmp_path, model, clips) -> None:
     assert used["self.model.head.weight"] == "f32"
     assert "f16" in used.values()
     with pytest.raises(CompileError, match="beside bf16"):
-        compiled(tmp_path / "b", model, clips, "openvino", Target(precision="bf16", kept=("head",)))
+        compiled(
+            tmp_path / "b",
+            model,
+            clips,
+            "openvino",
+            Target(precision="bf16", fp32_layers=("head",)),
+        )
 
 
 def test_openvino_caches_each_way_to_compile_by_itself(
     tmp_path, model, clips, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Both artifacts hold the same IR; only what it is compiled to differs."""
-    if BACKENDS["openvino"].executes("bf16", None)[0] != "bf16":
+    if BACKENDS["openvino"].resolve_precision("bf16", None)[0] != "bf16":
         pytest.skip("this processor doesn't compute in bf16")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
 
@@ -265,7 +271,7 @@ def test_openvino_caches_each_way_to_compile_by_itself(
         assert from_cache(folder)
 
 
-def test_folding_takes_batch_normalisation_out(model, clips, right) -> None:
+def test_folding_takes_batch_normalization_out(model, clips, right) -> None:
     changed = folding.folded(model, clips[:2])
     assert not any(isinstance(each, nn.BatchNorm2d) for each in changed.modules())
     assert any(isinstance(each, nn.BatchNorm2d) for each in model.modules())
@@ -284,7 +290,7 @@ def test_auto_takes_the_fastest_and_says_why() -> None:
 @pytest.mark.parametrize("backend", ["eager", "inductor"])
 @pytest.mark.parametrize("precision", ["fp32", "tf32", "bf16", "fp16"])
 def test_on_a_gpu(tmp_path, backend, precision, model, clips, right) -> None:
-    runs, _ = BACKENDS[backend].executes(precision, this_gpu())
+    runs, _ = BACKENDS[backend].resolve_precision(precision, this_gpu())
     target = dataclasses.replace(Target(), precision=runs)
     opened = trt.load(compiled(tmp_path / "a", model, clips, backend, target))
     for start, end in ((0, 1), (0, 7), (7, 14), (1, 2), (0, 33)):  # sizes that come again too

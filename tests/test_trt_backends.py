@@ -16,7 +16,7 @@ def test_every_answer_has_a_reason_and_what_is_missing_a_command() -> None:
     for status in probe_all(None).values():
         assert status.why
         if not status.usable and "not installed" in status.why:
-            assert status.mend.startswith("pip install -e '.[")
+            assert status.fix.startswith("pip install -e '.[")
     assert probe_all(None)["eager"].usable
     assert probe_all(None)["tensorrt"].why == "no NVIDIA GPU"
 
@@ -35,11 +35,11 @@ def test_answers_follow_what_is_installed(monkeypatch: pytest.MonkeyPatch) -> No
     assert "builds engines and runs them here" in with_gpu["tensorrt-rtx"].why
     assert "but can't run them here" in without["tensorrt-rtx"].why
     assert without["tensorrt-rtx"].usable
-    assert without["onnx"].mend == probe.install_command("onnx")
+    assert without["onnx"].fix == probe.install_command("onnx")
     installed.clear()
-    assert probe_all(HOPPER)["tensorrt"].mend == probe.install_command("tensorrt")
+    assert probe_all(HOPPER)["tensorrt"].fix == probe.install_command("tensorrt")
 
 
 def test_inductor_needs_a_compiler(monkeypatch: pytest.MonkeyPatch, tmp_path) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
-    assert probe_all(None)["inductor"].mend == "apt-get install g++"
+    assert probe_all(None)["inductor"].fix == "apt-get install g++"

@@ -12,15 +12,15 @@ from engine.models.registry import FAMILIES, ModelSpec
 from trt import partition_report, program
 from trt.artifact import Artifact
 from trt.backends import BACKENDS, onnx_backend, tensorrt_rtx_backend, torch_tensorrt_backend
-from trt.build_input import Job
-from trt.config import Batches, Config, Precision, Target
+from trt.build_input import BuildInput
+from trt.config import ArtifactConfig, BatchRange, Precision, Target
 from trt.errors import CompileError
 from trt.probe import Gpu, installed
-from trt.program import BytesIn, lowered
+from trt.program import Uint8Input, lowered
 
 ADA = Gpu(name="an Ada", capability=(8, 9))
 TURING = Gpu(name="a Turing", capability=(7, 5))
-flavoured = pytest.mark.skipif(
+flavored = pytest.mark.skipif(
     not any(map(installed, torch_tensorrt_backend.FLAVOURS)), reason="no Torch-TensorRT here"
 )
 buildable = pytest.mark.skipif(
@@ -28,8 +28,8 @@ buildable = pytest.mark.skipif(
 )
 
 
-def job_of(family: str, precision: Precision = "fp32", **wanted: object) -> Job:
-    """A small model of the family, its normalisation such as a training leaves it."""
+def job_of(family: str, precision: Precision = "fp32", **wanted: object) -> BuildInput:
+    """A small model of the family, its normalization such as a training leaves it."""
     spec, clip = ModelSpec.of_preset(family, "small", 8)
     torch.manual_seed(0)
     model = registry.build(spec, clip).eval()
@@ -38,9 +38,9 @@ def job_of(family: str, precision: Precision = "fp32", **wanted: object) -> Job:
             each.running_mean.normal_(std=0.1)
             each.running_var.uniform_(0.8, 1.2)
             nn.init.normal_(each.bias, std=0.1)
-    whole = BytesIn(model, mean=clip.mean, std=clip.std)
+    whole = Uint8Input(model, mean=clip.mean, std=clip.std)
     clips = clips_like(torch.empty(4, clip.num_frames, 3, clip.crop, clip.crop))
-    return Job(
+    return BuildInput(
         model=lowered(whole, precision),
         example=clips[:1],
         target=Target(precision=precision, **wanted),
@@ -52,8 +52,8 @@ def clips_like(shape: torch.Tensor) -> torch.Tensor:
     return torch.randint(0, 256, shape.shape, dtype=torch.uint8)
 
 
-def config_of(backend: str, target: Target, partition: dict | None = None) -> Config:
-    return Config(
+def config_of(backend: str, target: Target, partition: dict | None = None) -> ArtifactConfig:
+    return ArtifactConfig(
         backend=backend, asked=target.precision, target=target, clip={}, model={}, class_names=[],
         source="", chosen_by="", key="", device="", versions={}, partition=partition or {},
     )  # fmt: skip
@@ -81,7 +81,7 @@ class HoldsOdd(nn.Module):
         return self.after(self.odd(self.before(x.float())))
 
 
-@flavoured
+@flavored
 @pytest.mark.slow
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 @pytest.mark.parametrize("family", FAMILIES)
@@ -92,10 +92,10 @@ def test_every_family_is_one_engine(family: str, precision: Precision) -> None:
     assert report["in_engine"] > 100
 
 
-@flavoured
+@flavored
 def test_a_report_names_the_operator_that_breaks_an_engine() -> None:
     before = torch.cuda.current_device
-    exported = program.export(HoldsOdd().eval(), torch.zeros(1, 8, dtype=torch.uint8), Batches())
+    exported = program.export(HoldsOdd().eval(), torch.zeros(1, 8, dtype=torch.uint8), BatchRange())
     report = partition_report.report(exported)
     assert report["engines"] == 2
     assert report["in_torch"] == len(report["breaks"])
@@ -105,10 +105,10 @@ def test_a_report_names_the_operator_that_breaks_an_engine() -> None:
     assert torch.cuda.current_device is before
 
 
-@flavoured
+@flavored
 def test_what_stays_in_pytorch_is_cut_out_again_as_it_was(tmp_path: Path) -> None:
     model = HoldsOdd().eval()
-    exported = program.export(model, torch.zeros(1, 8, dtype=torch.uint8), Batches())
+    exported = program.export(model, torch.zeros(1, 8, dtype=torch.uint8), BatchRange())
     program.save(exported, tmp_path / "program.pt2")
     compiled = partition_report.partitioned(exported)
     opened = partition_report.partitioned(program.load(tmp_path / "program.pt2"))
@@ -119,16 +119,16 @@ def test_what_stays_in_pytorch_is_cut_out_again_as_it_was(tmp_path: Path) -> Non
     torch.testing.assert_close(opened(x), model(x))
 
 
-@flavoured
+@flavored
 def test_an_engine_takes_bytes_in_batches_of_the_range() -> None:
-    exported = job_of("vivit", batches=Batches(least=1, best=4, most=16)).program()
+    exported = job_of("vivit", batches=BatchRange(min=1, opt=4, max=16)).program()
     (given,) = partition_report.input_ranges(exported, 4)
     shapes = [next(iter(given.shape[f"{name}_shape"])) for name in ("min", "opt", "max")]
     assert shapes == [1, 4, 16]
     assert given.dtype.to(torch.dtype) == torch.uint8
 
 
-@flavoured
+@flavored
 @pytest.mark.rtx
 @pytest.mark.slow
 @pytest.mark.parametrize("family", FAMILIES)
@@ -171,15 +171,15 @@ def test_torch_tensorrt_converts_every_operator(
 def test_an_engine_is_built_anywhere_and_again_from_what_it_keeps(
     family: str, precision: Precision, tmp_path: Path
 ) -> None:
-    job = job_of(family, precision, workspace_gb=1.0, optimization_level=2)
-    partition = tensorrt_rtx_backend.build(job, tmp_path)
+    inputs = job_of(family, precision, workspace_gb=1.0, optimization_level=2)
+    partition = tensorrt_rtx_backend.build(inputs, tmp_path)
     assert partition["engines"] == 1
     assert partition["in_torch"] == 0
     engine = tmp_path / tensorrt_rtx_backend.ENGINE
     size = engine.stat().st_size
     assert size > 100_000
     engine.unlink()
-    assert tensorrt_rtx_backend.build_engine(tmp_path, job.target) == partition["in_engine"]
+    assert tensorrt_rtx_backend.build_engine(tmp_path, inputs.target) == partition["in_engine"]
     assert engine.stat().st_size == pytest.approx(size, rel=0.05)
 
 
@@ -190,8 +190,8 @@ def test_eight_bits_are_symmetric_and_leave_out_convolutions_and_what_is_kept(
 ) -> None:
     import onnx
 
-    job = job_of("timesformer", "int8", kept=("head",))
-    partition = tensorrt_rtx_backend.build(job, tmp_path)
+    inputs = job_of("timesformer", "int8", fp32_layers=("head",))
+    partition = tensorrt_rtx_backend.build(inputs, tmp_path)
     assert partition["weights_in_8_bits"] > 10
     graph = onnx.load(tmp_path / tensorrt_rtx_backend.MODEL).graph
     values = {each.name: onnx.numpy_helper.to_array(each) for each in graph.initializer}
@@ -215,10 +215,10 @@ def test_eight_bits_are_symmetric_and_leave_out_convolutions_and_what_is_kept(
         for name in node.input
         if name in makers
     )
-    run = onnx_backend.load(tmp_path, config_of("onnx", job.target))
+    run = onnx_backend.load(tmp_path, config_of("onnx", inputs.target))
     with torch.no_grad():
-        expected = job.model(job.example)
-    assert (run(job.example) - expected).abs().max() < 0.2 * expected.abs().max()
+        expected = inputs.model(inputs.example)
+    assert (run(inputs.example) - expected).abs().max() < 0.2 * expected.abs().max()
 
 
 @buildable
@@ -253,19 +253,22 @@ def test_without_a_gpu_torch_tensorrt_says_what_builds(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(bool(installed("nvidia-modelopt")), reason="ModelOpt is installed")
 def test_eight_bits_in_torch_tensorrt_need_modelopt() -> None:
-    job = job_of("vivit", "int8")
-    quantized = torch_tensorrt_backend.quantized(job)
+    inputs = job_of("vivit", "int8")
+    quantized = torch_tensorrt_backend.quantized(inputs)
     with pytest.raises(CompileError, match="pip install nvidia-modelopt"), quantized:
         pass
 
 
 def test_a_precision_runs_where_the_gpu_has_it() -> None:
     tensorrt, rtx = BACKENDS["tensorrt"], BACKENDS["tensorrt-rtx"]
-    assert tensorrt.executes("fp8", ADA) == ("fp8", "")
-    assert tensorrt.executes("bf16", TURING) == ("fp32", "a Turing doesn't compute in bf16")
-    assert tensorrt.executes("int8", TURING) == ("int8", "")
-    assert rtx.executes("int8", None) == ("int8", "")
-    assert rtx.executes("fp8", None) == ("bf16", "TensorRT-RTX doesn't compute in fp8")
+    assert tensorrt.resolve_precision("fp8", ADA) == ("fp8", "")
+    assert tensorrt.resolve_precision("bf16", TURING) == (
+        "fp32",
+        "a Turing doesn't compute in bf16",
+    )
+    assert tensorrt.resolve_precision("int8", TURING) == ("int8", "")
+    assert rtx.resolve_precision("int8", None) == ("int8", "")
+    assert rtx.resolve_precision("fp8", None) == ("bf16", "TensorRT-RTX doesn't compute in fp8")
 
 
 @pytest.mark.gpu
@@ -279,11 +282,11 @@ def test_an_engine_says_what_the_model_says(
     status = BACKENDS[name].probe(Gpu(name=torch.cuda.get_device_name(), capability=capability))
     if not status.usable or "can't run" in status.why:
         pytest.skip(status.why)
-    job, plain = job_of(family, precision), job_of(family)
-    partition = BACKENDS[name].build(job, tmp_path)
-    config = config_of(name, job.target, partition)
+    inputs, plain = job_of(family, precision), job_of(family)
+    partition = BACKENDS[name].build(inputs, tmp_path)
+    config = config_of(name, inputs.target, partition)
     compiled = Artifact(config, BACKENDS[name].load(tmp_path, config))
-    clips = clips_like(job.example.expand(33, *job.example.shape[1:]))
+    clips = clips_like(inputs.example.expand(33, *inputs.example.shape[1:]))
     with torch.no_grad():
         expected = plain.model(clips)
     tolerance = 2e-3 if precision == "fp32" else 5e-2 * expected.abs().max().item()

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from trt.parity import Budget, answers, compare
 from trt.precision_search import Layer, candidates, rank, widen
-from trt.program import BytesIn, lowered
+from trt.program import Uint8Input, lowered
 
 
 def parity(reference: np.ndarray, found: np.ndarray, labels: np.ndarray, **budget: float):
@@ -68,14 +68,14 @@ class Overflowing(nn.Module):
             self.narrow.weight.div_(3e5)
 
     def forward(self, clips_BTCHW: Tensor) -> Tensor:
-        colours = clips_BTCHW.mean(dim=(1, 3, 4))
-        return self.head(self.narrow(self.wide(self.first(colours).relu())))
+        colors = clips_BTCHW.mean(dim=(1, 3, 4))
+        return self.head(self.narrow(self.wide(self.first(colors).relu())))
 
 
 @pytest.fixture
-def overflowing() -> tuple[BytesIn, Tensor]:
+def overflowing() -> tuple[Uint8Input, Tensor]:
     torch.manual_seed(0)
-    model = BytesIn(Overflowing(), mean=(0.5, 0.5, 0.5), std=(0.1, 0.1, 0.1)).eval()
+    model = Uint8Input(Overflowing(), mean=(0.5, 0.5, 0.5), std=(0.1, 0.1, 0.1)).eval()
     return model, torch.randint(0, 256, (16, 2, 3, 8, 8), dtype=torch.uint8)
 
 
@@ -88,8 +88,8 @@ def test_the_layer_that_overflows_is_found_and_keeping_it_helps(overflowing) -> 
     assert all(torch.equal(before[name], weight) for name, weight in model.state_dict().items())
     with torch.no_grad():
         assert not lowered(model, "fp16")(clips).isfinite().all()
-        kept = lowered(model, "fp16", ("wide", "narrow"))(clips)
-        assert torch.allclose(kept, model(clips), atol=0.1)
+        fp32_layers = lowered(model, "fp16", ("wide", "narrow"))(clips)
+        assert torch.allclose(fp32_layers, model(clips), atol=0.1)
 
 
 @pytest.mark.parametrize("precision", ["bf16", "int8", "fp8"])
@@ -123,7 +123,7 @@ def test_a_module_that_breaks_between_its_layers_is_named_itself() -> None:
             return self.head(self.sharp(clips.mean(dim=(1, 3, 4))))
 
     torch.manual_seed(0)
-    model = BytesIn(Model(), mean=(0.5, 0.5, 0.5), std=(0.1, 0.1, 0.1)).eval()
+    model = Uint8Input(Model(), mean=(0.5, 0.5, 0.5), std=(0.1, 0.1, 0.1)).eval()
     clips = torch.randint(0, 256, (4, 2, 3, 8, 8), dtype=torch.uint8)
     assert rank(model, "fp16", clips)[0].name == "sharp"
     assert candidates(model, "int8", clips[:1]) == ["sharp.inside", "head"]
@@ -131,7 +131,7 @@ def test_a_module_that_breaks_between_its_layers_is_named_itself() -> None:
 
 def test_ever_more_layers_are_kept_but_never_all() -> None:
     layers = [Layer(name=str(number), kind="Linear", error=1.0) for number in range(9)]
-    sizes = [len(kept) for kept in widen(layers)]
+    sizes = [len(fp32_layers) for fp32_layers in widen(layers)]
     assert sizes == [1, 2, 4, 8]
     assert list(widen(layers[:1])) == []
 

@@ -5,10 +5,10 @@ from typing import Any
 
 import torch
 
-from dali_pipelines.loaders.loader_config import Feed
+from dali_pipelines.loaders.loader_config import LoaderConfig
 from engine.data import manifest
-from engine.data.clip_rows import clip_rows
 from engine.data.loading import make_loader
+from engine.data.samples import samples_of
 from engine.training.display import Display
 from engine.training.fabric import make_fabric
 from engine.training.loop import Trainer
@@ -28,13 +28,13 @@ def trainer_of(dataset: Path, run: Path, display: Display, **settings: Any) -> T
     fabric, _ = make_fabric("cpu", 1, 1, recipe.loop.precision)
     torch.manual_seed(recipe.loop.seed)
     spec = recipe.model_spec(len(listed.class_names))
-    feed = Feed(
+    feed = LoaderConfig(
         spec=recipe.clip,
         batch_size=recipe.loop.batch_size // recipe.loop.accumulate,
         augment=recipe.augment,
         shuffle=True,
     )
-    seen = Feed(spec=recipe.clip, batch_size=4)
+    seen = LoaderConfig(spec=recipe.clip, batch_size=4)
     run.mkdir(exist_ok=True)
     return Trainer(
         fabric,
@@ -42,8 +42,8 @@ def trainer_of(dataset: Path, run: Path, display: Display, **settings: Any) -> T
         build(spec, recipe.clip),
         spec=spec,
         class_names=listed.class_names,
-        train=make_loader("dali", clip_rows(listed, "train")[0], feed),
-        val=make_loader("dali", clip_rows(listed, "val")[0], seen),
+        train=make_loader("dali", samples_of(listed, "train")[0], feed),
+        val=make_loader("dali", samples_of(listed, "val")[0], seen),
         run=run,
         display=display,
         versions={},

@@ -43,7 +43,7 @@ def noisy(index: int, width: int, height: int) -> NDArray[np.uint8]:
 
 
 def noise(seed: int) -> Any:
-    """Draws blocks of colour that change each four frames, others for each seed."""
+    """Draws blocks of color that change each four frames, others for each seed."""
 
     def draw(index: int, width: int, height: int) -> Any:
         rng = np.random.default_rng([seed, index // 4])
@@ -55,9 +55,9 @@ def noise(seed: int) -> Any:
 
 def number_of(frame: NDArray[np.uint8]) -> int:
     """Reads the number back, whatever the frame's size."""
-    grey = frame if frame.ndim == 2 else frame.mean(axis=2)
-    step = grey.shape[1] / 8
-    bits = [grey[:, int(step * bit + step * 0.4)].mean() > 128 for bit in range(8)]
+    gray = frame if frame.ndim == 2 else frame.mean(axis=2)
+    step = gray.shape[1] / 8
+    bits = [gray[:, int(step * bit + step * 0.4)].mean() > 128 for bit in range(8)]
     return sum(1 << bit for bit, on in enumerate(bits) if on)
 
 

@@ -6,7 +6,7 @@ from pathlib import Path, PurePath
 from typing import TYPE_CHECKING
 
 from trt.backends import BACKENDS
-from trt.config import CONFIG, Config
+from trt.config import CONFIG, ArtifactConfig
 from trt.errors import CompileError, RefusedError
 from trt.probe import this_device, this_gpu, versions
 
@@ -22,7 +22,7 @@ PROOF = "proof.safetensors"
 class Artifact:
     """Bytes (B, T, C, H, W) to logits (B, classes), whatever the size of the batch."""
 
-    def __init__(self, config: Config, run: "Run", *, on_gpu: bool = False) -> None:
+    def __init__(self, config: ArtifactConfig, run: "Run", *, on_gpu: bool = False) -> None:
         self.config = config
         self.on_gpu = on_gpu
         self._run = run
@@ -31,20 +31,20 @@ class Artifact:
         import torch
 
         batches = self.config.target.batches
-        return torch.cat([self._padded(part) for part in clips.split(batches.most)])
+        return torch.cat([self._padded(part) for part in clips.split(batches.max)])
 
     def _padded(self, clips: "torch.Tensor") -> "torch.Tensor":
         """A batch that is too small is filled up with its last clip."""
         import torch
 
-        lacking = self.config.target.batches.least - len(clips)
+        lacking = self.config.target.batches.min - len(clips)
         if lacking <= 0:
             return self._run(clips)
         filler = clips[-1:].expand(lacking, *clips.shape[1:])
         return self._run(torch.cat([clips, filler]))[: len(clips)]
 
 
-def seal(folder: Path, config: Config) -> Config:
+def seal(folder: Path, config: ArtifactConfig) -> ArtifactConfig:
     """Write the config of a filled folder, with the digest of every file in it."""
     files = {
         str(path.relative_to(folder)): digest(path)
@@ -62,14 +62,14 @@ def load(folder: Path) -> Artifact:
     backend = BACKENDS[config.backend]
     status = backend.probe(this_gpu())
     if not status.usable:
-        raise RefusedError(f"{folder} needs {config.backend}: {status.why}; {status.mend}.")
+        raise RefusedError(f"{folder} needs {config.backend}: {status.why}; {status.fix}.")
     _check_machine(folder, config)
     return Artifact(
         config, backend.load(folder, config), on_gpu=backend.runs_on(this_gpu()) == "cuda"
     )
 
 
-def _check_machine(folder: Path, config: Config) -> None:
+def _check_machine(folder: Path, config: ArtifactConfig) -> None:
     backend = BACKENDS[config.backend]
     rebuild = f"build it for this one with `engine compile {folder} --rebuild --out NEW`."
     if "device" in backend.BOUND_TO and config.device != this_device():
@@ -86,9 +86,9 @@ def _check_machine(folder: Path, config: Config) -> None:
             )
 
 
-def check(folder: Path) -> Config:
+def check(folder: Path) -> ArtifactConfig:
     """Its config, where no file was changed, cut short or taken away."""
-    config = Config.read(folder)
+    config = ArtifactConfig.read(folder)
     if config.backend not in BACKENDS:
         raise CompileError(f"{folder} was made by {config.backend!r}, which this version lacks.")
     if CONFIG in config.files or not config.files:

@@ -11,17 +11,17 @@ if TYPE_CHECKING:
     import torch
     from torch.export import ExportedProgram
 
-    from trt.program import BytesIn
+    from trt.program import Uint8Input
 
     Run = Callable[[torch.Tensor], torch.Tensor]
     """Bytes (B, T, C, H, W) to logits (B, classes), for a batch within the artifact's range."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Job:
+class BuildInput:
     """The model is in fp32 where the backend lowers it by itself, and else lowered already."""
 
-    model: "BytesIn | None"
+    model: "Uint8Input | None"
     example: "torch.Tensor"
     """One clip as the loader gives it: (1, T, C, H, W) of bytes."""
     target: Target

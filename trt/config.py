@@ -36,35 +36,36 @@ def nearest(asked: Precision, known: set[Precision], where: str) -> tuple[Precis
 
 
 @dataclass(frozen=True, kw_only=True)
-class Batches:
+class BatchRange:
     """The sizes that an artifact is made for; others are padded or split when they come."""
 
-    least: int = 1
-    best: int = 8
-    most: int = 32
+    min: int = 1
+    opt: int = 8
+    """For which it is fastest."""
+    max: int = 32
 
     def __post_init__(self) -> None:
-        if not all(isinstance(each, int) for each in (self.least, self.best, self.most)):
+        if not all(isinstance(size, int) for size in (self.min, self.opt, self.max)):
             raise ValueError("the sizes of batches must be whole numbers")
-        if not 1 <= self.least <= self.best <= self.most:
+        if not 1 <= self.min <= self.opt <= self.max:
             raise CompileError(
-                f"--batches {self.least},{self.best},{self.most} must rise, and begin at 1 or more."
+                f"--batches {self.min},{self.opt},{self.max} must rise, and begin at 1 or more."
             )
 
 
 @dataclass(frozen=True, kw_only=True)
 class Target:
     precision: Precision = "fp32"
-    """What runs; see Backend.executes for what was asked for and can't."""
-    batches: Batches = field(default_factory=Batches)
-    kept: tuple[str, ...] = ()
+    """What runs; see Backend.resolve_precision for what was asked for and can't."""
+    batches: BatchRange = field(default_factory=BatchRange)
+    fp32_layers: tuple[str, ...] = ()
     """Modules of the model that stay in fp32, by name."""
     workspace_gb: float | None = None
     optimization_level: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config:
+class ArtifactConfig:
     """The facts of an artifact. The model and the clip are plain values here: data, not objects."""
 
     backend: str
@@ -117,13 +118,19 @@ class Config:
                 raise CompileError(
                     f"{folder} was written by another version of engine: compile it anew."
                 )
-            target = values["target"]
-            batches = Batches(**target["batches"])
-            kept = tuple(target["kept"])
-            return cls(
-                **{**values, "target": Target(**{**target, "batches": batches, "kept": kept})}
-            )
+            target = _with_new_names(values["target"])
+            target["batches"] = BatchRange(**_with_new_names(target["batches"]))
+            target["fp32_layers"] = tuple(target["fp32_layers"])
+            return cls(**{**values, "target": Target(**target)})
         except FileNotFoundError as error:
             raise CompileError(f"{folder} is no artifact: it holds no {CONFIG}.") from error
         except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise CompileError(f"{path} is damaged ({error}): compile it anew.") from error
+
+
+OLD_NAMES = {"kept": "fp32_layers", "least": "min", "best": "opt", "most": "max"}
+"""In artifacts from before these were renamed."""
+
+
+def _with_new_names(values: dict[str, Any]) -> dict[str, Any]:
+    return {OLD_NAMES.get(name, name): value for name, value in values.items()}

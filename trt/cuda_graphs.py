@@ -7,13 +7,13 @@ import torch
 if TYPE_CHECKING:
     from trt.build_input import Run
 
-MOST_SIZES = 4
+MAX_SIZES = 4
 """Each graph keeps memory of its own; sizes beyond these run kernel by kernel."""
 NUM_WARM_UP = 3
 """Runs before recording, in which libraries choose their kernels and reserve memory."""
 
 
-class Graphed:
+class CudaGraphRunner:
     """Records a batch size when it is first seen, and replays it from then on."""
 
     def __init__(self, run: "Run") -> None:
@@ -23,7 +23,7 @@ class Graphed:
     def __call__(self, clips: torch.Tensor) -> torch.Tensor:
         size = len(clips)
         if size not in self._recorded:
-            if len(self._recorded) == MOST_SIZES:
+            if len(self._recorded) == MAX_SIZES:
                 return self._run(clips)
             self._recorded[size] = self._record(clips)
         recorded = self._recorded[size]

@@ -1,4 +1,4 @@
-"""What can be worked out before a model is compiled: batch normalisation goes into convolutions.
+"""What can be worked out before a model is compiled: batch normalization goes into convolutions.
 
 The parts are found by watching one clip pass, so that any library's modules will do; whether the
 folded model still says the same is looked at, too.
@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from trt.program import BytesIn
+from trt.program import Uint8Input
 
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
@@ -19,8 +19,8 @@ TOLERANCE = 1e-3
 """Of the greatest logit."""
 
 
-def folded(model: BytesIn, example: Tensor) -> BytesIn:
-    """A copy without the batch normalisations that follow a convolution."""
+def folded(model: Uint8Input, example: Tensor) -> Uint8Input:
+    """A copy without the batch normalizations that follow a convolution."""
     changed = copy.deepcopy(model).eval()
     with torch.no_grad():
         for first, second in _pairs(changed, example):
@@ -34,7 +34,7 @@ def folded(model: BytesIn, example: Tensor) -> BytesIn:
 
 
 def _pairs(model: nn.Module, example: Tensor) -> list[tuple[str, str]]:
-    """Convolutions whose very output is what a batch normalisation takes in."""
+    """Convolutions whose very output is what a batch normalization takes in."""
     made_by: dict[int, str] = {}
     alive: list[Tensor] = []  # so that no address comes twice
     pairs = []

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 ENGINE = "_run_on_acc"
 """How Torch-TensorRT begins the name of a part that becomes an engine."""
-LEAST_OPERATORS = 5
+MIN_OPERATORS = 5
 """Shorter runs of operators aren't worth the way into an engine and out again."""
 MEMORY = 1 << 34
 
@@ -60,7 +60,7 @@ def partitioned(program: "ExportedProgram") -> "GraphModule":
         program = move_to_device_pass(program, "cuda")
     ranges = input_ranges(program)
     with imagined_gpu(), contextlib.redirect_stdout(io.StringIO()):  # it prints its report
-        return dynamo.compile(program, inputs=ranges, dryrun=True, min_block_size=LEAST_OPERATORS)
+        return dynamo.compile(program, inputs=ranges, dryrun=True, min_block_size=MIN_OPERATORS)
 
 
 def input_ranges(program: "ExportedProgram", best: int | None = None) -> list[Any]:
@@ -172,4 +172,4 @@ def _why(node: "Node") -> str:
         return "Torch-TensorRT has no converter for it"
     if node not in DYNAMO_CONVERTERS:
         return "its converter doesn't take these arguments, or not with a batch that changes"
-    return f"fewer than {LEAST_OPERATORS} operators in a row that TensorRT would take"
+    return f"fewer than {MIN_OPERATORS} operators in a row that TensorRT would take"

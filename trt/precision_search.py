@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
-from trt.program import DTYPES, BytesIn, cast
+from trt.program import DTYPES, Uint8Input, cast
 
 NUM_CLIPS = 16
 INT8_LEVELS = 127
@@ -34,7 +34,7 @@ class Layer:
 
 
 def rank(
-    model: BytesIn,
+    model: Uint8Input,
     precision: str,
     clips: Tensor,
     on_layer: Callable[[], None] = lambda: None,
@@ -63,7 +63,7 @@ def widen(ranked: list[Layer]) -> Iterator[tuple[str, ...]]:
         count *= 2
 
 
-def candidates(model: BytesIn, precision: str, clip: Tensor) -> list[str]:
+def candidates(model: Uint8Input, precision: str, clip: Tensor) -> list[str]:
     """Modules with weights of their own, then those next around them but for plain sequences.
 
     Only those that are called as modules count: of others, inputs and outputs can't be cast. In 8
@@ -84,7 +84,7 @@ def candidates(model: BytesIn, precision: str, clip: Tensor) -> list[str]:
     return with_weights + around
 
 
-def _called(model: BytesIn, clip: Tensor) -> set[str]:
+def _called(model: Uint8Input, clip: Tensor) -> set[str]:
     names: set[str] = set()
     hooks = [
         each.register_forward_pre_hook(lambda _, __, name=name: names.add(name))

@@ -12,7 +12,7 @@ from pathlib import Path
 class Status:
     usable: bool
     why: str
-    mend: str = ""
+    fix: str = ""
     """One command that makes the backend usable; empty where none can."""
 
 
@@ -33,7 +33,7 @@ def installed(package: str) -> str:
 
 
 def missing(library: str, extra: str) -> Status:
-    return Status(usable=False, why=f"{library} is not installed", mend=install_command(extra))
+    return Status(usable=False, why=f"{library} is not installed", fix=install_command(extra))
 
 
 def install_command(extra: str) -> str:

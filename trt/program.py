@@ -1,6 +1,6 @@
 """From a trained module to the program that compilers take: bytes in, logits out, precision chosen.
 
-Shape letters: B batch, T frames, C colours, H, W.
+Shape letters: B batch, T frames, C colors, H, W.
 """
 
 import copy
@@ -17,7 +17,7 @@ from torch.export import Dim, ExportedProgram
 from torch.utils._pytree import tree_map
 
 from trt import sealed
-from trt.config import Batches
+from trt.config import BatchRange
 from trt.errors import CompileError
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
@@ -25,8 +25,8 @@ ALWAYS_KEPT: dict[torch.dtype, tuple[type[nn.Module], ...]] = {torch.float16: (n
 """The sums of squares of a LayerNorm leave the range of fp16, in every transformer we know of."""
 
 
-class BytesIn(nn.Module):
-    """Normalises by itself, so that the clips that travel to it are bytes: a quarter of floats."""
+class Uint8Input(nn.Module):
+    """Normalizes by itself, so that the clips that travel to it are bytes: a quarter of floats."""
 
     def __init__(
         self,
@@ -49,7 +49,7 @@ class BytesIn(nn.Module):
         return self.model(pixels.to(self.dtype)).float()
 
 
-class InFp32(nn.Module):
+class Fp32Module(nn.Module):
     """A part that keeps fp32 in a model of lower precision."""
 
     def __init__(self, module: nn.Module, dtype: torch.dtype) -> None:
@@ -62,7 +62,7 @@ class InFp32(nn.Module):
         return cast(found, self.dtype)
 
 
-def lowered(model: BytesIn, precision: str, kept: Collection[str] = ()) -> BytesIn:
+def lowered(model: Uint8Input, precision: str, fp32_layers: Collection[str] = ()) -> Uint8Input:
     """A copy that computes in `precision`, but for the modules `kept`: the casts are its own ops.
 
     Precisions that a compiler brings about by itself (tf32, int8) leave the copy in fp32.
@@ -75,10 +75,13 @@ def lowered(model: BytesIn, precision: str, kept: Collection[str] = ()) -> Bytes
     changed.model.to(dtype)
     always = ALWAYS_KEPT.get(dtype, ())
     for name in outermost(
-        [*kept, *(name for name, each in model.model.named_modules() if isinstance(each, always))]
+        [
+            *fp32_layers,
+            *(name for name, each in model.model.named_modules() if isinstance(each, always)),
+        ]
     ):
         parent, _, attribute = name.rpartition(".")
-        whole = InFp32(copy.deepcopy(model.model.get_submodule(name)), dtype)
+        whole = Fp32Module(copy.deepcopy(model.model.get_submodule(name)), dtype)
         setattr(changed.model.get_submodule(parent), attribute, whole)
     return changed
 
@@ -92,11 +95,11 @@ def outermost(names: Collection[str]) -> list[str]:
     return chosen
 
 
-def export(model: nn.Module, example_BTCHW: Tensor, batches: Batches) -> ExportedProgram:
+def export(model: nn.Module, example_BTCHW: Tensor, batches: BatchRange) -> ExportedProgram:
     """The whole model as one graph; its batch may be anything within `batches`."""
-    size = max(2, min(batches.best, batches.most))
-    example = example_BTCHW[:1].expand(size if batches.most > 1 else 1, *example_BTCHW.shape[1:])
-    dims = {0: Dim("batch", min=1, max=batches.most)} if batches.most > 1 else {}
+    size = max(2, min(batches.opt, batches.max))
+    example = example_BTCHW[:1].expand(size if batches.max > 1 else 1, *example_BTCHW.shape[1:])
+    dims = {0: Dim("batch", min=1, max=batches.max)} if batches.max > 1 else {}
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of recurrent layers, whose flat weights come and go
         return torch.export.export(model, (example.contiguous(),), dynamic_shapes=(dims,))

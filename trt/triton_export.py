@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from trt.backends import onnx_backend, openvino_backend
-from trt.config import Config
+from trt.config import ArtifactConfig
 from trt.errors import CompileError
 
 Message = dict[str, Any]
@@ -65,12 +65,12 @@ REFUSED: dict[str, str] = {
 }
 
 
-def payload_of(config: Config, folder: Path) -> Payload:
+def payload_of(config: ArtifactConfig, folder: Path) -> Payload:
     if config.backend not in PAYLOADS:
         why = REFUSED.get(config.backend, "is unknown to this export")
         known = " or ".join(PAYLOADS)
         raise CompileError(
-            f"{folder} can't be served by Triton: {config.backend} {why}; "
+            f"{folder} can't be eval_model by Triton: {config.backend} {why}; "
             f"compile with --backend {known}."
         )
     return PAYLOADS[config.backend]
@@ -84,12 +84,12 @@ def check_name(name: str) -> str:
     return name
 
 
-def max_batch_size(config: Config) -> int:
+def max_batch_size(config: ArtifactConfig) -> int:
     """Of what goes round the model, which itself may know no batch."""
-    return config.target.batches.most
+    return config.target.batches.max
 
 
-def write_model(folder: Path, artifact: Path, config: Config, *, name: str) -> None:
+def write_model(folder: Path, artifact: Path, config: ArtifactConfig, *, name: str) -> None:
     """`artifact` is a checked one; `folder` is new."""
     payload = payload_of(config, artifact)
     version = folder / VERSION
@@ -103,14 +103,14 @@ def write_model(folder: Path, artifact: Path, config: Config, *, name: str) -> N
     write_labels(folder, config)
 
 
-def model_config(config: Config, payload: Payload, *, name: str) -> Message:
+def model_config(config: ArtifactConfig, payload: Payload, *, name: str) -> Message:
     batches = config.target.batches
-    batched = payload.batches and batches.most > 1
-    size = () if batched else (-1 if batches.most > 1 else 1,)
+    batched = payload.batches and batches.max > 1
+    size = () if batched else (-1 if batches.max > 1 else 1,)
     made: Message = {
         "name": name,
         **payload.runs_on,
-        "max_batch_size": batches.most if batched else 0,
+        "max_batch_size": batches.max if batched else 0,
         "input": [tensor(onnx_backend.INPUT, "UINT8", (*size, *clip_dims(config)))],
         "output": [logits(config, size)],
     }
@@ -123,13 +123,13 @@ def model_config(config: Config, payload: Payload, *, name: str) -> Message:
     return made
 
 
-def clip_dims(config: Config) -> Dims:
+def clip_dims(config: ArtifactConfig) -> Dims:
     """Of one clip as the model takes it."""
     clip = config.clip
     return clip["num_frames"], 3, clip["crop"], clip["crop"]
 
 
-def logits(config: Config, size: Dims = ()) -> Message:
+def logits(config: ArtifactConfig, size: Dims = ()) -> Message:
     """The output; Triton reads labels.txt to answer with a class's name."""
     made = tensor(onnx_backend.OUTPUT, "FP32", (*size, len(config.class_names)))
     return {**made, "label_filename": LABELS}
@@ -143,14 +143,14 @@ def parameter(key: str, value: str) -> Message:
     return {"key": key, "value": {"string_value": value}}
 
 
-def dynamic_batching(config: Config) -> Message:
+def dynamic_batching(config: ArtifactConfig) -> Message:
     return {
-        "preferred_batch_size": [config.target.batches.best],
+        "preferred_batch_size": [config.target.batches.opt],
         "max_queue_delay_microseconds": QUEUE_DELAY_US,
     }
 
 
-def write_labels(folder: Path, config: Config) -> None:
+def write_labels(folder: Path, config: ArtifactConfig) -> None:
     """A class a line, in the order of the logits."""
     for name in config.class_names:
         if len(name.splitlines()) != 1:

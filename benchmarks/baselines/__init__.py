@@ -8,19 +8,19 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True, kw_only=True)
-class Peer:
+class Baseline:
     words: str
     packages: tuple[str, ...] = ()
     """What must be installed besides engine, by the name under which pip knows it."""
 
 
-PEERS: dict[str, Peer] = {
-    "hf": Peer(words='transformers\' pipeline("video-classification")'),
-    "torch": Peer(words="PyAV decoding every frame, torchvision, DataLoader, eager PyTorch"),
-    "torch-compile": Peer(words="the same with torch.compile"),
-    "onnxruntime": Peer(words="the same with onnxruntime", packages=("onnxruntime", "onnx")),
-    "torchcodec": Peer(words="the same with torchcodec decoding", packages=("torchcodec",)),
-    "decord": Peer(words="the same with decord decoding", packages=("decord",)),
+BASELINES: dict[str, Baseline] = {
+    "hf": Baseline(words='transformers\' pipeline("video-classification")'),
+    "torch": Baseline(words="PyAV decoding every frame, torchvision, DataLoader, eager PyTorch"),
+    "torch-compile": Baseline(words="the same with torch.compile"),
+    "onnxruntime": Baseline(words="the same with onnxruntime", packages=("onnxruntime", "onnx")),
+    "torchcodec": Baseline(words="the same with torchcodec decoding", packages=("torchcodec",)),
+    "decord": Baseline(words="the same with decord decoding", packages=("decord",)),
 }
 
 
@@ -31,7 +31,7 @@ def lacks(name: str) -> str | None:
 
     from benchmarks.baselines import frame_readers
 
-    for package in PEERS[name].packages:
+    for package in BASELINES[name].packages:
         if find_spec(package) is None:
             return f"{package} isn't installed: pip install {package}"
     reader = frame_readers.READERS.get(name)

@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from benchmarks.pipeline import Labelled, Setting
+from benchmarks.pipeline import ClipAnswer, Setting
 from dali_pipelines.errors import VideoError
-from dali_pipelines.loaders.loader_config import ClipRow
+from dali_pipelines.loaders.loader_config import Sample
 from dali_pipelines.spec import ClipSpec
 from engine.errors import UserError
 from engine.models import timesformer
@@ -44,7 +44,7 @@ class HuggingFace:
             **_processor(config.clip, with_torchcodec=self._with_torchcodec),
         )
 
-    def label(self, rows: list[ClipRow], setting: Setting) -> Iterator[Labelled]:
+    def label(self, rows: list[Sample], setting: Setting) -> Iterator[ClipAnswer]:
         if setting.views != "1x1":
             raise UserError("the Hugging Face pipeline looks once at each video: --views 1x1.")
         for row in rows:
@@ -52,9 +52,9 @@ class HuggingFace:
                 found = self.one(row)
             except VideoError:
                 continue
-            yield Labelled(row.id, found)
+            yield ClipAnswer(row.id, found)
 
-    def one(self, row: ClipRow) -> Any:
+    def one(self, row: Sample) -> Any:
         sampling = {"num_frames": self._clip.num_frames}
         if not self._with_torchcodec:
             sampling["frame_sampling_rate"] = max(1, row.frames // self._clip.num_frames)
@@ -69,7 +69,7 @@ class HuggingFace:
         return probabilities
 
 
-def their_model(model: torch.nn.Module, trained: checkpoint.Config) -> Any:
+def their_model(model: torch.nn.Module, trained: checkpoint.CheckpointConfig) -> Any:
     """The module that `transformers` has for the same architecture, with these weights."""
     if isinstance(model, JointViViT):
         return model.network

@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from benchmarks.baselines.frame_readers import READERS, lacks
-from benchmarks.pipeline import Labelled, Setting, labelled
+from benchmarks.pipeline import ClipAnswer, Setting, labelled
 from benchmarks.stages.model import channels_first
 from dali_pipelines.decode.pixels import Frame
 from dali_pipelines.errors import VideoError
 from dali_pipelines.frame_plan import IntArray
-from dali_pipelines.loaders.loader_config import ClipRow
+from dali_pipelines.loaders.loader_config import Sample
 from dali_pipelines.loaders.torch_loader import Decode, TorchLoader
 from engine.errors import UserError
 from engine.predictor import find_checkpoint
@@ -46,14 +46,14 @@ class PlainTorch:
             self._run = torch.compile(self._run)
 
     def label(
-        self, rows: list[ClipRow], setting: Setting, *, num_workers: int | None = None
-    ) -> Iterator[Labelled]:
-        feed = setting.feed(self._clip, "float32")
-        loader = TorchLoader(rows, feed, num_workers=num_workers, decode=self._decode)
+        self, rows: list[Sample], setting: Setting, *, num_workers: int | None = None
+    ) -> Iterator[ClipAnswer]:
+        loader_config = setting.loader_config(self._clip, "float32")
+        loader = TorchLoader(rows, loader_config, num_workers=num_workers, decode=self._decode)
         self.note = loader.note
         return labelled(self._answer, loader)
 
-    def one(self, row: ClipRow) -> Any:
+    def one(self, row: Sample) -> Any:
         found = next(self.label([row], Setting(batch=1), num_workers=0), None)
         if found is None:
             raise VideoError(row.path, "it can't be read this way")
@@ -85,7 +85,7 @@ def _in_onnxruntime(model: torch.nn.Module, clip: "ClipSpec") -> "Run":
     return run
 
 
-def _by_torchcodec(row: ClipRow, numbers: IntArray) -> list[Frame]:
+def _by_torchcodec(row: Sample, numbers: IntArray) -> list[Frame]:
     from torchcodec.decoders import VideoDecoder
 
     try:
@@ -95,7 +95,7 @@ def _by_torchcodec(row: ClipRow, numbers: IntArray) -> list[Frame]:
         raise VideoError(row.path, str(error).splitlines()[-1]) from error
 
 
-def _by_decord(row: ClipRow, numbers: IntArray) -> list[Frame]:
+def _by_decord(row: Sample, numbers: IntArray) -> list[Frame]:
     from decord import VideoReader
 
     reader = VideoReader(str(row.path), num_threads=1)

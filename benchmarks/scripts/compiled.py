@@ -76,8 +76,8 @@ def speed(name: str, root: Path, folder: Path) -> dict[str, Any]:
     (measured,) = (folder / f"{name}-bench").glob("model_*.json")
     figures = json.loads(measured.read_text())
     built = {path.name: config_of(path)["build"] for path in artifacts}
-    kept = ("rows", "gflop_per_clip", "matrix_peak_gflops", "threads")
-    return {"build": built, **{key: figures[key] for key in kept}}
+    fp32_layers = ("rows", "gflop_per_clip", "matrix_peak_gflops", "threads")
+    return {"build": built, **{key: figures[key] for key in fp32_layers}}
 
 
 def agreement(name: str, root: Path, folder: Path) -> dict[str, Any]:
@@ -112,9 +112,9 @@ def make_run(name: str, root: Path, run: Path, *, num_frames: int | None = None)
     import torch
 
     from dali_pipelines.loaders.dali_loader import DaliLoader
-    from dali_pipelines.loaders.loader_config import Feed
+    from dali_pipelines.loaders.loader_config import LoaderConfig
     from engine.data import manifest
-    from engine.data.clip_rows import clip_rows
+    from engine.data.samples import samples_of
     from engine.machine import describe_machine
     from engine.models import registry
     from engine.training import checkpoint
@@ -126,12 +126,12 @@ def make_run(name: str, root: Path, run: Path, *, num_frames: int | None = None)
     clip = dataclasses.replace(clip, num_frames=num_frames or frames, sampling="equidistant")
     torch.manual_seed(0)
     model = registry.build(spec, clip).train()
-    rows, _ = clip_rows(listed, "train")
+    rows, _ = samples_of(listed, "train")
     with torch.no_grad():
-        for clips, _, _ in DaliLoader(rows[:16], Feed(spec=clip, batch_size=4)):
+        for clips, _, _ in DaliLoader(rows[:16], LoaderConfig(spec=clip, batch_size=4)):
             model(clips)
     run.mkdir(parents=True)
-    config = checkpoint.Config(
+    config = checkpoint.CheckpointConfig(
         model=spec, clip=clip, class_names=names, step=0, metrics={},
         versions=describe_machine().libraries,
     )  # fmt: skip

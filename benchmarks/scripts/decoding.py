@@ -35,19 +35,19 @@ from typing import Any, Self
 
 from benchmarks.baselines.frame_readers import READERS
 from benchmarks.clip_sets import Clip, ClipSet, clip_set, decoded_clips, linked, numbers_of
-from benchmarks.harness import figures_in_turn, summary
+from benchmarks.harness import interleaved_figures, summary
 from benchmarks.machine import commit_of, file_name, fingerprint
 from benchmarks.scripts import decoding_worker
 from benchmarks.scripts.frames import RESULTS, versions
-from benchmarks.worker import WayError
+from benchmarks.worker import PipelineError
 from engine.progress import enable_progress_bars, progress_bar
 
 ROOT = Path(__file__).parents[2]
 PARTS = ("core", "loaders")
 WAYS = ("ours", "pyav", "torchcodec", "torchcodec-approximate", "decord", "opencv")
-LEAST_CLIPS = 8
+MIN_CLIPS = 8
 """A pass over a folder of fewer clips goes over them several times."""
-MOST_CLIPS = 40
+MAX_CLIPS = 40
 BATCH_SIZE = 16
 
 
@@ -122,15 +122,15 @@ class _Way:
 def core(
     title: str, clips: list[Clip], num_frames: int, against: Path | None, repeats: int
 ) -> list[dict[str, Any]]:
-    some = [clips[each] for each in numbers_of(len(clips), MOST_CLIPS, "equidistant")]
-    some *= math.ceil(LEAST_CLIPS / len(some))
+    some = [clips[each] for each in numbers_of(len(clips), MAX_CLIPS, "equidistant")]
+    some *= math.ceil(MIN_CLIPS / len(some))
     wanted = [
         (str(clip.path), numbers_of(clip.num_frames, num_frames, "equidistant")) for clip in some
     ]
     pinned_to = min(os.sched_getaffinity(0))
-    ways = {name: _Way(opening={"what": "open", "way": name}, core=pinned_to) for name in WAYS}
+    variants = {name: _Way(opening={"what": "open", "way": name}, core=pinned_to) for name in WAYS}
     if against:
-        ways["against"] = dataclasses.replace(ways["ours"], checkout=against)
+        variants["against"] = dataclasses.replace(variants["ours"], checkout=against)
     notes: dict[str, dict[str, Any]] = {}
 
     def rate(name: str, process: _Process) -> float:
@@ -139,10 +139,10 @@ def core(
         if answer["failed"]:
             notes[name] |= {"failed": len(answer["failed"]), "first_failure": answer["failed"][0]}
             if len(answer["failed"]) == len(wanted):
-                raise WayError(f"it could read none of the clips ({answer['failed'][0]})")
+                raise PipelineError(f"it could read none of the clips ({answer['failed'][0]})")
         return len(wanted) / answer["seconds"]
 
-    rows = _in_turn(f"{title}: {num_frames} frames", ways, rate, repeats)
+    rows = _in_turn(f"{title}: {num_frames} frames", variants, rate, repeats)
     return [{"frames": num_frames, **row, **notes.get(row["name"], {})} for row in rows]
 
 
@@ -152,25 +152,25 @@ def loaders(
     with tempfile.TemporaryDirectory(prefix="engine-bench-") as folder:
         files = [(str(clip.path), clip.num_frames) for clip in linked(clips, Path(folder), count)]
         load = {"what": "load", "clips": files, "batch_size": BATCH_SIZE}
-        ways = {
+        variants = {
             "ours": _Way(opening=load | {"loader": "dali"}),
             "plain": _Way(opening=load | {"loader": "torch"}),
         }
         if against:
-            ways["against"] = dataclasses.replace(ways["ours"], checkout=against)
+            variants["against"] = dataclasses.replace(variants["ours"], checkout=against)
 
         def rate(name: str, process: _Process) -> float:
             answer = process.ask("epoch")
             if answer["num_clips"] < len(files):
-                raise WayError(f"it gave {answer['num_clips']} of {len(files)} clips")
+                raise PipelineError(f"it gave {answer['num_clips']} of {len(files)} clips")
             return answer["num_clips"] / answer["seconds"]
 
-        return _in_turn(f"{title}: loaders", ways, rate, repeats)
+        return _in_turn(f"{title}: loaders", variants, rate, repeats)
 
 
 def _in_turn(
     title: str,
-    ways: dict[str, _Way],
+    variants: dict[str, _Way],
     rate: "Callable[[str, _Process], float]",
     repeats: int,
 ) -> list[dict[str, Any]]:
@@ -181,26 +181,26 @@ def _in_turn(
         if name not in errors:
             try:
                 return rate(name, process)
-            except WayError as error:
+            except PipelineError as error:
                 errors[name] = str(error)
         return 0.0
 
     with contextlib.ExitStack() as stack:
-        steps = (repeats + 1) * len(ways)
+        steps = (repeats + 1) * len(variants)
         advance = stack.enter_context(progress_bar(title, total=steps, unit="passes"))
         timed: dict[str, Callable[[], float]] = {}
-        for name, way in ways.items():
+        for name, way in variants.items():
             process = stack.enter_context(_Process(way.checkout, core=way.core))
             timed[name] = partial(safely, name, process)
             try:
                 process.ask(**way.opening)
-            except WayError as error:
+            except PipelineError as error:
                 errors[name] = str(error)
             timed[name]()
             advance()
-        rates = figures_in_turn(timed, repeats=repeats, on_done=advance)
+        rates = interleaved_figures(timed, repeats=repeats, on_done=advance)
     rows: list[dict[str, Any]] = []
-    for name in ways:
+    for name in variants:
         if name in errors:
             rows.append({"name": name, "error": errors[name]})
             continue
@@ -222,7 +222,7 @@ class _Process:
         )  # fmt: skip
 
     def ask(self, what: str, **more: Any) -> dict[str, Any]:
-        """Raises WayError where it fails, or has died."""
+        """Raises PipelineError where it fails, or has died."""
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         line = ""
@@ -230,10 +230,10 @@ class _Process:
             print(json.dumps({"what": what, **more}), file=self._process.stdin, flush=True)
             line = self._process.stdout.readline()
         if not line:
-            raise WayError(f"its process ended by itself (exit code {self._process.wait()})")
+            raise PipelineError(f"its process ended by itself (exit code {self._process.wait()})")
         answer: dict[str, Any] = json.loads(line)
         if "error" in answer:
-            raise WayError(answer["error"])
+            raise PipelineError(answer["error"])
         return answer
 
     def __enter__(self) -> Self:

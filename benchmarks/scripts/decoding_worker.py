@@ -24,11 +24,11 @@ def main() -> None:
     os.dup2(2, 1)  # what libraries print must not come between the answers
     if core:
         os.sched_setaffinity(0, {int(core[0])})
-    served = _Served(Path(checkout), is_pinned=bool(core))
+    eval_model = _Served(Path(checkout), is_pinned=bool(core))
     for line in sys.stdin:
         question = json.loads(line)
         try:
-            answer = getattr(served, question.pop("what"))(**question)
+            answer = getattr(eval_model, question.pop("what"))(**question)
         except Exception as error:
             answer = {"error": f"{type(error).__name__}: {error}".splitlines()[0]}
         print(json.dumps(answer), file=out, flush=True)
@@ -80,7 +80,7 @@ class _Served:
         self._import_ours()
         from dali_pipelines.decode import clip_file
         from dali_pipelines.loaders.dali_loader import DaliLoader
-        from dali_pipelines.loaders.loader_config import ClipRow, Feed
+        from dali_pipelines.loaders.loader_config import LoaderConfig, Sample
         from dali_pipelines.loaders.torch_loader import TorchLoader
         from dali_pipelines.spec import ClipSpec
 
@@ -88,13 +88,13 @@ class _Served:
         for number, (path, num_frames) in enumerate(clips):
             facts = clip_file.probe(Path(path))
             rows.append(
-                ClipRow(
+                Sample(
                     id=number, path=Path(path), label=0, frames=num_frames, fps=facts.fps,
                     width=facts.width, height=facts.height, codec=facts.codec,
                 )
             )  # fmt: skip
         loaders: dict[str, Any] = {"dali": DaliLoader, "torch": TorchLoader}
-        self._loader = loaders[loader](rows, Feed(spec=ClipSpec(), batch_size=batch_size))
+        self._loader = loaders[loader](rows, LoaderConfig(spec=ClipSpec(), batch_size=batch_size))
         return {}
 
     def epoch(self) -> dict[str, Any]:

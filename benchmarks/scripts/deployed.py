@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.machine import file_name, fingerprint
-from benchmarks.pipeline import Setting, WaySpec
+from benchmarks.pipeline import PipelineSpec, Setting
 from benchmarks.scripts.compiled import make_run
 from benchmarks.scripts.training import RESULTS, draw, engine
 from benchmarks.worker import Worker
@@ -123,9 +123,9 @@ def fit_head(run: Path, root: Path, count: int) -> None:
     import torch
 
     from dali_pipelines.loaders.dali_loader import DaliLoader
-    from dali_pipelines.loaders.loader_config import Feed
+    from dali_pipelines.loaders.loader_config import LoaderConfig
     from engine.data import manifest
-    from engine.data.clip_rows import clip_rows
+    from engine.data.samples import samples_of
     from engine.training import checkpoint
 
     saved = checkpoint.named_or_best(run)
@@ -134,11 +134,13 @@ def fit_head(run: Path, root: Path, count: int) -> None:
     model.eval()
     features: list[Any] = []
     model.head.register_forward_pre_hook(lambda _, inputs: features.append(inputs[0]))
-    rows, _ = clip_rows(manifest.load(root), "train")
+    rows, _ = samples_of(manifest.load(root), "train")
     step = max(1, len(rows) // count)
     labels = []
     with torch.no_grad():
-        for clips, of_batch, _ in DaliLoader(rows[::step], Feed(spec=config.clip, batch_size=4)):
+        for clips, of_batch, _ in DaliLoader(
+            rows[::step], LoaderConfig(spec=config.clip, batch_size=4)
+        ):
             model(clips)
             labels.append(of_batch)
         x = torch.cat(features).double()
@@ -156,9 +158,9 @@ def fit_head(run: Path, root: Path, count: int) -> None:
 def scaling(root: Path, folder: Path, of_frames: dict[int, Path]) -> list[dict[str, Any]]:
     """Of cnn-lstm in int8, 16 frames, 2 cores, one view, 200 clips, but for what a row varies."""
     from engine.data import manifest
-    from engine.data.clip_rows import clip_rows
+    from engine.data.samples import samples_of
 
-    every, _ = clip_rows(manifest.load(root))
+    every, _ = samples_of(manifest.load(root))
     some = every[:: max(1, len(every) // 200)][:200]
     base = folder / "cnn-lstm-int8"
     rows = [
@@ -184,7 +186,7 @@ def _measured(
     value: int,
     cores: int | None = None,
 ) -> dict[str, Any]:
-    with Worker(WaySpec(name=varied, kind="ours", path=path), cores=cores) as worker:
+    with Worker(PipelineSpec(name=varied, kind="ours", path=path), cores=cores) as worker:
         worker.ask("open", rows[0])
         worker.ask("label", rows[:16], setting)
         with worker.watched():

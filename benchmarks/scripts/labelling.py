@@ -27,11 +27,11 @@ import av
 from av.container import InputContainer
 
 from benchmarks.machine import file_name, fingerprint
-from benchmarks.pipeline import Setting, WaySpec
+from benchmarks.pipeline import PipelineSpec, Setting
 from benchmarks.scripts.training import RESULTS, engine
 from benchmarks.worker import Worker, memory_mib
 from dali_pipelines.decode import clip_file
-from dali_pipelines.loaders.loader_config import ClipRow
+from dali_pipelines.loaders.loader_config import Sample
 
 PARTS = ("rate", "cluster", "files", "film")
 REPEATS = 2
@@ -116,9 +116,9 @@ def rate(run: Path, artifact: Path, folder: Path) -> dict[str, Any]:
     rows = []
     for number, path in enumerate(sorted(folder.iterdir())):
         facts = clip_file.probe(path)
-        rows.append(ClipRow(id=number, path=path, label=0, frames=facts.frames, fps=facts.fps))
+        rows.append(Sample(id=number, path=path, label=0, frames=facts.frames, fps=facts.fps))
     ours, theirs = [], []
-    with Worker(WaySpec(name="hf", kind="hf", path=run)) as worker:
+    with Worker(PipelineSpec(name="hf", kind="hf", path=run)) as worker:
         worker.ask("open", rows[0])
         worker.ask("label", rows[:16], Setting(batch=1))
         for _ in range(REPEATS):
@@ -136,14 +136,14 @@ def rate(run: Path, artifact: Path, folder: Path) -> dict[str, Any]:
 
 
 def cluster(artifact: Path, folder: Path) -> list[dict[str, Any]]:
-    ways: dict[str, tuple[object, ...]] = {
+    variants: dict[str, tuple[object, ...]] = {
         "plain": (),
         "Ray, 1 worker": ("--cluster", "--workers", 1),
         "Ray, 2 workers": ("--cluster", "--workers", 2),
     }
     rows: list[dict[str, Any]] = []
     for _ in range(REPEATS):
-        for name, flags in ways.items():
+        for name, flags in variants.items():
             rows.append({"name": name, **labelled(artifact, folder, *flags)})
     return rows
 

@@ -1,4 +1,4 @@
-"""What matters on synthetic clips: splits, sampling, lengthening, optimisers, balance, teachers.
+"""What matters on synthetic clips: splits, sampling, lengthening, optimizers, balance, teachers.
 
 Run `python -m benchmarks.scripts.studies`. Everything goes through the command line, as users do:
 `engine train`, `engine evaluate`, `engine study` with the shipped files and the small presets.
@@ -8,8 +8,8 @@ leak: a model that sees scenes, trained and tested under a split that ignores so
 that respects them; each is tested on its own test part.
 balance: three of eight classes keep a tenth of their training clips.
 teacher: two in five training clips bear a wrong label; a student learns from them alone, and taught
-by a model that learnt from right ones. (From few clips with right labels a teacher brought nothing:
-its answers are the labels then.)
+by a model that learned from right ones. (From few clips with right labels a teacher brought
+nothing: its answers are the labels then.)
 """
 
 import argparse
@@ -25,9 +25,9 @@ from typing import Any
 from benchmarks.machine import file_name, fingerprint
 from benchmarks.scripts.training import RESULTS, SEED, engine
 
-PARTS = ("leak", "sampling", "lengthening", "optimiser", "balance", "teacher")
+PARTS = ("leak", "sampling", "lengthening", "optimizer", "balance", "teacher")
 MODEL = ("--set", "model=vivit", "--set", "preset=small", "--set", "weights=none")
-STILL = ("--option", "centred=false", "--frames", 1, "--epochs", 20, "--set", "brightness=0.0",
+STILL = ("--option", "centered=false", "--frames", 1, "--epochs", 20, "--set", "brightness=0.0",
          "--set", "contrast=0.0", "--set", "saturation=0.0")  # fmt: skip
 """One frame says nothing of a motion, so what is right then was known by its scene."""
 RARE = ("bounce", "turn_clockwise", "wave")
@@ -72,7 +72,7 @@ def leak(root: Path, folder: Path) -> list[dict[str, Any]]:
 
 def study(part: str, root: Path, folder: Path) -> list[dict[str, Any]]:
     out = folder / part
-    more = {"lengthening": ("--set", "stride=12"), "optimiser": ("--set", "lr=0.0035")}
+    more = {"lengthening": ("--set", "stride=12"), "optimizer": ("--set", "lr=0.0035")}
     engine(
         "study", f"study-{part}", "--data", root, "--out", out, "--scheme", "grouped",
         "--cache", folder / "cache", *MODEL, *more.get(part, ()),
@@ -89,7 +89,7 @@ def balance(root: Path, folder: Path) -> list[dict[str, Any]]:
     shutil.copytree(root, few, dirs_exist_ok=True)
     split(few, "grouped")
     drop_training_clips(few, dict.fromkeys(RARE, 0.1))
-    ways: dict[str, tuple[object, ...]] = {
+    variants: dict[str, tuple[object, ...]] = {
         "plain": (),
         "class weights": ("--balance", "weights"),
         "sampling": ("--balance", "sampling"),
@@ -97,7 +97,7 @@ def balance(root: Path, folder: Path) -> list[dict[str, Any]]:
         "focal loss and class weights": ("--set", "loss=focal", "--balance", "weights"),
     }
     rows = []
-    for number, (name, flags) in enumerate(ways.items()):
+    for number, (name, flags) in enumerate(variants.items()):
         run = folder / "balance" / str(number)
         train(few, run, "vivit", "--metric", "f1", "--cache", folder / "cache", *flags)
         report = evaluate(run)
@@ -117,12 +117,12 @@ def teacher(root: Path, folder: Path) -> list[dict[str, Any]]:
     wrong = folder / "wrong"
     shutil.copytree(root, wrong, dirs_exist_ok=True)
     mislabel(wrong, share=0.4)
-    ways: dict[str, tuple[object, ...]] = {
+    variants: dict[str, tuple[object, ...]] = {
         "student alone": (),
         "student, taught": ("--teacher", taught_rightly, "--set", "teacher_weight=0.9"),
     }
     rows = [{"way": "teacher", **figures(evaluate(taught_rightly))}]
-    for number, (name, flags) in enumerate(ways.items()):
+    for number, (name, flags) in enumerate(variants.items()):
         for seed in range(3):
             run = folder / "teacher" / f"{number}-{seed}"
             train(wrong, run, "cnn-lstm", "--seed", seed, "--cache", folder / "cache", *flags)

@@ -20,7 +20,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from benchmarks.harness import in_turn, summary
+from benchmarks.harness import interleaved, summary
 from benchmarks.machine import file_name, fingerprint
 from benchmarks.training_step import training_step
 
@@ -101,7 +101,7 @@ def family(root: Path, model: str, run: Path) -> dict[str, Any]:
         "val_top1": max(row["val_top1"] for row in rows),
         "test_top1": test_top1(root, best, shuffled=False),
         "test_top1_shuffled": test_top1(root, best, shuffled=True),
-        "split": "grouped seed 0; the checkpoint was chosen on val; one centre view a clip",
+        "split": "grouped seed 0; the checkpoint was chosen on val; one center view a clip",
     }
 
 
@@ -109,34 +109,34 @@ def test_top1(root: Path, path: Path, *, shuffled: bool) -> float:
     import torch
 
     from dali_pipelines.loaders.dali_loader import DaliLoader
-    from dali_pipelines.loaders.loader_config import Feed
+    from dali_pipelines.loaders.loader_config import LoaderConfig
     from engine.data import manifest
-    from engine.data.clip_rows import clip_rows
+    from engine.data.samples import samples_of
     from engine.training import checkpoint
 
     model, config = checkpoint.load_model(path)
-    rows, _ = clip_rows(manifest.load(root), "test")
+    rows, _ = samples_of(manifest.load(root), "test")
     order = torch.Generator().manual_seed(0)
-    num_right = 0
+    num_correct = 0
     with torch.no_grad():
-        for clips, labels, _ in DaliLoader(rows, Feed(spec=config.clip, batch_size=32)):
+        for clips, labels, _ in DaliLoader(rows, LoaderConfig(spec=config.clip, batch_size=32)):
             if shuffled:
                 frames = clips.shape[1]
                 clips = torch.stack(
                     [clip[torch.randperm(frames, generator=order)] for clip in clips]
                 )
-            num_right += int((model(clips).argmax(dim=1) == labels).sum())
-    return num_right / len(rows)
+            num_correct += int((model(clips).argmax(dim=1) == labels).sum())
+    return num_correct / len(rows)
 
 
 def waiting(root: Path, folder: Path) -> list[dict[str, Any]]:
-    ways: dict[str, tuple[object, ...]] = {
+    variants: dict[str, tuple[object, ...]] = {
         "torch": ("--loader", "torch"),
         "dali": ("--loader", "dali"),
         "dali, cache": ("--loader", "dali", "--cache", folder / "waiting-cache"),
     }
     rows: list[dict[str, Any]] = []
-    for name, flags in ways.items():
+    for name, flags in variants.items():
         run = folder / f"waiting-{len(rows)}"
         _, history = train(root, run, "--model", "cnn-lstm", "--epochs", 2, *flags)
         rows.append(
@@ -155,15 +155,15 @@ def step(repeats: int = 5, batch_size: int = 2) -> list[dict[str, Any]]:
     results = []
     for name, shape in STEP_MODELS.items():
         clips = torch.randn(batch_size, 8, 3, shape["size"], shape["size"])
-        ways = {
+        variants = {
             kind: training_step(model, clips, logits_of)
             for kind, (model, logits_of) in (
                 ("ours", our_timesformer(**shape)),
                 ("transformers", their_timesformer(**shape)),
             )
         }
-        in_turn(ways, repeats=1)
-        rates = in_turn(ways, repeats=repeats)
+        interleaved(variants, repeats=1)
+        rates = interleaved(variants, repeats=repeats)
         rows = [summary(kind, each) for kind, each in rates.items()]
         ratios = [a / b for a, b in zip(rates["ours"], rates["transformers"], strict=True)]
         results.append(

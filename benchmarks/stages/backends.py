@@ -14,17 +14,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from benchmarks.harness import in_turn, summary
+from benchmarks.harness import interleaved, summary
 from benchmarks.machine import matrix_peaks
 from benchmarks.stages.model import count_flops
 from engine.models import registry
-from engine.predictor import as_bytes_in
+from engine.predictor import as_uint8_input
 from trt import artifact
 from trt.backends import BACKENDS
-from trt.build_input import Job
-from trt.config import PRECISIONS, Batches, Config, Precision, Target
+from trt.build_input import BuildInput
+from trt.config import PRECISIONS, ArtifactConfig, BatchRange, Precision, Target
 from trt.probe import this_device, this_gpu, versions
-from trt.program import BytesIn, lowered
+from trt.program import Uint8Input, lowered
 
 NAMES = ("eager", "inductor", "tensorrt", "tensorrt-rtx", "openvino", "onnx")
 CALIBRATION = 8
@@ -44,48 +44,48 @@ def measure(
     device = "cuda" if gpu else "cpu"
     spec, clip = registry.ModelSpec.of_preset(family, preset, 51)
     torch.manual_seed(0)
-    model = as_bytes_in(registry.build(spec, clip), clip)
+    model = as_uint8_input(registry.build(spec, clip), clip)
     clips = torch.randint(0, 256, (batch, *clip.shape), dtype=torch.uint8)
     flops = count_flops(model.model, clip)
     on_device = model.to(device)
-    ways: dict[str, Callable[[Tensor], Tensor]] = {"eager fp32": on_device}
+    variants: dict[str, Callable[[Tensor], Tensor]] = {"eager fp32": on_device}
     if with_compile:
-        ways["torch.compile fp32"] = torch.compile(on_device)
-        ways["torch.compile bf16"] = torch.compile(lowered(model, "bf16"))
+        variants["torch.compile fp32"] = torch.compile(on_device)
+        variants["torch.compile bf16"] = torch.compile(lowered(model, "bf16"))
     failed = []
     with tempfile.TemporaryDirectory() as folder:
         for name in backends:
             if not BACKENDS[name].probe(gpu).usable or not BACKENDS[name].runs_on(gpu):
                 continue
             for precision in precisions:
-                if BACKENDS[name].executes(precision, gpu)[0] != precision:
+                if BACKENDS[name].resolve_precision(precision, gpu)[0] != precision:
                     continue
                 try:
                     stage = Path(folder) / f"{name}-{precision}"
-                    ways[f"{name} {precision}"] = _built(model, name, precision, clips, stage)
+                    variants[f"{name} {precision}"] = _built(model, name, precision, clips, stage)
                 except Exception:  # one that fails is a row, not the end
                     failed.append({"name": f"{name} {precision}", "error": traceback.format_exc()})
-        rows = _timed(ways, clips.to(device), repeats, flops)
+        rows = _timed(variants, clips.to(device), repeats, flops)
     return {"family": family, "preset": preset, "batch": batch, "device": this_device(),
             "gflop_per_clip": flops / 1e9, "rows": rows + failed}  # fmt: skip
 
 
 def _built(
-    model: BytesIn, name: str, precision: Precision, clips: Tensor, stage: Path
+    model: Uint8Input, name: str, precision: Precision, clips: Tensor, stage: Path
 ) -> Callable[[Tensor], Tensor]:
     stage.mkdir()
     backend = BACKENDS[name]
-    batches = Batches(least=1, best=len(clips), most=len(clips))
+    batches = BatchRange(min=1, opt=len(clips), max=len(clips))
     target = Target(precision=precision, batches=batches)
     on_cpu = model if precision in backend.LOWERS else lowered(model, precision)
-    job = Job(
+    inputs = BuildInput(
         model=on_cpu.to("cpu"),
         example=clips[:1],
         target=target,
         calibration=lambda: clips[:CALIBRATION].split(1),
     )
-    partition = backend.build(job, stage)
-    config = Config(
+    partition = backend.build(inputs, stage)
+    config = ArtifactConfig(
         backend=name, asked=precision, target=target, clip={}, model={}, class_names=[], source="",
         chosen_by="", key="", device=this_device(), versions=versions(backend.PACKAGES),
         partition=partition,
@@ -96,18 +96,18 @@ def _built(
 
 
 def _timed(
-    ways: dict[str, Callable[[Tensor], Tensor]], clips: Tensor, repeats: int, flops: float
+    variants: dict[str, Callable[[Tensor], Tensor]], clips: Tensor, repeats: int, flops: float
 ) -> list[dict[str, Any]]:
     failed: list[dict[str, Any]] = []
     right = None
     errors: dict[str, float] = {}
-    for name, way in list(ways.items()):
+    for name, way in list(variants.items()):
         try:
             with torch.no_grad():
                 found = way(clips).float().cpu()
         except Exception:
             failed.append({"name": name, "error": traceback.format_exc()})
-            del ways[name]
+            del variants[name]
             continue
         right = found if right is None else right
         errors[name] = float((found - right).abs().max())
@@ -123,9 +123,9 @@ def _timed(
 
         return run
 
-    steps = {name: step(way) for name, way in ways.items()}
-    in_turn(steps, repeats=1)
-    rates = in_turn(steps, repeats=repeats)
+    steps = {name: step(way) for name, way in variants.items()}
+    interleaved(steps, repeats=1)
+    rates = interleaved(steps, repeats=repeats)
     eager = statistics.median(rates["eager fp32"])
     rows = []
     for name, each in rates.items():

@@ -21,11 +21,11 @@ import numpy as np
 
 from benchmarks import baselines
 from benchmarks.budget import on_front
-from benchmarks.harness import in_turn, summary
-from benchmarks.pipeline import Setting, WaySpec
-from benchmarks.worker import WayError, Worker
+from benchmarks.harness import interleaved, summary
+from benchmarks.pipeline import PipelineSpec, Setting
+from benchmarks.worker import PipelineError, Worker
 from dali_pipelines.cores import num_cores
-from dali_pipelines.loaders.loader_config import ClipRow
+from dali_pipelines.loaders.loader_config import Sample
 from engine.evaluation.metrics import bootstrap_interval
 from engine.file_names import short_names
 
@@ -39,7 +39,7 @@ STAGE_S = 0.5
 class Candidate:
     """A way, and what is known of it before it runs."""
 
-    spec: WaySpec
+    spec: PipelineSpec
     weights: str
     """The digest of the weights it comes from: what shares it should answer alike."""
     facts: dict[str, Any]
@@ -49,7 +49,7 @@ class Candidate:
 
 def measure(
     candidates: list[Candidate],
-    rows: list[ClipRow],
+    rows: list[Sample],
     sources: dict[int, str],
     *,
     repeats: int,
@@ -58,7 +58,7 @@ def measure(
 ) -> dict[str, Any]:
     """`sources` maps a row's id to its source; `on_work` shows progress of a titled piece."""
     with contextlib.ExitStack() as stack:
-        ways: dict[str, _Measured] = {}
+        variants: dict[str, _Measured] = {}
         failed: list[dict[str, Any]] = []
         for candidate in candidates:
             name = candidate.spec.name
@@ -68,23 +68,23 @@ def measure(
                     with on_work(f"{name}: all clips", len(rows)) as advance:
                         measured = _Measured(candidate, setting, worker, rows, seconds)
                         measured.label_all(advance)
-                    ways[measured.title] = measured
-            except WayError as error:
+                    variants[measured.title] = measured
+            except PipelineError as error:
                 failed.append({"name": name, **candidate.facts, "error": str(error)})
-        with on_work("In turn", repeats * len(ways)) as advance:
-            rates = in_turn(
-                {title: each.label_some for title, each in ways.items()},
+        with on_work("In turn", repeats * len(variants)) as advance:
+            rates = interleaved(
+                {title: each.label_some for title, each in variants.items()},
                 repeats=repeats,
                 on_done=advance,
             )
-        with on_work("Latency and stages", len(ways)) as advance:
+        with on_work("Latency and stages", len(variants)) as advance:
             found = []
             done = []
-            for title, each in ways.items():
+            for title, each in variants.items():
                 try:
                     found.append(each.row(rates[title], sources))
                     done.append(each)
-                except WayError as error:
+                except PipelineError as error:
                     failed.append({"name": title, **each.candidate.facts, "error": str(error)})
                 advance()
     _add_agreement(found, done)
@@ -93,10 +93,10 @@ def measure(
     return {"num_clips": len(rows), "cores": num_cores(), "rows": found + failed}
 
 
-def _open(candidate: Candidate, row: ClipRow, stack: contextlib.ExitStack) -> "_Open":
+def _open(candidate: Candidate, row: Sample, stack: contextlib.ExitStack) -> "_Open":
     reason = None if candidate.spec.kind == "ours" else baselines.lacks(candidate.spec.kind)
     if reason:
-        raise WayError(reason)
+        raise PipelineError(reason)
     worker = stack.enter_context(Worker(candidate.spec))
     with worker.watched():
         return _Open(worker, worker.ask("open", row))
@@ -116,7 +116,7 @@ class _Measured:
         candidate: Candidate,
         setting: Setting,
         opened: _Open,
-        rows: list[ClipRow],
+        rows: list[Sample],
         seconds: float,
     ) -> None:
         self.candidate = candidate
@@ -138,7 +138,7 @@ class _Measured:
         }
         self._note = answer["note"]
         if not self.labels:
-            raise WayError("it could read none of the clips")
+            raise PipelineError("it could read none of the clips")
         fitting = len(self._rows) / answer["seconds"] * self._seconds
         whole_batches = -(-fitting // self._setting.batch) * self._setting.batch
         self._some = self._rows[: max(2 * self._setting.batch, int(whole_batches))]
@@ -147,7 +147,7 @@ class _Measured:
         """Nothing where its process has died: `row` tells."""
         try:
             return len(self._worker.ask("label", self._some, self._setting)["probabilities"])
-        except WayError:
+        except PipelineError:
             return 0
 
     def row(self, rates: list[float], sources: dict[int, str]) -> dict[str, Any]:
@@ -169,7 +169,7 @@ class _Measured:
         if spec.kind == "ours":
             row |= self._stages(row["clips_per_s"], on_gpu="gpu_mib" in row)
             drop_from_cache(self._some)
-            (cold,) = in_turn({"cold": self.label_some}, repeats=1)["cold"]
+            (cold,) = interleaved({"cold": self.label_some}, repeats=1)["cold"]
             row["cold_clips_per_s"] = round(cold, 1)
         return row
 
@@ -212,7 +212,7 @@ def _add_agreement(found: list[dict[str, Any]], measured: list[_Measured]) -> No
             row["agreement"] = alike / len(both)
 
 
-def drop_from_cache(rows: list[ClipRow]) -> None:
+def drop_from_cache(rows: list[Sample]) -> None:
     """Have the kernel forget what it holds of these files."""
     for row in rows:
         for path in row.path.iterdir() if row.path.is_dir() else [row.path]:
@@ -237,7 +237,7 @@ def candidates_of(
     ]
     return ours + [
         Candidate(
-            spec=WaySpec(
+            spec=PipelineSpec(
                 name=kind if len(runs) == 1 else f"{kind}, {run.spec.name}",
                 kind=kind,
                 path=run.spec.path,
@@ -256,7 +256,7 @@ def _ours(name: str, path: Path, settings: list[Setting]) -> Candidate:
     from engine.training import checkpoint
     from trt import artifact
 
-    spec = WaySpec(name=name, kind="ours", path=path)
+    spec = PipelineSpec(name=name, kind="ours", path=path)
     if is_artifact(path):
         config = artifact.check(path)
         facts = {

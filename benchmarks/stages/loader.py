@@ -20,7 +20,7 @@ import av
 import numpy as np
 
 from benchmarks.full_decode import frames_in_turn, to_rgb
-from benchmarks.harness import in_turn, summary
+from benchmarks.harness import interleaved, summary
 from dali_pipelines.augment import Augment
 from dali_pipelines.cores import num_cores
 from dali_pipelines.decode import clip_file
@@ -29,7 +29,7 @@ from dali_pipelines.errors import VideoError
 from dali_pipelines.frame_plan import IntArray
 from dali_pipelines.loaders.dali_loader import DaliLoader
 from dali_pipelines.loaders.frame_cache import FrameCache
-from dali_pipelines.loaders.loader_config import ClipRow, Feed
+from dali_pipelines.loaders.loader_config import LoaderConfig, Sample
 from dali_pipelines.loaders.torch_loader import TorchLoader
 from dali_pipelines.spec import ClipSpec
 
@@ -38,7 +38,7 @@ ROOM_GB = 100.0
 
 
 def measure(
-    rows: list[ClipRow],
+    rows: list[Sample],
     spec: ClipSpec,
     *,
     batch_size: int,
@@ -47,17 +47,17 @@ def measure(
     on_done: Callable[[], None],
 ) -> dict[str, Any]:
     """`on_done` is called `num_steps(repeats, gpu)` times."""
-    feed = Feed(spec=spec, batch_size=batch_size, augment=Augment(), shuffle=True)
-    ours = DaliLoader(rows, feed)
+    loader_config = LoaderConfig(spec=spec, batch_size=batch_size, augment=Augment(), shuffle=True)
+    ours = DaliLoader(rows, loader_config)
     memory = _memory(ours, on_done)
     with tempfile.TemporaryDirectory(prefix="engine-cache-") as folder:
-        plain = TorchLoader(rows, feed)
-        ways = _ways(rows, feed, ours, plain, Path(folder), gpu)
-        for way in ways.values():
+        plain = TorchLoader(rows, loader_config)
+        variants = _ways(rows, loader_config, ours, plain, Path(folder), gpu)
+        for way in variants.values():
             way()
             on_done()
-        rates = in_turn(ways, repeats=repeats, on_done=on_done)
-    table = [summary(name, rates[name]) for name in ways]
+        rates = interleaved(variants, repeats=repeats, on_done=on_done)
+    table = [summary(name, rates[name]) for name in variants]
     by_name = {row["name"]: row["clips_per_s"] for row in table}
     for row in table:
         row["times_plain_torch"] = round(row["clips_per_s"] / by_name["torch"], 2)
@@ -84,16 +84,16 @@ def num_steps(repeats: int, gpu: int | None) -> int:
 
 
 def _ways(
-    rows: list[ClipRow],
-    feed: Feed,
+    rows: list[Sample],
+    loader_config: LoaderConfig,
     ours: DaliLoader,
     plain: TorchLoader,
     folder: Path,
     gpu: int | None,
 ) -> dict[str, Callable[[], int]]:
-    shaken = Feed(
-        spec=feed.spec,
-        batch_size=feed.batch_size,
+    shaken = LoaderConfig(
+        spec=loader_config.spec,
+        batch_size=loader_config.batch_size,
         augment=Augment(brightness=0.2, contrast=0.2, saturation=0.2, hue=10),
         shuffle=True,
     )
@@ -102,33 +102,33 @@ def _ways(
     def first_epoch() -> int:
         for entry in folder.iterdir():
             entry.unlink()
-        cached[:] = [DaliLoader(rows, feed, cache=FrameCache(folder, max_gb=ROOM_GB))]
+        cached[:] = [DaliLoader(rows, loader_config, cache=FrameCache(folder, max_gb=ROOM_GB))]
         return epoch(cached[0])
 
-    ways: dict[str, Callable[[], int]] = {
-        "bound": partial(_in_threads, _decode_plainly, rows, feed),
-        "our decoding alone": partial(_in_threads, _decode_sparingly, rows, feed),
+    variants: dict[str, Callable[[], int]] = {
+        "bound": partial(_in_threads, _decode_plainly, rows, loader_config),
+        "our decoding alone": partial(_in_threads, _decode_sparingly, rows, loader_config),
         "dali": partial(epoch, ours),
         "torch": partial(epoch, plain),
         "first epoch": first_epoch,
         "cached epoch": lambda: epoch(cached[0]),
-        "dali, colours shaken": partial(epoch, DaliLoader(rows, shaken)),
+        "dali, colors shaken": partial(epoch, DaliLoader(rows, shaken)),
     }
     if gpu is not None:
-        ways["DALI decoding alone"] = partial(decode_by_dali, rows, feed, gpu=gpu)
-        ways["dali on GPU"] = partial(epoch, DaliLoader(rows, feed, gpu=gpu))
-        ways["dali on GPU, PyAV decodes"] = partial(
-            epoch, DaliLoader(rows, feed, gpu=gpu, decoder="pyav")
+        variants["DALI decoding alone"] = partial(decode_by_dali, rows, loader_config, gpu=gpu)
+        variants["dali on GPU"] = partial(epoch, DaliLoader(rows, loader_config, gpu=gpu))
+        variants["dali on GPU, PyAV decodes"] = partial(
+            epoch, DaliLoader(rows, loader_config, gpu=gpu, decoder="pyav")
         )
-    return ways
+    return variants
 
 
-def decode_by_dali(rows: list[ClipRow], feed: Feed, *, gpu: int | None) -> int:
+def decode_by_dali(rows: list[Sample], loader_config: LoaderConfig, *, gpu: int | None) -> int:
     """What DALI's video decoder reaches on the wanted frames with nothing behind it."""
     from nvidia.dali import fn, pipeline_def, types
 
     @pipeline_def(
-        batch_size=feed.batch_size,
+        batch_size=loader_config.batch_size,
         num_threads=num_cores(),
         device_id=gpu,
         exec_dynamic=True,
@@ -142,10 +142,12 @@ def decode_by_dali(rows: list[ClipRow], feed: Feed, *, gpu: int | None) -> int:
     pipeline = decode()
     pipeline.build()
     count = 0
-    for start in range(0, len(rows), feed.batch_size):
-        batch = rows[start : start + feed.batch_size]
+    for start in range(0, len(rows), loader_config.batch_size):
+        batch = rows[start : start + loader_config.batch_size]
         pipeline.feed_input("encoded", [np.fromfile(row.path, np.uint8) for row in batch])
-        wanted = [feed.looks(row, 0)[0].plan.source_indices.astype(np.int32) for row in batch]
+        wanted = [
+            loader_config.views(row, 0)[0].plan.source_indices.astype(np.int32) for row in batch
+        ]
         pipeline.feed_input("numbers", wanted)
         pipeline.schedule_run()
         (frames,) = pipeline.share_outputs()
@@ -168,9 +170,11 @@ def epoch(loader: Iterable[Any]) -> int:
     return count
 
 
-def _in_threads(decode: Callable[[Path, IntArray], object], rows: list[ClipRow], feed: Feed) -> int:
-    def one(row: ClipRow) -> int:
-        wanted = feed.looks(row, 0)[0].plan.source_indices
+def _in_threads(
+    decode: Callable[[Path, IntArray], object], rows: list[Sample], loader_config: LoaderConfig
+) -> int:
+    def one(row: Sample) -> int:
+        wanted = loader_config.views(row, 0)[0].plan.source_indices
         try:
             decode(row.path, wanted)
         except (VideoError, av.FFmpegError):

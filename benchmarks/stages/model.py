@@ -14,13 +14,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from benchmarks.harness import in_turn, summary
+from benchmarks.harness import interleaved, summary
 from benchmarks.machine import matrix_peaks
 from dali_pipelines.spec import ClipSpec
 from engine.predictor import Predictor, open_predictor
 from engine.training import checkpoint
 
-YARDSTICK = "eager, channels-first"
+REFERENCE = "eager, channels-first"
 
 
 def measure(
@@ -32,7 +32,7 @@ def measure(
     on_done: Callable[[], None] = lambda: None,
 ) -> dict[str, Any]:
     """A row for each way and batch; the ratio is the median of the repeats' ratios."""
-    opened = {YARDSTICK: as_people_run_it(run), "eager": open_predictor(run)}
+    opened = {REFERENCE: as_people_run_it(run), "eager": open_predictor(run)}
     opened |= {path.name: open_predictor(path) for path in artifacts}
     peaks = matrix_peaks()
     model, config = checkpoint.load_model(opened["eager"].path)
@@ -41,11 +41,11 @@ def measure(
     rows = []
     for batch in batches:
         clips = torch.randint(0, 256, (batch, *shape), dtype=torch.uint8)
-        ways = {name: _way(predictor, clips) for name, predictor in opened.items()}
-        in_turn(ways, repeats=1, on_done=on_done)
-        rates = in_turn(ways, repeats=repeats, on_done=on_done)
+        variants = {name: _pipeline(predictor, clips) for name, predictor in opened.items()}
+        interleaved(variants, repeats=1, on_done=on_done)
+        rates = interleaved(variants, repeats=repeats, on_done=on_done)
         for name, each in rates.items():
-            ratios = [rate / base for rate, base in zip(each, rates[YARDSTICK], strict=True)]
+            ratios = [rate / base for rate, base in zip(each, rates[REFERENCE], strict=True)]
             precision = opened[name].runs_on.rpartition(", ")[2]
             row = summary(name, each) | {
                 "batch": batch,
@@ -67,7 +67,7 @@ def num_steps(num_artifacts: int, num_batches: int, repeats: int) -> int:
     return (2 + num_artifacts) * num_batches * (repeats + 1)
 
 
-def _way(predictor: Predictor, clips: Tensor) -> Callable[[], int]:
+def _pipeline(predictor: Predictor, clips: Tensor) -> Callable[[], int]:
     def run() -> int:
         predictor(clips)
         if predictor.device.type == "cuda":

@@ -18,7 +18,7 @@ from dali_pipelines.decode.indexed_video import IndexedVideo
 from dali_pipelines.errors import Stopped
 
 
-class Shown(NamedTuple):
+class DisplayedFrame(NamedTuple):
     number: int
     frame: av.VideoFrame
     is_damaged: bool
@@ -36,7 +36,7 @@ class OtherOrder(Exception):
         self.right_until = right_until
 
 
-def frames_by_index(video: IndexedVideo, stop: Event) -> Iterator[Shown]:
+def frames_by_index(video: IndexedVideo, stop: Event) -> Iterator[DisplayedFrame]:
     """All frames that decode, with the numbers that the index gives them."""
     index = video.index
     assert index is not None
@@ -59,7 +59,7 @@ def frames_by_index(video: IndexedVideo, stop: Event) -> Iterator[Shown]:
             first = bisect_left(spoiled, index.keyframe_for(position))
             is_spoiled = first < len(spoiled) and spoiled[first] <= position
             builds_on_b = damaged_b is not None and is_b_frame(frame) and position >= damaged_b
-            yield Shown(number, frame, is_spoiled or builds_on_b or bool(frame.is_corrupt))
+            yield DisplayedFrame(number, frame, is_spoiled or builds_on_b or bool(frame.is_corrupt))
 
 
 def frames_by_counting(
@@ -69,7 +69,7 @@ def frames_by_counting(
     *,
     until_damaged: bool = False,
     failed: list[int] | None = None,
-) -> Iterator[Shown]:
+) -> Iterator[DisplayedFrame]:
     """All frames that decode, numbered as they come; `failed` takes the packets that don't."""
     failed = [] if failed is None else failed
     num_failed = count = 0
@@ -87,7 +87,7 @@ def frames_by_counting(
         for frame in group:
             builds_on_b = is_b_frame(frame) and (was_spoiled or is_spoiled)
             is_damaged = bool(frame.is_corrupt or builds_on_b)
-            yield Shown(count, frame, is_damaged or (frame is last and is_spoiled))
+            yield DisplayedFrame(count, frame, is_damaged or (frame is last and is_spoiled))
             count += 1
 
 

@@ -7,7 +7,7 @@ TOLERATED_LOSS = 0.05
 """Share of a clip's frames that may be missing or damaged before the clip counts as bad."""
 
 
-MOST_PIXELS = 16384 * 8192
+MAX_PIXELS = 16384 * 8192
 """Of a picture: what is larger is a damaged or malicious header, and would cost gigabytes."""
 
 
@@ -21,7 +21,7 @@ class ClipFacts:
     rotation: int
     """Degrees, counter-clockwise, by which decoded frames must be turned for display."""
     bt601: bool
-    """Whether its colours are coded by BT.601's matrix, as they are where a file states none."""
+    """Whether its colors are coded by BT.601's matrix, as they are where a file states none."""
     fps: float
     """0 where the clip doesn't say (extracted frames)."""
     variable_rate: bool

@@ -22,14 +22,14 @@ def check(path: Path) -> ClipHealth:
 
 
 def read_frames(
-    path: Path, indices: IntArray, *, size: tuple[int, int] | None = None, grey: bool = False
+    path: Path, indices: IntArray, *, size: tuple[int, int] | None = None, gray: bool = False
 ) -> NDArray[np.uint8]:
-    """The frames `indices` (sorted, each once) as (T, H, W, 3), or (T, H, W) in grey.
+    """The frames `indices` (sorted, each once) as (T, H, W, 3), or (T, H, W) in gray.
 
     `size` is (width, height) before rotation; None keeps the file's own.
     """
     reader: Any = frame_folder if path.is_dir() else pixels
-    return reader.read_frames(path, indices, size=size, grey=grey)
+    return reader.read_frames(path, indices, size=size, gray=gray)
 
 
 def read_exactly(path: Path, indices: IntArray) -> NDArray[np.uint8]:

@@ -58,14 +58,14 @@ def probe_codec(codec: str, *, with_gpu: bool) -> dict[Decoder, bool | None]:
 
 
 def encode_sample(recipe: Recipe) -> bytes:
-    """A video of NUM_FRAMES grey frames, each lighter than the one before."""
+    """A video of NUM_FRAMES gray frames, each lighter than the one before."""
     buffer = io.BytesIO()
     with av.open(buffer, "w", format=recipe.container) as container:
         stream = cast(VideoStream, container.add_stream(recipe.encoder, rate=25))
         stream.width, stream.height, stream.pix_fmt = SIDE, SIDE, recipe.pixel_format
         for index in range(NUM_FRAMES):
-            grey = np.full((SIDE, SIDE), 20 + 20 * index, np.uint8)
-            frame = av.VideoFrame.from_ndarray(grey, format="gray")
+            gray = np.full((SIDE, SIDE), 20 + 20 * index, np.uint8)
+            frame = av.VideoFrame.from_ndarray(gray, format="gray")
             frame = frame.reformat(format=recipe.pixel_format)
             frame.pts, frame.time_base = index, Fraction(1, 25)
             container.mux(stream.encode(frame))

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from dali_pipelines.decode.clip_facts import MOST_PIXELS, ClipFacts, ClipHealth, judge
+from dali_pipelines.decode.clip_facts import MAX_PIXELS, ClipFacts, ClipHealth, judge
 from dali_pipelines.errors import VideoError
 from dali_pipelines.frame_plan import IntArray
 
@@ -103,17 +103,17 @@ def check(folder: Path) -> ClipHealth:
 
 
 def read_frames(
-    folder: Path, indices: IntArray, *, size: tuple[int, int] | None = None, grey: bool = False
+    folder: Path, indices: IntArray, *, size: tuple[int, int] | None = None, gray: bool = False
 ) -> NDArray[np.uint8]:
     """See clip_file.read_frames."""
-    frames = list(each_frame(folder, indices, size=size, grey=grey))
+    frames = list(each_frame(folder, indices, size=size, gray=gray))
     if len({frame.shape for frame in frames}) > 1:
         raise VideoError(folder, "its frames differ in size")
     return np.stack(frames)
 
 
 def each_frame(
-    folder: Path, indices: IntArray, *, size: tuple[int, int] | None = None, grey: bool = False
+    folder: Path, indices: IntArray, *, size: tuple[int, int] | None = None, gray: bool = False
 ) -> Iterator[NDArray[np.uint8]]:
     """The same one by one; the folder is listed once, however many frames are wanted."""
     files = frame_files(folder)
@@ -121,7 +121,7 @@ def each_frame(
         raise VideoError(folder, f"frame {indices.max()} is wanted but there are {len(files)}")
     for index in indices:
         with _opened(files[index]) as image:
-            frame = image.convert("L" if grey else "RGB")
+            frame = image.convert("L" if gray else "RGB")
             if size:
                 frame = frame.resize(size, Image.Resampling.BILINEAR, reducing_gap=2.0)
             yield np.array(frame)
@@ -141,7 +141,7 @@ def _opened(path: Path) -> Iterator[Image.Image]:
     try:
         with Image.open(path, formats=("JPEG", "PNG")) as image:
             width, height = image.size
-            if width * height > MOST_PIXELS:
+            if width * height > MAX_PIXELS:
                 raise VideoError(path, f"it claims a picture of {width:,} × {height:,}")
             yield image
     except Image.DecompressionBombError as error:

@@ -4,7 +4,7 @@ The matrix (BT.601, BT.709, …) and the range (limited or full) are those that 
 file that states none counts as BT.601 in limited range, as FFmpeg and NVDEC take it.
 
 On a CPU frames are converted at their own size and then resized by torch's kernel for bytes, which
-is the reference loader's own: FFmpeg's scaler in one step is slower and blurs colour edges, and
+is the reference loader's own: FFmpeg's scaler in one step is slower and blurs color edges, and
 DALI's on a CPU takes four times as long (benchmarks/README.md).
 """
 
@@ -21,13 +21,13 @@ from dali_pipelines.errors import VideoError
 from dali_pipelines.frame_plan import IntArray
 
 Frame = NDArray[np.uint8]
-"""(H, W, 3), or (H, W) in grey."""
+"""(H, W, 3), or (H, W) in gray."""
 
 _of_thread = threading.local()
 
 
 def to_pixels(
-    frame: av.VideoFrame, *, size: tuple[int, int] | None = None, grey: bool = False
+    frame: av.VideoFrame, *, size: tuple[int, int] | None = None, gray: bool = False
 ) -> Frame:
     """`size` is (width, height) before rotation, scaled by FFmpeg; None keeps the file's own."""
     if not hasattr(_of_thread, "reformatter"):  # it keeps FFmpeg's tables, and isn't thread-safe
@@ -35,7 +35,7 @@ def to_pixels(
     width, height = size or (None, None)
     reformatter: VideoReformatter = _of_thread.reformatter
     converted = reformatter.reformat(
-        frame, width=width, height=height, format="gray" if grey else "rgb24", threads=1
+        frame, width=width, height=height, format="gray" if gray else "rgb24", threads=1
     )
     return np.rot90(converted.to_ndarray(), quarter_turns(frame))
 
@@ -74,7 +74,7 @@ def read_frames(
     indices: IntArray,
     *,
     size: tuple[int, int] | None = None,
-    grey: bool = False,
+    gray: bool = False,
     accept_damage: bool = True,
 ) -> NDArray[np.uint8]:
     """See clip_file.read_frames and read_exactly."""
@@ -82,7 +82,7 @@ def read_frames(
     for item in decode_wanted(path, indices):
         if item.is_damaged and not accept_damage:
             raise VideoError(path, f"frame {item.number} is damaged")
-        frames.append(to_pixels(item.frame, size=size, grey=grey))
+        frames.append(to_pixels(item.frame, size=size, gray=gray))
     if len({frame.shape for frame in frames}) > 1:
         raise VideoError(path, "its picture changes size midway")
     return np.stack(frames)

@@ -15,8 +15,8 @@ from av.video.stream import VideoStream
 from numpy.typing import NDArray
 
 from dali_pipelines.decode.all_frames import (
+    DisplayedFrame,
     OtherOrder,
-    Shown,
     frames_by_counting,
     frames_by_index,
 )
@@ -131,7 +131,7 @@ def _decode_all(path: Path) -> _Decoded:
 
 
 def _examine(
-    video: IndexedVideo, frames: _Frames | None, shown: Iterator[Shown], failed: list[int]
+    video: IndexedVideo, frames: _Frames | None, shown: Iterator[DisplayedFrame], failed: list[int]
 ) -> _Decoded:
     """`frames`: as they should be; None where only decoding says."""
     first: av.VideoFrame | None = None

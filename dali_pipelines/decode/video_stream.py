@@ -9,7 +9,7 @@ from av.container import InputContainer
 from av.stream import Disposition
 from av.video.stream import VideoStream
 
-from dali_pipelines.decode.clip_facts import MOST_PIXELS
+from dali_pipelines.decode.clip_facts import MAX_PIXELS
 from dali_pipelines.errors import VideoError
 
 CONTAINERS = (
@@ -45,9 +45,9 @@ def open_video(path: Path) -> Iterator[tuple[InputContainer, VideoStream]]:
         if stream.codec_context is None:
             raise VideoError(path, "no decoder for its codec is installed")
         width, height = stream.codec_context.width, stream.codec_context.height
-        if width * height > MOST_PIXELS:
+        if width * height > MAX_PIXELS:
             raise VideoError(path, f"it claims a picture of {width:,} × {height:,}")
-        stream.codec_context.options = {"max_pixels": str(MOST_PIXELS)}  # where it grows later
+        stream.codec_context.options = {"max_pixels": str(MAX_PIXELS)}  # where it grows later
         stream.codec_context.thread_count = 1  # files are read in parallel, not one file's frames
         try:
             yield container, stream

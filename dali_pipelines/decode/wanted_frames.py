@@ -18,8 +18,8 @@ import av
 
 from dali_pipelines.decode.all_frames import (
     Damaged,
+    DisplayedFrame,
     OtherOrder,
-    Shown,
     frames_by_counting,
     frames_by_index,
     is_b_frame,
@@ -35,7 +35,7 @@ SKIPS_LATE = frozenset({"libdav1d"})
 """Decoders that take `skip_frame` once, as they are opened."""
 
 
-class Wanted(NamedTuple):
+class DecodedFrames(NamedTuple):
     number: int
     frame: av.VideoFrame
     is_damaged: bool
@@ -43,7 +43,9 @@ class Wanted(NamedTuple):
     it doesn't decode at all and its neighbor stands in."""
 
 
-def decode_wanted(path: Path, numbers: IntArray, *, stop: Event | None = None) -> Iterator[Wanted]:
+def decode_wanted(
+    path: Path, numbers: IntArray, *, stop: Event | None = None
+) -> Iterator[DecodedFrames]:
     """Yield the frames `numbers` (ascending, each once), counted as they are shown."""
     wanted: list[int] = numbers.tolist()
     stop = stop or Event()
@@ -61,7 +63,9 @@ def decode_wanted(path: Path, numbers: IntArray, *, stop: Event | None = None) -
             yield from _behind_damage(path, wanted, found, stop)
 
 
-def decode_in_turn(path: Path, numbers: IntArray, *, stop: Event | None = None) -> Iterator[Wanted]:
+def decode_in_turn(
+    path: Path, numbers: IntArray, *, stop: Event | None = None
+) -> Iterator[DecodedFrames]:
     """The same by decoding and counting every frame: slow, and nothing to get wrong."""
     wanted: list[int] = numbers.tolist()
     stop = stop or Event()
@@ -78,7 +82,9 @@ def decode_in_turn(path: Path, numbers: IntArray, *, stop: Event | None = None) 
             yield from _behind_damage(path, wanted, found, stop)
 
 
-def _behind_damage(path: Path, wanted: list[int], found: int, stop: Event) -> Iterator[Wanted]:
+def _behind_damage(
+    path: Path, wanted: list[int], found: int, stop: Event
+) -> Iterator[DecodedFrames]:
     """The rest of `wanted`, of which the first `found` are there.
 
     Where pictures are lost, counting frames no longer gives their numbers, but the index does.
@@ -110,7 +116,7 @@ def _naming(path: Path) -> Iterator[None]:
 
 def _sparsely(
     video: IndexedVideo, index: PacketIndex, wanted: list[int], stop: Event
-) -> Iterator[Wanted]:
+) -> Iterator[DecodedFrames]:
     """Yields the first of `wanted` and ends early where the file defeats it."""
     if wanted[-1] >= len(index):
         return
@@ -118,15 +124,15 @@ def _sparsely(
     number = next(missing)
     needed = {int(index.positions[each]) for each in wanted}
     for run in index.runs(wanted):
-        found: list[Wanted] = []
+        found: list[DecodedFrames] = []
         has_begun = index.numbers[run.start] < 0  # an edit list hides its first frame
         for frame in _decode_run(video, index, run, needed, stop):
             shown = index.number_of(frame.pts)
             has_begun = has_begun or bool(frame.key_frame)
             if frame.is_corrupt or (shown > number >= 0) or not has_begun:
-                return  # FFmpeg may begin anywhere, upon grey or what it decoded before
+                return  # FFmpeg may begin anywhere, upon gray or what it decoded before
             if shown == number >= 0:
-                found.append(Wanted(number, frame, False))
+                found.append(DecodedFrames(number, frame, False))
                 number = next(missing, -1)
             if found and not is_b_frame(frame):  # on which those before it may build
                 yield from found
@@ -159,7 +165,9 @@ def _decode_run(
         return  # what is missing is asked for again, frame by frame
 
 
-def _fill(path: Path, frames: Iterator[Shown], wanted: list[int]) -> Iterator[Wanted]:
+def _fill(
+    path: Path, frames: Iterator[DisplayedFrame], wanted: list[int]
+) -> Iterator[DecodedFrames]:
     """The wanted of all frames; a neighbor stands in for one that doesn't decode."""
     missing = iter(wanted)
     number = next(missing)
@@ -167,12 +175,12 @@ def _fill(path: Path, frames: Iterator[Shown], wanted: list[int]) -> Iterator[Wa
     shown = -1
     for shown, frame, is_damaged in frames:
         while number < shown:
-            yield Wanted(number, before or frame, True)
+            yield DecodedFrames(number, before or frame, True)
             number = next(missing, -1)
             if number < 0:
                 return
         if number == shown:
-            yield Wanted(number, frame, is_damaged)
+            yield DecodedFrames(number, frame, is_damaged)
             number = next(missing, -1)
             if number < 0:
                 return
@@ -180,5 +188,5 @@ def _fill(path: Path, frames: Iterator[Shown], wanted: list[int]) -> Iterator[Wa
     if before is None or is_too_many(wanted[-1] - shown, shown + 1):
         raise VideoError(path, f"frame {wanted[-1]} is wanted but only {shown + 1} frames decode")
     while number >= 0:
-        yield Wanted(number, before, True)
+        yield DecodedFrames(number, before, True)
         number = next(missing, -1)

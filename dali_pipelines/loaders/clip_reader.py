@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from dali_pipelines.augment import Look
+from dali_pipelines.augment import ClipView
 from dali_pipelines.decode import frame_folder
 from dali_pipelines.decode.clip_part import cut_part
 from dali_pipelines.decode.pixels import Frame, resize_short, to_pixels
@@ -20,44 +20,44 @@ from dali_pipelines.decode.wanted_frames import decode_wanted
 from dali_pipelines.errors import VideoError
 from dali_pipelines.frame_plan import IntArray
 from dali_pipelines.loaders.frame_cache import FrameCache
-from dali_pipelines.loaders.graph import Front
-from dali_pipelines.loaders.loader_config import ClipRow, Feed
+from dali_pipelines.loaders.graph import InputKind
+from dali_pipelines.loaders.loader_config import LoaderConfig, Sample
 
-Way = Literal["PyAV", "the cache", "DALI's image decoder", "DALI's video decoder"]
+ReadBy = Literal["PyAV", "the cache", "DALI's image decoder", "DALI's video decoder"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class ReadClip:
-    row: ClipRow
-    front: Front
-    looks: list[Look]
+    row: Sample
+    input_kind: InputKind
+    views: list[ClipView]
     sources: list[Any]
     """What the graph's front takes; see graph.py."""
-    way: Way
+    read_by: ReadBy
     num_damaged: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
 class ClipReader:
-    feed: Feed
+    config: LoaderConfig
     cache: FrameCache | None = None
-    takes_video: Callable[[ClipRow], bool] = field(default=lambda row: False)
+    takes_video: Callable[[Sample], bool] = field(default=lambda row: False)
     """Whether DALI's video decoder is to read this file."""
     stop: Event = field(default_factory=Event)
 
-    def read(self, row: ClipRow, epoch: int) -> ReadClip:
+    def read(self, row: Sample, epoch: int) -> ReadClip:
         """Raises VideoError, which names the file, where the clip can't be read."""
         try:
             if row.frames < 1:
                 raise VideoError(row.path, "the index counts no frames in it; index it anew")
-            looks = self.feed.looks(row, epoch)
-            plain = all(look.plan.is_plain for look in looks)
+            views = self.config.views(row, epoch)
+            plain = all(view.plan.is_plain for view in views)
             if row.path.is_dir():
                 if plain:
-                    return self._images(row, looks)
-            elif plain and self.takes_video(row) and (clip := self._video(row, looks)):
+                    return self._images(row, views)
+            elif plain and self.takes_video(row) and (clip := self._video(row, views)):
                 return clip
-            return self._pixels(row, looks)
+            return self._pixels(row, views)
         except VideoError as error:
             if error.path == row.path:
                 raise
@@ -65,9 +65,9 @@ class ClipReader:
         except OSError as error:
             raise VideoError(row.path, error.strerror or str(error)) from error
 
-    def _images(self, row: ClipRow, looks: list[Look]) -> ReadClip:
+    def _images(self, row: Sample, views: list[ClipView]) -> ReadClip:
         files = frame_folder.frame_files(row.path)
-        numbers = np.concatenate([look.plan.left for look in looks])
+        numbers = np.concatenate([view.plan.left for view in views])
         if numbers.max() >= len(files):
             raise VideoError(
                 row.path, f"frame {numbers.max()} is wanted but there are {len(files)}"
@@ -75,50 +75,50 @@ class ClipReader:
         read = {number: frame_folder.encoded(files[number]) for number in set(numbers.tolist())}
         return ReadClip(
             row=row,
-            front="images",
-            looks=looks,
+            input_kind="images",
+            views=views,
             sources=[read[number] for number in numbers.tolist()],
-            way="DALI's image decoder",
+            read_by="DALI's image decoder",
         )
 
-    def _video(self, row: ClipRow, looks: list[Look]) -> ReadClip | None:
+    def _video(self, row: Sample, views: list[ClipView]) -> ReadClip | None:
         """The part of the file that is needed; None where DALI would be led astray."""
-        part = cut_part(row.path, np.concatenate([look.plan.left for look in looks]))
+        part = cut_part(row.path, np.concatenate([view.plan.left for view in views]))
         if part is None:
             return None
-        numbers = [[part.numbers[each] for each in look.plan.left.tolist()] for look in looks]
+        numbers = [[part.numbers[each] for each in view.plan.left.tolist()] for view in views]
         return ReadClip(
             row=row,
-            front="video",
-            looks=looks,
+            input_kind="video",
+            views=views,
             sources=[(part.encoded, np.array(each, np.int32)) for each in numbers],
-            way="DALI's video decoder",
+            read_by="DALI's video decoder",
         )
 
-    def _pixels(self, row: ClipRow, looks: list[Look]) -> ReadClip:
-        numbers = np.unique(np.concatenate([look.plan.source_indices for look in looks]))
-        short = self.feed.spec.resize
-        way: Way = "the cache"
+    def _pixels(self, row: Sample, views: list[ClipView]) -> ReadClip:
+        numbers = np.unique(np.concatenate([view.plan.source_indices for view in views]))
+        short = self.config.spec.resize
+        read_by: ReadBy = "the cache"
         frames, num_damaged = None, 0
         if self.cache is not None and row.path.is_file():
             frames = self.cache.get(row.path, short, numbers.tolist())
         if frames is None:
-            way = "PyAV"
+            read_by = "PyAV"
             frames, num_damaged = self._decode(row.path, numbers)
             if self.cache is not None and not num_damaged and row.path.is_file():
                 self.cache.put(row.path, short, numbers.tolist(), frames)
         by_number = dict(zip(numbers.tolist(), frames, strict=True))
         return ReadClip(
             row=row,
-            front="pixels",
-            looks=looks,
-            sources=[frame for look in looks for frame in _compose(look, by_number)],
-            way=way,
+            input_kind="pixels",
+            views=views,
+            sources=[frame for view in views for frame in _compose(view, by_number)],
+            read_by=read_by,
             num_damaged=num_damaged,
         )
 
     def _decode(self, path: Path, numbers: IntArray) -> tuple[list[Frame], int]:
-        short = self.feed.spec.resize
+        short = self.config.spec.resize
         if path.is_dir():
             whole = frame_folder.read_frames(path, numbers)
             return [resize_short(frame, short) for frame in whole], 0
@@ -132,7 +132,7 @@ class ClipReader:
         return frames, num_damaged
 
 
-def _compose(look: Look, frames: dict[int, Frame]) -> list[Frame]:
-    if look.plan.is_plain:
-        return [frames[number] for number in look.plan.left.tolist()]
-    return list(look.plan.compose(np.stack([frames[n] for n in look.plan.source_indices.tolist()])))
+def _compose(view: ClipView, frames: dict[int, Frame]) -> list[Frame]:
+    if view.plan.is_plain:
+        return [frames[number] for number in view.plan.left.tolist()]
+    return list(view.plan.compose(np.stack([frames[n] for n in view.plan.source_indices.tolist()])))

@@ -19,8 +19,8 @@ from dali_pipelines.decode.clip_facts import NVDEC_CODECS, suits_dali
 from dali_pipelines.errors import LoaderError, Stopped, VideoError
 from dali_pipelines.loaders.clip_reader import ClipReader, ReadClip
 from dali_pipelines.loaders.frame_cache import FrameCache
-from dali_pipelines.loaders.graph import FRONTS, ClipGraph, Front
-from dali_pipelines.loaders.loader_config import Batch, ClipLoader, ClipRow, Feed, make_batch
+from dali_pipelines.loaders.graph import INPUT_KINDS, ClipGraph, InputKind
+from dali_pipelines.loaders.loader_config import Batch, ClipLoader, LoaderConfig, Sample, make_batch
 from dali_pipelines.loaders.prefetch import Task, ThreadPool, prefetch
 
 if TYPE_CHECKING:
@@ -38,8 +38,8 @@ Decoder = Literal["auto", "pyav", "dali"]
 class DaliLoader(ClipLoader):
     def __init__(
         self,
-        rows: Sequence[ClipRow],
-        feed: Feed,
+        rows: Sequence[Sample],
+        config: LoaderConfig,
         *,
         gpu: int | None = None,
         num_threads: int | None = None,
@@ -48,17 +48,17 @@ class DaliLoader(ClipLoader):
         timeout_s: float = TIMEOUT_S,
     ) -> None:
         """`timeout_s`: so long is a clip waited for before it is given up."""
-        super().__init__(rows, feed)
+        super().__init__(rows, config)
         self.cache = cache
         self._timeout_s = timeout_s
         self._gpu = gpu
         self._num_threads = num_threads or num_cores()
-        self._graphs: dict[Front, ClipGraph] = {}
+        self._graphs: dict[InputKind, ClipGraph] = {}
         self._with_dali = decoder == "dali" or (decoder == "auto" and gpu is not None)
         self._taken: dict[Any, bool] = {}
         """What DALI's video decoder takes, by path."""
 
-    def _load(self, batches: list[list[ClipRow]]) -> Iterator[Batch | None]:
+    def _load(self, batches: list[list[Sample]]) -> Iterator[Batch | None]:
         return prefetch(
             lambda stop: self._batches(batches, stop),
             ahead=BATCHES_AHEAD,
@@ -66,15 +66,15 @@ class DaliLoader(ClipLoader):
         )
 
     def _batches(
-        self, batches: list[list[ClipRow]], stop: threading.Event
+        self, batches: list[list[Sample]], stop: threading.Event
     ) -> Generator[Batch | None, None, None]:
         """Runs in a thread of its own, ahead of who asks for batches."""
         reader = ClipReader(
-            feed=self.feed, cache=self.cache, takes_video=self._takes_video, stop=stop
+            config=self.config, cache=self.cache, takes_video=self._takes_video, stop=stop
         )
         pool = ThreadPool(self._num_threads)
         epoch = self._epoch
-        pending: deque[list[tuple[ClipRow, Task[ReadClip | VideoError]]]] = deque()
+        pending: deque[list[tuple[Sample, Task[ReadClip | VideoError]]]] = deque()
         waiting = iter(batches)
         try:
             for _ in batches:
@@ -93,7 +93,7 @@ class DaliLoader(ClipLoader):
 
     def _result(
         self,
-        row: ClipRow,
+        row: Sample,
         task: "Task[ReadClip | VideoError]",
         pool: ThreadPool,
         stop: threading.Event,
@@ -118,8 +118,8 @@ class DaliLoader(ClipLoader):
                 self.report.failures[item.path] = item.reason
         clips = [item for item in read if isinstance(item, ReadClip)]
         done: list[tuple[list[ReadClip], torch.Tensor]] = []
-        for front in FRONTS:
-            if chosen := [clip for clip in clips if clip.front == front]:
+        for input_kind in INPUT_KINDS:
+            if chosen := [clip for clip in clips if clip.input_kind == input_kind]:
                 done += self._through_graph(chosen, reader, epoch)
         if not done:
             return None
@@ -133,25 +133,25 @@ class DaliLoader(ClipLoader):
             clips_BTCHW = clips_BTCHW[views.to(clips_BTCHW.device)]
             delivered = [delivered[n] for n in order]
         self._count(delivered)
-        return make_batch(clips_BTCHW, [clip.row for clip in delivered], self.feed)
+        return make_batch(clips_BTCHW, [clip.row for clip in delivered], self.config)
 
     def _through_graph(
         self, clips: list[ReadClip], reader: ClipReader, epoch: int
     ) -> "list[tuple[list[ReadClip], torch.Tensor]]":
         """Clips of one front; where DALI refuses them together, each by itself."""
-        front = clips[0].front
+        input_kind = clips[0].input_kind
         try:
-            return [(clips, self._run_graph(front, clips))]
+            return [(clips, self._run_graph(input_kind, clips))]
         except RuntimeError as error:
-            self._graphs.pop(front, None)  # DALI says that it can't be used any more
-            if front == "pixels":
+            self._graphs.pop(input_kind, None)  # DALI says that it can't be used any more
+            if input_kind == "pixels":
                 raise
             if len(clips) > 1:
                 return [
                     part for clip in clips for part in self._through_graph([clip], reader, epoch)
                 ]
             path, reason = clips[0].row.path, _reason(error)
-        if front == "images":
+        if input_kind == "images":
             self.report.failures[path] = reason
             return []
         self._taken[path] = False
@@ -162,29 +162,29 @@ class DaliLoader(ClipLoader):
             return []
         return self._through_graph([again], reader, epoch)
 
-    def _run_graph(self, front: Front, clips: list[ReadClip]) -> "torch.Tensor":
-        if front not in self._graphs:
-            self._graphs[front] = ClipGraph(
-                front,
-                self.feed.spec,
-                max_looks=self.feed.batch_size * self.feed.num_views,
+    def _run_graph(self, input_kind: InputKind, clips: list[ReadClip]) -> "torch.Tensor":
+        if input_kind not in self._graphs:
+            self._graphs[input_kind] = ClipGraph(
+                input_kind,
+                self.config.spec,
+                max_views=self.config.batch_size * self.config.num_views,
                 num_threads=self._num_threads,
                 gpu=self._gpu,
-                values=self.feed.values,
-                colour=self.feed.augment is not None and self.feed.augment.changes_colour,
+                values=self.config.values,
+                color=self.config.augment is not None and self.config.augment.changes_color,
             )
-        return self._graphs[front].run(
+        return self._graphs[input_kind].run(
             [source for clip in clips for source in clip.sources],
-            [look for clip in clips for look in clip.looks],
+            [view for clip in clips for view in clip.views],
         )
 
     def _count(self, clips: list[ReadClip]) -> None:
         for clip in clips:
-            self.report.read_by[clip.way] += 1
+            self.report.read_by[clip.read_by] += 1
             if clip.num_damaged:
                 self.report.damaged_frames[clip.row.path] += clip.num_damaged
 
-    def _takes_video(self, row: ClipRow) -> bool:
+    def _takes_video(self, row: Sample) -> bool:
         """From the index's codec, and from the file itself what the index doesn't hold."""
         if not self._with_dali:
             return False
@@ -194,19 +194,19 @@ class DaliLoader(ClipLoader):
         return self._taken[row.path]
 
 
-def _in_order(asked: list[ClipRow], delivered: list[ClipRow]) -> list[int]:
+def _in_order(asked: list[Sample], delivered: list[Sample]) -> list[int]:
     """Places in `delivered`, as `asked` has them. A row may come twice, and may be missing."""
-    places: dict[ClipRow, list[int]] = {}
+    places: dict[Sample, list[int]] = {}
     for number, row in enumerate(delivered):
         places.setdefault(row, []).append(number)
     return [places[row].pop(0) for row in asked if places.get(row)]
 
 
-def _task(reader: ClipReader, row: ClipRow, epoch: int) -> "Task[ReadClip | VideoError]":
+def _task(reader: ClipReader, row: Sample, epoch: int) -> "Task[ReadClip | VideoError]":
     return Task(lambda stop: _read(dataclasses.replace(reader, stop=stop), row, epoch))
 
 
-def _read(reader: ClipReader, row: ClipRow, epoch: int) -> ReadClip | VideoError:
+def _read(reader: ClipReader, row: Sample, epoch: int) -> ReadClip | VideoError:
     """What a thread does for one clip. A bad file is a finding; anything else ends the run."""
     try:
         return reader.read(row, epoch)

@@ -43,14 +43,14 @@ class FrameCache:
     """Frames by (video, short side). Any number of threads and processes may use one folder."""
 
     def __init__(
-        self, folder: Path, *, max_gb: float, tell: Callable[[str], None] = warnings.warn
+        self, folder: Path, *, max_gb: float, log: Callable[[str], None] = warnings.warn
     ) -> None:
         """`tell` hears, once, that the folder can't be used as it should."""
         if not max_gb > 0:
             raise SpecError(f"the cache needs some room: --cache-gb must be above 0, not {max_gb}")
         self.folder = folder
         self.num_hits = 0
-        self._tell = tell
+        self._tell = log
         self._has_told = False
         self._is_sound = self._takes_more = True
         self._max_bytes = int(max_gb * 1e9)

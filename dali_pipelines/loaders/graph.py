@@ -1,4 +1,4 @@
-"""The one DALI graph: decode (where DALI decodes), resize, crop, mirror, colour, normalise.
+"""The one DALI graph: decode (where DALI decodes), resize, crop, mirror, color, normalize.
 
 A graph has one of four fronts, and the rest is the same whatever the front and the device:
 
@@ -7,45 +7,45 @@ A graph has one of four fronts, and the rest is the same whatever the front and 
     images   JPEG or PNG files, a frame each                                bytes
     video    parts of video files, and the numbers of the frames wanted     bytes
 
-Shape letters: B looks, T frames of each, C colours, H, W.
+Shape letters: B looks, T frames of each, C colors, H, W.
 """
 
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 
-from dali_pipelines.augment import Look
+from dali_pipelines.augment import ClipView
 from dali_pipelines.spec import ClipSpec, Values
 
 if TYPE_CHECKING:
     import torch
 
-Front = Literal["pixels", "clips", "images", "video"]
-FRONTS: tuple[Front, ...] = get_args(Front)
-BY_LOOK: frozenset[Front] = frozenset({"clips", "video"})
+InputKind = Literal["pixels", "clips", "images", "video"]
+INPUT_KINDS: tuple[InputKind, ...] = get_args(InputKind)
+BY_VIEW: frozenset[InputKind] = frozenset({"clips", "video"})
 """Fronts of which a sample is a whole look, and not one frame."""
-COLOURS = ("brightness", "contrast", "saturation", "hue")
+COLORS = ("brightness", "contrast", "saturation", "hue")
 
 
 class ClipGraph:
-    """A built pipeline for up to `max_looks` looks a run."""
+    """A built pipeline for up to `max_views` looks a run."""
 
     def __init__(
         self,
-        front: Front,
+        input_kind: InputKind,
         spec: ClipSpec,
         *,
-        max_looks: int,
+        max_views: int,
         num_threads: int,
         gpu: int | None = None,
         values: Values = "float32",
-        colour: bool = False,
+        color: bool = False,
     ) -> None:
-        self._front = front
+        self._front = input_kind
         self._spec = spec
-        self._colour = colour
-        self._pipeline = define(front, spec, gpu=gpu is not None, values=values, colour=colour)(
-            batch_size=max_looks if front in BY_LOOK else max_looks * spec.num_frames,
+        self._color = color
+        self._pipeline = define(input_kind, spec, gpu=gpu is not None, values=values, color=color)(
+            batch_size=max_views if input_kind in BY_VIEW else max_views * spec.num_frames,
             num_threads=num_threads,
             device_id=gpu,
             exec_dynamic=True,  # its outputs own their memory, so torch can keep them
@@ -53,7 +53,7 @@ class ClipGraph:
         )
         self._pipeline.build()
 
-    def run(self, sources: list[Any], looks: list[Look]) -> "torch.Tensor":
+    def run(self, sources: list[Any], views: list[ClipView]) -> "torch.Tensor":
         """`sources` has one entry a frame, look after look; for video one (bytes, numbers) a look.
 
         Returns (B, T, C, H, W) on the device of the graph, in memory of its own.
@@ -69,36 +69,36 @@ class ClipGraph:
             places = [inverse for _, inverse in pairs]
         else:
             pipeline.feed_input("source", sources)
-        repeat = 1 if self._front in BY_LOOK else frames
-        names = ("crop_x", "crop_y", *(COLOURS if self._colour else ()))
+        repeat = 1 if self._front in BY_VIEW else frames
+        names = ("crop_x", "crop_y", *(COLORS if self._color else ()))
         for name in names:
-            values = np.array([getattr(look, name) for look in looks], np.float32)
+            values = np.array([getattr(view, name) for view in views], np.float32)
             pipeline.feed_input(name, np.repeat(values, repeat))
-        mirrored = np.array([look.mirror for look in looks], np.int32)
+        mirrored = np.array([view.mirror for view in views], np.int32)
         pipeline.feed_input("mirror", np.repeat(mirrored, repeat))
         pipeline.schedule_run()
         (output,) = pipeline.share_outputs()
         tensor = torch.from_dlpack(output.as_tensor())
         pipeline.release_outputs()
-        clips_BTCHW = tensor.reshape(len(looks), frames, 3, self._spec.crop, self._spec.crop)
+        clips_BTCHW = tensor.reshape(len(views), frames, 3, self._spec.crop, self._spec.crop)
         if all(np.array_equal(each, np.arange(frames)) for each in places):
             return clips_BTCHW
         order = torch.from_numpy(np.stack(places)).to(clips_BTCHW.device)
-        return clips_BTCHW[torch.arange(len(looks), device=order.device)[:, None], order]
+        return clips_BTCHW[torch.arange(len(views), device=order.device)[:, None], order]
 
 
 def define(
-    front: Front,
+    input_kind: InputKind,
     spec: ClipSpec,
     *,
     gpu: bool,
     values: Values,
-    colour: bool = False,
-    centred: bool = False,
+    color: bool = False,
+    centered: bool = False,
 ) -> Any:
     """The graph's definition, which DALI calls with the size of a batch and the device.
 
-    `centred` fixes the look of testing, the middle of the picture, so that only the front is fed.
+    `centered` fixes the look of testing, the middle of the picture, so that only the front is fed.
     """
     from nvidia.dali import fn, pipeline_def, types
 
@@ -108,16 +108,16 @@ def define(
 
     def decode() -> Any:
         # `run` waits for the outputs, so the arrays outlive their use and DALI needs no copy.
-        if front == "pixels":
+        if input_kind == "pixels":
             pixels = fn.external_source(name="source", layout="HWC", no_copy=True)
             return pixels.gpu() if gpu else pixels
-        if front == "clips":
+        if input_kind == "clips":
             clips = fn.external_source(
                 name="source", layout="FHWC", ndim=4, dtype=types.UINT8, no_copy=True
             )
             return clips.gpu() if gpu else clips
         encoded = fn.external_source(name="source", ndim=1, dtype=types.UINT8, no_copy=True)
-        if front == "images":
+        if input_kind == "images":
             return fn.decoders.image(encoded, device=mixed, output_type=types.RGB)
         numbers = fn.external_source(name="numbers", ndim=1, dtype=types.INT32)
         # A frame beyond the end is an error, not a black picture; PyAV then has a look at the file.
@@ -137,38 +137,38 @@ def define(
             antialias=True,
         )
 
-    def look(name: str, centre: float, dtype: Any = types.FLOAT) -> Any:
-        return centre if centred else fn.external_source(name=name, ndim=0, dtype=dtype)
+    def view(name: str, center: float, dtype: Any = types.FLOAT) -> Any:
+        return center if centered else fn.external_source(name=name, ndim=0, dtype=dtype)
 
     @pipeline_def
     def graph() -> Any:
         frames = decode()
-        if front in ("images", "video"):
+        if input_kind in ("images", "video"):
             frames = resize_short(frames)
         if (
-            front == "video" and not centred
+            input_kind == "video" and not centered
         ):  # where a number came twice, `run` puts its frame again
             frames = fn.pad(frames, axis_names="F", shape=[spec.num_frames])
         crop = {
             "crop": (spec.crop, spec.crop),
-            "crop_pos_x": look("crop_x", 0.5),
-            "crop_pos_y": look("crop_y", 0.5),
+            "crop_pos_x": view("crop_x", 0.5),
+            "crop_pos_y": view("crop_y", 0.5),
             "rounding": "truncate",
         }
-        if colour:
+        if color:
             shades = {
-                name: fn.external_source(name=name, ndim=0, dtype=types.FLOAT) for name in COLOURS
+                name: fn.external_source(name=name, ndim=0, dtype=types.FLOAT) for name in COLORS
             }
             frames = fn.color_twist(fn.crop(frames, **crop), **shades)
             crop = {}
         return fn.crop_mirror_normalize(
             frames,
             **crop,
-            mirror=look("mirror", 0, types.INT32),
+            mirror=view("mirror", 0, types.INT32),
             mean=[0.0] if values == "uint8" else [255 * value for value in spec.mean],
             std=[1.0] if values == "uint8" else [255 * value for value in spec.std],
             dtype=kinds[values],
-            output_layout="FCHW" if front in BY_LOOK else "CHW",
+            output_layout="FCHW" if input_kind in BY_VIEW else "CHW",
             device=device,
         )
 

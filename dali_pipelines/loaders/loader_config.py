@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from dali_pipelines.augment import Augment, Look, training_look
+from dali_pipelines.augment import Augment, ClipView, training_view
 from dali_pipelines.errors import SpecError, Stopped
 from dali_pipelines.sampling import plan_views
 from dali_pipelines.spec import ClipSpec, Values
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ClipRow:
+class Sample:
     """One row of an index, as far as a loader needs it."""
 
     id: int
@@ -39,7 +39,7 @@ class ClipRow:
 
 
 class Batch(NamedTuple):
-    """B counts looks: a clip that is viewed several times comes as so many neighbours."""
+    """B counts looks: a clip that is viewed several times comes as so many neighbors."""
 
     clips: "torch.Tensor"
     """(B, T, C, H, W)"""
@@ -48,7 +48,7 @@ class Batch(NamedTuple):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Feed:
+class LoaderConfig:
     spec: ClipSpec
     batch_size: int = 8
     """Clips; with several views of a clip, a batch holds as many times more."""
@@ -61,14 +61,14 @@ class Feed:
     num_crops: int = 1
     """1, or 3 along the long side."""
     rank: int = 0
-    world: int = 1
+    world_size: int = 1
     values: Values = "float32"
 
     def __post_init__(self) -> None:
         if self.batch_size < 1:
             raise SpecError(f"the batch size must be at least 1, not {self.batch_size}")
-        if not 0 <= self.rank < self.world:
-            raise SpecError(f"rank {self.rank} is not one of 0 to {self.world - 1}")
+        if not 0 <= self.rank < self.world_size:
+            raise SpecError(f"rank {self.rank} is not one of 0 to {self.world_size - 1}")
         if self.augment and self.num_views > 1:
             raise SpecError("several views of a clip are for testing; training draws one")
 
@@ -76,7 +76,7 @@ class Feed:
     def num_views(self) -> int:
         return self.num_clips * self.num_crops
 
-    def looks(self, row: ClipRow, epoch: int) -> list[Look]:
+    def views(self, row: Sample, epoch: int) -> list[ClipView]:
         if self.augment is None:
             views = plan_views(
                 row.frames,
@@ -87,9 +87,11 @@ class Feed:
                 num_clips=self.num_clips,
                 num_crops=self.num_crops,
             )
-            return [Look(plan=each.plan, crop_x=each.crop_x, crop_y=each.crop_y) for each in views]
+            return [
+                ClipView(plan=each.plan, crop_x=each.crop_x, crop_y=each.crop_y) for each in views
+            ]
         return [
-            training_look(
+            training_view(
                 row.frames,
                 row.fps,
                 self.spec,
@@ -111,14 +113,14 @@ class Feed:
         order = np.arange(num_rows)
         if self.shuffle:
             order = np.random.default_rng([self.seed, epoch]).permutation(num_rows)
-        own = order[self.rank :: self.world].tolist()
+        own = order[self.rank :: self.world_size].tolist()
         size = self.batch_size
-        num_steps = -(-num_rows // (size * self.world))
+        num_steps = -(-num_rows // (size * self.world_size))
         return [own[step * size : (step + 1) * size] for step in range(num_steps)]
 
 
 @dataclass(kw_only=True)
-class Report:
+class LoaderReport:
     """What happened to the clips, over all epochs; for one summary at the end."""
 
     read_by: Counter[str] = field(default_factory=Counter)
@@ -170,7 +172,7 @@ class Report:
             f"({path}: {count})"
         )
 
-    def take_in(self, other: "Report") -> None:
+    def merge_from(self, other: "LoaderReport") -> None:
         """What another loader, or another process, met."""
         self.read_by += other.read_by
         self.failures |= other.failures
@@ -187,12 +189,12 @@ class ClipLoader(ABC):
     nothing is left is skipped, but not where other ranks wait for this one's step.
     """
 
-    def __init__(self, rows: Sequence[ClipRow], feed: Feed) -> None:
+    def __init__(self, rows: Sequence[Sample], config: LoaderConfig) -> None:
         if not rows:
             raise SpecError("there are no clips to load")
         self.rows = list(rows)
-        self.feed = feed
-        self.report = Report()
+        self.config = config
+        self.report = LoaderReport()
         self.note = ""
         """What whoever started it should know, where something isn't as usual."""
         self._epoch = 0
@@ -202,20 +204,20 @@ class ClipLoader(ABC):
         self._is_stopped = False
 
     def __len__(self) -> int:
-        return len(self.feed.batches(len(self.rows), self._epoch))
+        return len(self.config.batches(len(self.rows), self._epoch))
 
     def __iter__(self) -> Iterator[Batch]:
         """The rest of a loaded epoch, or a whole one; a loop that was left begins again."""
         self._done, self._begin_at = self._begin_at, 0
-        batches = self.feed.batches(len(self.rows), self._epoch)[self._done :]
+        batches = self.config.batches(len(self.rows), self._epoch)[self._done :]
         for batch in self._load([[self.rows[each] for each in batch] for batch in batches]):
             if self._is_stopped:
                 raise Stopped
             self._done += 1
             if batch is not None:
                 yield batch
-            elif self.feed.world > 1:
-                yield _empty_batch(self.feed)
+            elif self.config.world_size > 1:
+                yield _empty_batch(self.config)
         self._epoch += 1
         self._done = 0
 
@@ -225,37 +227,37 @@ class ClipLoader(ABC):
         self._is_stopped = True
 
     def state_dict(self) -> dict[str, int]:
-        return {"epoch": self._epoch, "done": self._done, "seed": self.feed.seed}
+        return {"epoch": self._epoch, "done": self._done, "seed": self.config.seed}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
-        if state["seed"] != self.feed.seed:
-            raise SpecError(f"the run began with seed {state['seed']}, not {self.feed.seed}")
+        if state["seed"] != self.config.seed:
+            raise SpecError(f"the run began with seed {state['seed']}, not {self.config.seed}")
         self._epoch, self._begin_at = state["epoch"], state["done"]
         self._done = self._begin_at
 
     @abstractmethod
-    def _load(self, batches: list[list[ClipRow]]) -> Iterator[Batch | None]:
+    def _load(self, batches: list[list[Sample]]) -> Iterator[Batch | None]:
         """A batch for each list of clips, in order; None where no clip of it can be read."""
 
 
-def _empty_batch(feed: Feed) -> Batch:
+def _empty_batch(config: LoaderConfig) -> Batch:
     import torch
 
-    spec = feed.spec
+    spec = config.spec
     nothing = torch.empty(
-        0, spec.num_frames, 3, spec.crop, spec.crop, dtype=getattr(torch, feed.values)
+        0, spec.num_frames, 3, spec.crop, spec.crop, dtype=getattr(torch, config.values)
     )
-    return make_batch(nothing, [], feed)
+    return make_batch(nothing, [], config)
 
 
-def make_batch(clips_BTCHW: "torch.Tensor", rows: list[ClipRow], feed: Feed) -> Batch:
-    """`rows` are the clips, of which the tensor holds `feed.num_views` neighbours each."""
+def make_batch(clips_BTCHW: "torch.Tensor", rows: list[Sample], config: LoaderConfig) -> Batch:
+    """`rows` are the clips, of which the tensor holds `feed.num_views` neighbors each."""
     import torch
 
     labels = torch.tensor([row.label for row in rows], dtype=torch.long, device=clips_BTCHW.device)
     ids = torch.tensor([row.id for row in rows], dtype=torch.long)
     return Batch(
         clips=clips_BTCHW,
-        labels=labels.repeat_interleave(feed.num_views),
-        ids=ids.repeat_interleave(feed.num_views),
+        labels=labels.repeat_interleave(config.num_views),
+        ids=ids.repeat_interleave(config.num_views),
     )

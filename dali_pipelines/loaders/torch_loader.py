@@ -19,28 +19,28 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms.v2 import functional as transforms
 
-from dali_pipelines.augment import Look, colour_matrix, crop_offset
+from dali_pipelines.augment import ClipView, color_matrix, crop_offset
 from dali_pipelines.cores import num_cores
 from dali_pipelines.decode import frame_folder
 from dali_pipelines.decode.pixels import Frame, resized_size, to_pixels
 from dali_pipelines.decode.wanted_frames import decode_in_turn
 from dali_pipelines.errors import LoaderError, VideoError
 from dali_pipelines.frame_plan import IntArray
-from dali_pipelines.loaders.loader_config import Batch, ClipLoader, ClipRow, Feed, make_batch
+from dali_pipelines.loaders.loader_config import Batch, ClipLoader, LoaderConfig, Sample, make_batch
 
 TIMEOUT_S = 600.0
 SHARED = Path("/dev/shm")
 PREFETCH = 2
 """Batches that each worker has ready; DataLoader's default."""
-Decode = Callable[[ClipRow, IntArray], list[Frame]]
+Decode = Callable[[Sample, IntArray], list[Frame]]
 """The frames of these numbers, ascending, as they are in the file."""
 
 
 class TorchLoader(ClipLoader):
     def __init__(
         self,
-        rows: Sequence[ClipRow],
-        feed: Feed,
+        rows: Sequence[Sample],
+        config: LoaderConfig,
         *,
         num_workers: int | None = None,
         decode: Decode | None = None,
@@ -48,11 +48,11 @@ class TorchLoader(ClipLoader):
     ) -> None:
         """`decode` stands in for PyAV, for comparison with other libraries. `timeout_s`: so long
         are worker processes waited for, before the run is ended."""
-        super().__init__(rows, feed)
+        super().__init__(rows, config)
         self._num_workers = num_cores() if num_workers is None else num_workers
         self._decode = decode
         self._timeout_s = timeout_s
-        needed = (PREFETCH * self._num_workers + 1) * _bytes_of_batch(feed) * feed.world
+        needed = (PREFETCH * self._num_workers + 1) * _bytes_of_batch(config) * config.world_size
         self._through_pipes = self._num_workers > 0 and needed > _free_shared_memory()
         if self._through_pipes:
             self.note = (
@@ -61,13 +61,13 @@ class TorchLoader(ClipLoader):
                 "raise --shm-size"
             )
 
-    def _load(self, batches: list[list[ClipRow]]) -> Iterator[Batch | None]:
+    def _load(self, batches: list[list[Sample]]) -> Iterator[Batch | None]:
         rows = [row for batch in batches for row in batch]
         positions = iter(range(len(rows)))
         at_work = _shared_table(max(1, self._num_workers))
         gc.collect()  # a DALI graph that is garbage must go here, where its threads are
         loader: DataLoader[Any] = DataLoader(
-            ClipDataset(rows, self.feed, self._epoch, at_work, self._decode, self._through_pipes),
+            ClipDataset(rows, self.config, self._epoch, at_work, self._decode, self._through_pipes),
             batch_sampler=[[next(positions) for _ in batch] for batch in batches],
             num_workers=self._num_workers,
             prefetch_factor=PREFETCH if self._num_workers else None,
@@ -94,13 +94,13 @@ class TorchLoader(ClipLoader):
         return make_batch(
             torch.cat([torch.as_tensor(item.clips) for item in whole]),
             [item.row for item in whole],
-            self.feed,
+            self.config,
         )
 
 
-def _bytes_of_batch(feed: Feed) -> int:
-    spec, size = feed.spec, getattr(torch, feed.values).itemsize
-    return feed.batch_size * feed.num_views * spec.num_frames * 3 * spec.crop**2 * size
+def _bytes_of_batch(config: LoaderConfig) -> int:
+    spec, size = config.spec, getattr(torch, config.values).itemsize
+    return config.batch_size * config.num_views * spec.num_frames * 3 * spec.crop**2 * size
 
 
 def _free_shared_memory() -> int:
@@ -119,7 +119,7 @@ def _keep_what_is_inherited(worker: int) -> None:
 
 
 class Item(NamedTuple):
-    row: ClipRow
+    row: Sample
     clips: torch.Tensor | np.ndarray
     """A tensor goes to another process through shared memory, an array through a pipe."""
     num_damaged: int
@@ -128,8 +128,8 @@ class Item(NamedTuple):
 class ClipDataset(Dataset[Any]):
     def __init__(
         self,
-        rows: list[ClipRow],
-        feed: Feed,
+        rows: list[Sample],
+        config: LoaderConfig,
         epoch: int,
         at_work: torch.Tensor,
         decode: Decode | None,
@@ -138,7 +138,7 @@ class ClipDataset(Dataset[Any]):
         self._decode = decode
         self._through_pipes = through_pipes
         self._rows = rows
-        self._feed = feed
+        self._config = config
         self._epoch = epoch
         self._at_work = at_work
         """A line for each worker: its process, and the clip that it is reading."""
@@ -154,8 +154,8 @@ class ClipDataset(Dataset[Any]):
         try:
             if row.frames < 1:
                 raise VideoError(row.path, "the index counts no frames in it; index it anew")
-            looks = self._feed.looks(row, self._epoch)
-            seen = [self._clip_TCHW(row, look) for look in looks]
+            views = self._config.views(row, self._epoch)
+            seen = [self._clip_TCHW(row, view) for view in views]
             clips = torch.stack([clip for clip, _ in seen])
             num_damaged = sum(odd for _, odd in seen)
             return Item(row, clips.numpy() if self._through_pipes else clips, num_damaged)
@@ -164,32 +164,32 @@ class ClipDataset(Dataset[Any]):
         except OSError as error:
             return VideoError(row.path, error.strerror or str(error))
 
-    def _clip_TCHW(self, row: ClipRow, look: Look) -> tuple[torch.Tensor, int]:
+    def _clip_TCHW(self, row: Sample, view: ClipView) -> tuple[torch.Tensor, int]:
         """And how many of its frames are damaged."""
-        spec, num_damaged = self._feed.spec, 0
+        spec, num_damaged = self._config.spec, 0
         if self._decode is not None:
-            decoded = self._decode(row, look.plan.source_indices)
+            decoded = self._decode(row, view.plan.source_indices)
         else:
-            decoded, num_damaged = _decode(row, look.plan.source_indices)
-        frames_THWC = look.plan.compose(np.stack(decoded))
+            decoded, num_damaged = _decode(row, view.plan.source_indices)
+        frames_THWC = view.plan.compose(np.stack(decoded))
         clip = torch.from_numpy(frames_THWC).permute(0, 3, 1, 2)
         width, height = resized_size(clip.shape[3], clip.shape[2], spec.resize)
         clip = transforms.resize(clip, [height, width], antialias=True)
-        top = crop_offset(height, spec.crop, look.crop_y)
-        left = crop_offset(width, spec.crop, look.crop_x)
+        top = crop_offset(height, spec.crop, view.crop_y)
+        left = crop_offset(width, spec.crop, view.crop_x)
         clip = transforms.crop(clip, top, left, spec.crop, spec.crop)
-        if look.mirror:
+        if view.mirror:
             clip = transforms.horizontal_flip(clip)
-        if self._feed.augment is not None and self._feed.augment.changes_colour:
-            clip = _change_colour(clip, look)
-        if self._feed.values == "uint8":
+        if self._config.augment is not None and self._config.augment.changes_color:
+            clip = _change_color(clip, view)
+        if self._config.values == "uint8":
             return clip, num_damaged
         clip = transforms.to_dtype(clip, torch.float32, scale=True)
         clip = transforms.normalize(clip, list(spec.mean), list(spec.std))
-        return clip.to(getattr(torch, self._feed.values)), num_damaged
+        return clip.to(getattr(torch, self._config.values)), num_damaged
 
 
-def _decode(row: ClipRow, numbers: IntArray) -> tuple[list[Frame], int]:
+def _decode(row: Sample, numbers: IntArray) -> tuple[list[Frame], int]:
     if row.path.is_dir():
         return list(frame_folder.read_frames(row.path, numbers)), 0
     frames, num_damaged = [], 0
@@ -201,13 +201,13 @@ def _decode(row: ClipRow, numbers: IntArray) -> tuple[list[Frame], int]:
     return frames, num_damaged
 
 
-def _change_colour(clip_TCHW: torch.Tensor, look: Look) -> torch.Tensor:
-    matrix, offset = colour_matrix(look)
+def _change_color(clip_TCHW: torch.Tensor, view: ClipView) -> torch.Tensor:
+    matrix, offset = color_matrix(view)
     changed = torch.einsum("dc,tchw->tdhw", torch.tensor(matrix).float(), clip_TCHW.float())
     return (changed + offset).round().clamp(0, 255).to(torch.uint8)
 
 
-def _named(error: RuntimeError, rows: list[ClipRow], at_work: torch.Tensor) -> RuntimeError:
+def _named(error: RuntimeError, rows: list[Sample], at_work: torch.Tensor) -> RuntimeError:
     """DataLoader names the processes that died; what they were reading stands in `at_work`."""
     if "timed out" in str(error):
         names = " or ".join(str(rows[position].path) for _, position in at_work.tolist())

@@ -1,4 +1,4 @@
-"""The graph as Triton's DALI backend wants it: serialised, fed by clients, and what it is fed.
+"""The graph as Triton's DALI backend wants it: serialized, fed by clients, and what it is fed.
 
 Sampling stays with the client (sampling.py): it sends the part of a video that holds the wanted
 frames (clip_part.py) and their numbers in it, or for a server without GPU the frames themselves,
@@ -8,11 +8,11 @@ pipeline, brings its own device and size of batch.
 
 from typing import Literal
 
-from dali_pipelines.loaders.graph import Front, define
+from dali_pipelines.loaders.graph import InputKind, define
 from dali_pipelines.spec import ClipSpec
 
 Device = Literal["gpu", "cpu"]
-FRONTS: dict[Device, Front] = {"gpu": "video", "cpu": "clips"}
+INPUT_KINDS: dict[Device, InputKind] = {"gpu": "video", "cpu": "clips"}
 OUTPUT = "clips"
 Dims = dict[str, tuple[str, tuple[int, ...]]]
 """Tensors by name, each with its type and its shape without the batch; -1 is any length."""
@@ -32,7 +32,7 @@ def serialize(device: Device, spec: ClipSpec, *, max_clips: int, num_threads: in
     """Needs no GPU, whatever the device."""
     from nvidia.dali import types
 
-    graph = define(FRONTS[device], spec, gpu=device == "gpu", values="uint8", centred=True)
+    graph = define(INPUT_KINDS[device], spec, gpu=device == "gpu", values="uint8", centered=True)
     pipeline = graph(
         batch_size=max_clips,
         num_threads=num_threads,

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from dali_pipelines.cores import num_cores
 from dali_pipelines.errors import LoaderError, Stopped, VideoError
 from dali_pipelines.loaders.graph import ClipGraph
-from dali_pipelines.loaders.loader_config import Report
+from dali_pipelines.loaders.loader_config import LoaderReport
 from dali_pipelines.loaders.prefetch import Task, ThreadPool, prefetch, put_unless
 from dali_pipelines.loaders.windows import ReadWindow, Window, plan_windows, read_windows
 from dali_pipelines.spec import ClipSpec, Values
@@ -54,7 +54,7 @@ class WindowLoader:
     ) -> None:
         """`known`: how many of a file's windows to leave out, counted from its start.
         `timeout_s`: so long may a file give nothing before it is given up."""
-        self.report = Report()
+        self.report = LoaderReport()
         self._paths = paths
         self._spec = spec
         self._window_s = window_s
@@ -66,7 +66,7 @@ class WindowLoader:
         self._graph = ClipGraph(
             "pixels",
             spec,
-            max_looks=batch_size,
+            max_views=batch_size,
             num_threads=self._num_threads,
             gpu=gpu,
             values=values,
@@ -151,7 +151,7 @@ class WindowLoader:
     def _through_graph(self, windows: list[ReadWindow]) -> WindowBatch:
         clips_BTCHW = self._graph.run(
             [frame for window in windows for frame in window.frames],
-            [window.look for window in windows],
+            [window.view for window in windows],
         )
         for window in windows:
             self.report.read_by["PyAV"] += 1

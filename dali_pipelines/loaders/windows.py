@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from dali_pipelines.augment import Look
+from dali_pipelines.augment import ClipView
 from dali_pipelines.decode import frame_folder
 from dali_pipelines.decode.clip_facts import is_too_many
 from dali_pipelines.decode.pixels import Frame, resize_short, to_pixels
@@ -24,7 +24,7 @@ from dali_pipelines.frame_plan import FramePlan, IntArray
 from dali_pipelines.sampling import plan_frames
 from dali_pipelines.spec import ClipSpec
 
-MOST_WINDOWS = 1_000_000
+MAX_WINDOWS = 1_000_000
 """Of one file: eleven days, one a second."""
 
 
@@ -48,7 +48,7 @@ class Window:
 
 class ReadWindow(NamedTuple):
     window: Window
-    look: Look
+    view: ClipView
     frames: list[Frame]
     """T frames, their short side resized."""
     num_damaged: int
@@ -77,7 +77,7 @@ def plan_windows(
     length_s = end_s
     if window_s is not None and stride_s is not None and window_s < end_s - gap / 2:
         length_s = window_s
-        if end_s / stride_s > MOST_WINDOWS:
+        if end_s / stride_s > MAX_WINDOWS:
             raise VideoError(path, f"it claims to last {end_s:,.0f} s, more than can be true")
         starts = np.arange(0, end_s - window_s + min(gap, window_s) / 2, stride_s)
         if starts[-1] + window_s < end_s - gap / 2:
@@ -117,8 +117,8 @@ def read_windows(
     is_whole = windows[0].is_last and not windows[0].number
     if is_whole and windows[0].flaw:
         raise VideoError(windows[0].path, windows[0].flaw)
-    looks = [Look(plan=_shift(plan_frames(w.frames, w.fps, spec), w.first)) for w in windows]
-    sources = [look.plan.source_indices for look in looks]
+    views = [ClipView(plan=_shift(plan_frames(w.frames, w.fps, spec), w.first)) for w in windows]
+    sources = [view.plan.source_indices for view in views]
     last_use: dict[int, int] = {}
     for place, numbers in enumerate(sources):
         last_use.update(dict.fromkeys(numbers.tolist(), place))
@@ -131,7 +131,7 @@ def read_windows(
             found = [held[each] for each in sources[place].tolist()]
             if len({frame.shape for frame, _ in found}) > 1:
                 raise VideoError(windows[place].path, "its picture changes size midway")
-            pixels = looks[place].plan.compose(np.stack([frame for frame, _ in found]))
+            pixels = views[place].plan.compose(np.stack([frame for frame, _ in found]))
             num_damaged = sum(damaged for _, damaged in found)
             if is_whole and is_too_many(num_damaged, len(found)):
                 raise VideoError(
@@ -139,7 +139,7 @@ def read_windows(
                     f"damaged: {num_damaged} of the {len(found)} frames that are wanted don't "
                     "decode cleanly",
                 )
-            yield ReadWindow(windows[place], looks[place], list(pixels), num_damaged)
+            yield ReadWindow(windows[place], views[place], list(pixels), num_damaged)
             held = {each: kept for each, kept in held.items() if last_use[each] > place}
             place += 1
 

@@ -29,8 +29,8 @@ if TYPE_CHECKING:
 WHOLE = 2.0
 """A video of up to so many windows' length is answered as a whole."""
 BATCH = 8
-MOST_WINDOWS = 20_000
-MOST_STRIPS = 100
+MAX_WINDOWS = 20_000
+MAX_STRIPS = 100
 """Of a long video; those between are given up."""
 FRAME_SIDE = 112
 TOP = 5
@@ -70,7 +70,7 @@ def answer(
     *,
     window_s: float,
     gpu: int | None = None,
-    tell: Callable[[int, int], None] = lambda done, total: None,
+    log: Callable[[int, int], None] = lambda done, total: None,
 ) -> Answer:
     """`tell` hears how many windows of how many are done, and may raise to stop."""
     started = time.perf_counter()
@@ -105,7 +105,7 @@ def answer(
                 strips.take(window, frames)
             model_s += answered - read
             strips_s += time.perf_counter() - answered
-            tell(len(found), len(windows))
+            log(len(found), len(windows))
     reading_s = time.perf_counter() - reading - model_s - strips_s
     if path in loader.report.failures:
         raise VideoError(path, loader.report.failures[path])
@@ -132,7 +132,7 @@ def _plan(path: Path, window_s: float) -> list[Window]:
         (whole,) = plan_windows(path, window_s=None)
         if whole.end_s <= WHOLE * window_s:
             return [whole]
-        if whole.end_s / window_s * 2 > MOST_WINDOWS:
+        if whole.end_s / window_s * 2 > MAX_WINDOWS:
             raise VideoError(
                 path,
                 f"it claims to last {whole.end_s:,.0f} s, too long for windows of {window_s} s",
@@ -147,7 +147,7 @@ class Strips:
 
     def __init__(self, num_windows: int) -> None:
         self.kept: list[Strip] = []
-        self._each = -(-num_windows // MOST_STRIPS)
+        self._each = -(-num_windows // MAX_STRIPS)
 
     def take(self, window: Window, frames_TCHW: "torch.Tensor") -> None:
         if window.number % self._each:

@@ -17,10 +17,10 @@ from dali_pipelines.decode.pixels import resized_size, to_pixels
 from dali_pipelines.decode.video_stream import open_video
 from dali_pipelines.errors import VideoError
 
-MOST_S = 300.0
+MAX_S = 300.0
 """Of a converted video; the rest is left out, and the result says so."""
 SHORT_SIDE = 360
-MOST_FPS = 30.0
+MAX_FPS = 30.0
 TICKS = 90_000
 TELL_EACH = 50
 """Frames."""
@@ -49,7 +49,7 @@ def mime_of(path: Path) -> str | None:
     return None
 
 
-def convert(path: Path, *, most_s: float = MOST_S, tell: Callable[[float], None]) -> Converted:
+def convert(path: Path, *, most_s: float = MAX_S, log: Callable[[float], None]) -> Converted:
     """`tell` hears now and then which second is reached, and may raise to stop."""
     with open_indexed(path) as video:
         stream, frames = video.stream, _frames(video)
@@ -67,7 +67,7 @@ def convert(path: Path, *, most_s: float = MOST_S, tell: Callable[[float], None]
                 if shown_s >= most_s:
                     is_whole = False
                     break
-                if shown_s * MOST_FPS < written - 0.5:
+                if shown_s * MAX_FPS < written - 0.5:
                     continue  # more often than is shown, or out of order
                 picture = av.VideoFrame.from_ndarray(to_pixels(frame, size=size), format="rgb24")
                 if encoder is None:
@@ -78,7 +78,7 @@ def convert(path: Path, *, most_s: float = MOST_S, tell: Callable[[float], None]
                 written += 1
                 last_s = shown_s
                 if written % TELL_EACH == 0:
-                    tell(shown_s)
+                    log(shown_s)
             target.mux(encoder.encode(None))
     return Converted(data=output.getvalue(), seconds=last_s + 1 / fps, is_whole=is_whole)
 
@@ -121,7 +121,7 @@ def _fps(stream: VideoStream) -> Fraction:
     rate = stream.average_rate or stream.guessed_rate
     if not rate or rate < 1:
         return Fraction(25)
-    return min(Fraction(rate), Fraction(MOST_FPS)).limit_denominator(1001)
+    return min(Fraction(rate), Fraction(MAX_FPS)).limit_denominator(1001)
 
 
 def _size(stream: VideoStream) -> tuple[int, int]:

@@ -13,9 +13,9 @@ from engine.progress import clock
 if TYPE_CHECKING:
     from engine.labelling.segments import Segment
 
-MOST_BUTTONS = 60
+MAX_BUTTONS = 60
 """For segments; where there are more, the longest have one, and the timeline has all."""
-MOST_IN_ROW = 16
+MAX_IN_ROW = 16
 """Frames of a strip."""
 
 
@@ -44,7 +44,7 @@ def frames(strip: Strip, title: str) -> None:
         f'<img style="width:100%;border-radius:4px" alt="frame {number}" src="{embed_jpeg(data)}">'
         for number, data in enumerate(strip.frames, 1)
     )
-    columns = f"repeat({min(MOST_IN_ROW, len(strip.frames))},minmax(0,120px))"
+    columns = f"repeat({min(MAX_IN_ROW, len(strip.frames))},minmax(0,120px))"
     style = f"display:grid;grid-template-columns:{columns};gap:4px;line-height:0"
     st.html(f'<div style="{style}">{pictures}</div>')
     st.caption(
@@ -101,10 +101,10 @@ def timeline(
 
     st.altair_chart(bars, width="stretch", key=key, on_select=clicked)
     shown = list(enumerate(answer.segments))
-    if len(shown) > MOST_BUTTONS:
+    if len(shown) > MAX_BUTTONS:
         longest = sorted(shown, key=lambda item: item[1].start_s - item[1].end_s)
-        shown = sorted(longest[:MOST_BUTTONS], key=lambda item: item[0])
-        st.caption(f"The {MOST_BUTTONS} longest of {len(answer.segments):,} segments:")
+        shown = sorted(longest[:MAX_BUTTONS], key=lambda item: item[0])
+        st.caption(f"The {MAX_BUTTONS} longest of {len(answer.segments):,} segments:")
     with st.container(horizontal=True, gap="small"):
         for number, segment in shown:
             _button(number, segment, class_names, jump)

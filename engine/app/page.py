@@ -48,7 +48,7 @@ class Model:
 
 
 @dataclass(kw_only=True)
-class Shown:
+class PageState:
     """What the session holds of the video in front of its visitor."""
 
     key: tuple[Any, ...]
@@ -104,7 +104,7 @@ def _choose(site: Site) -> Source | None:
         if way == "folder":
             picked = st.selectbox(
                 "Video", list(listed), index=None, key="pick", placeholder="Choose a video",
-                help=f"At most {sources.MOST_PICKS:,} are listed.",
+                help=f"At most {sources.MAX_PICKS:,} are listed.",
             )  # fmt: skip
             return sources.of_pick(picked, listed, site.folders) if picked else None
     uploaded = st.file_uploader("A video of any format", key="upload")
@@ -122,10 +122,10 @@ def _worked_out(
     name: str,
     window_s: float,
     open_model: Callable[[str, str], Model],
-) -> Shown:
+) -> PageState:
     """As it stands from the last run of the page, or anew; the file is open just as long."""
     key = (source.key, name, window_s)
-    before: Shown | None = st.session_state.get("shown")
+    before: PageState | None = st.session_state.get("shown")
     if before is not None and before.key == key:
         return before
     path_of_model = site.models.get(name)
@@ -137,12 +137,12 @@ def _worked_out(
     model = open_model(path_of_model, site.device)
     opening_s = time.perf_counter() - started
 
-    def tell(done: int, total: int) -> None:
+    def log(done: int, total: int) -> None:
         bar.progress(done / total, f"{done:,} of {total:,} windows")
 
     with source.opened() as path:
         bar.progress(0.0, "Reading the video")
-        found = answer(path, model, model.clip, window_s=window_s, gpu=model.gpu, tell=tell)
+        found = answer(path, model, model.clip, window_s=window_s, gpu=model.gpu, log=log)
         started = time.perf_counter()
         if before is not None and before.key[0] == source.key:
             play = before.playable
@@ -150,12 +150,12 @@ def _worked_out(
             bar.progress(1.0, "Making it playable")
             play = playable(
                 path, source.size, most_mb=site.max_upload_mb,
-                tell=lambda second: _tell_player(bar, second, found.duration_s),
+                log=lambda second: _tell_player(bar, second, found.duration_s),
             )  # fmt: skip
     playing_s = time.perf_counter() - started
     bar.empty()
     seconds = {"opening the model": opening_s, **found.seconds, "player": playing_s}
-    shown = Shown(key=key, answer=found, model=model, playable=play, seconds=seconds)
+    shown = PageState(key=key, answer=found, model=model, playable=play, seconds=seconds)
     st.session_state.shown = shown
     st.session_state.segment = None
     return shown
@@ -165,7 +165,7 @@ def _tell_player(bar: Any, second: float, duration_s: float) -> None:
     bar.progress(min(1.0, second / max(duration_s, 0.1)), "Making it playable")
 
 
-def _draw(shown: Shown) -> None:
+def _draw(shown: PageState) -> None:
     found, names = shown.answer, shown.model.class_names
     number = st.session_state.get("segment")
     segment = found.segments[number] if number is not None else None

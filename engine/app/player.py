@@ -17,13 +17,13 @@ class Playable:
 
 
 def playable(
-    path: Path, size: int, *, most_mb: int, tell: Callable[[float], None] = lambda second: None
+    path: Path, size: int, *, most_mb: int, log: Callable[[float], None] = lambda second: None
 ) -> Playable:
     """The file itself where browsers play it and it isn't larger than uploads may be."""
     mime = browser_video.mime_of(path)
     if mime is not None and size <= most_mb * MB:
         return Playable(data=path.read_bytes(), mime=mime)
-    converted = browser_video.convert(path, tell=tell)
+    converted = browser_video.convert(path, log=log)
     why = "browsers don't play this kind of file" if mime is None else "the file is large"
     note = f"Shown small and without sound, since {why}."
     if not converted.is_whole:

@@ -15,7 +15,7 @@ from typing import Any
 from engine.errors import UserError
 from engine.labelling import discovery
 
-MOST_PICKS = 1000
+MAX_PICKS = 1000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,10 +55,10 @@ def picks(folders: Iterable[str]) -> dict[str, Path]:
         prefix = f"{root}/" if len(roots) > 1 else ""
         files = (
             item
-            for item in discovery.below(root, discovery.Wanted())
+            for item in discovery.below(root, discovery.FileFilter())
             if _is_inside(item.path, root)
         )
-        for item in islice(files, MOST_PICKS - len(found)):
+        for item in islice(files, MAX_PICKS - len(found)):
             found[_readable(prefix + item.name)] = item.path
     return found
 

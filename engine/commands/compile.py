@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 import typer
 
 if TYPE_CHECKING:
-    from trt.config import Config
+    from trt.config import ArtifactConfig
 
 
 def compile_(
@@ -88,7 +88,7 @@ def compile_(
     _tell(config, out)
 
 
-def _tell(config: "Config", out: Path) -> None:
+def _tell(config: "ArtifactConfig", out: Path) -> None:
     parity, built = config.parity, config.build
     low, high = parity["accuracy_interval"]
     print(

@@ -22,12 +22,12 @@ def triton(
 
     Example: [bold]engine export triton artifacts/onnx triton_models[/bold]
     """
-    from dali_pipelines.loaders.triton_pipeline import FRONTS
+    from dali_pipelines.loaders.triton_pipeline import INPUT_KINDS
     from engine.errors import unknown_name
     from engine.serving import triton_repository
 
-    if device != "auto" and device not in FRONTS:
-        raise unknown_name("device", device, ["auto", *FRONTS])
+    if device != "auto" and device not in INPUT_KINDS:
+        raise unknown_name("device", device, ["auto", *INPUT_KINDS])
     made = triton_repository.write(artifact, folder, name=name, device=device)
     print(f"{folder}: {made.name}, {made.name}_preprocess and {made.name}_ensemble")
     for note in made.notes:

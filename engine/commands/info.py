@@ -27,7 +27,7 @@ def info(
 
     from rich.console import Console
 
-    from benchmarks.baselines import PEERS, lacks
+    from benchmarks.baselines import BASELINES, lacks
     from engine.machine import describe_machine
     from engine.parallel import run_each
     from trt.backends import probe_all
@@ -37,16 +37,16 @@ def info(
     decoders = try_decoders(with_gpu=machine.gpu is not None)
     backends = probe_all(machine.gpu)
     outcomes = run_each(
-        lacks, list(PEERS), title="Trying peers", unit="peers", timeout_s=TIMEOUT_S
+        lacks, list(BASELINES), title="Trying baselines", unit="baselines", timeout_s=TIMEOUT_S
     )  # in workers, since their decoders may crash
-    peers = {each.item: str(each.error) if each.error else each.value for each in outcomes}
+    baselines = {each.item: str(each.error) if each.error else each.value for each in outcomes}
     hints = advice(machine, decoders, backends)
     if as_json:
         everything = {
             "machine": dataclasses.asdict(machine),
             "decoders": decoders,
             "backends": {name: dataclasses.asdict(status) for name, status in backends.items()},
-            "peers": peers,
+            "baselines": baselines,
             "advice": hints,
         }
         print(json.dumps(everything, indent=2))
@@ -54,7 +54,7 @@ def info(
     console.print(_machine_table(machine))
     console.print(_decoder_table(decoders))
     console.print(_backend_table(backends))
-    console.print(_peer_table(peers))
+    console.print(_peer_table(baselines))
     print("What would make this machine faster:")
     for hint in hints:
         print(f"  - {hint}")
@@ -70,7 +70,7 @@ def advice(
     hints = []
     if not backends[fastest].usable:
         hints.append(
-            f"{backends[fastest].mend or backends[fastest].why}: `engine compile` then uses "
+            f"{backends[fastest].fix or backends[fastest].why}: `engine compile` then uses "
             f"{fastest}, the fastest backend for this machine."
         )
     if machine.gpu is None:
@@ -150,14 +150,14 @@ def _decoder_table(decoders: dict[str, dict["Decoder", bool | None]]):  # type: 
     return table
 
 
-def _peer_table(peers: dict[str, str | None]):  # type: ignore[no-untyped-def]
+def _peer_table(baselines: dict[str, str | None]):  # type: ignore[no-untyped-def]
     from rich.markup import escape
     from rich.table import Table
 
     table = Table(title="What `engine bench --against` can compare with here")
     for column in ("peer", "here", "what is missing"):
         table.add_column(column)
-    for name, reason in peers.items():
+    for name, reason in baselines.items():
         table.add_row(name, MARKS[reason is None], escape(reason or "–"))
     return table
 
@@ -173,6 +173,6 @@ def _backend_table(backends: dict[str, "Status"]):  # type: ignore[no-untyped-de
         table.add_column(column)
     for name, status in backends.items():
         table.add_row(
-            name, BACKENDS[name].WHERE, MARKS[status.usable], status.why, escape(status.mend) or "–"
+            name, BACKENDS[name].WHERE, MARKS[status.usable], status.why, escape(status.fix) or "–"
         )
     return table

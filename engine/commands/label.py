@@ -112,9 +112,9 @@ def label(
     """
     from engine.labelling.job import run
     from engine.labelling.merge import merge as merge_shards
-    from engine.labelling.options import Asked
+    from engine.labelling.options import LabelOptions
 
-    asked = Asked(
+    options = LabelOptions(
         videos=videos, model=model, out=out, format=format_, is_list=is_list,
         include=tuple(include or ()), exclude=tuple(exclude or ()), window_s=window,
         stride_s=stride, segments=segments, subtitles=vtt, smooth_s=smooth, top_k=top_k,
@@ -122,4 +122,4 @@ def label(
         merge=merge, cluster=cluster, workers=workers, watch=watch, dry_run=dry_run,
         batch_size=batch_size, timeout_s=timeout, device=device,
     )  # fmt: skip
-    raise typer.Exit(merge_shards(asked) if merge else run(asked))
+    raise typer.Exit(merge_shards(options) if merge else run(options))

@@ -35,7 +35,7 @@ def train(
     epochs: Annotated[int | None, typer.Option(min=1, help="How often to see each clip.")] = None,
     batch_size: Annotated[int | None, typer.Option(min=1, help="Clips of a step, in all.")] = None,
     lr: Annotated[float | None, typer.Option(help="Learning rate.")] = None,
-    optimiser: Annotated[str | None, typer.Option(help="sgd, adam or adamw.")] = None,
+    optimizer: Annotated[str | None, typer.Option(help="sgd, adam or adamw.")] = None,
     schedule: Annotated[
         str | None, typer.Option(help="Of the rate: cosine, step, plateau or constant.")
     ] = None,
@@ -58,7 +58,7 @@ def train(
     label_smoothing: Annotated[float | None, typer.Option(help="0.1, say.")] = None,
     mixup: Annotated[float | None, typer.Option(help="Mix clips with this alpha.")] = None,
     teacher: Annotated[
-        Path | None, typer.Option(help="A run whose answers are learnt beside the labels.")
+        Path | None, typer.Option(help="A run whose answers are learned beside the labels.")
     ] = None,
     accumulate: Annotated[
         int | None, typer.Option(min=1, help="Parts of a batch, one after the other: saves memory.")
@@ -135,7 +135,7 @@ def train(
 
     settings: dict[str, Any] = {
         "model": model, "preset": preset, "weights": weights, "epochs": epochs,
-        "batch_size": batch_size, "lr": lr, "optimiser": optimiser, "schedule": schedule,
+        "batch_size": batch_size, "lr": lr, "optimizer": optimizer, "schedule": schedule,
         "num_frames": frames, "sampling": sampling, "stride": stride, "flip": flip,
         "balance": balance, "label_smoothing": label_smoothing, "mixup": mixup,
         "accumulate": accumulate, "freeze_epochs": freeze_epochs, "ema": ema, "metric": metric,

@@ -14,15 +14,15 @@ from pathlib import Path
 from typing import Any
 
 from engine import atomic
-from engine.compilation.request import Request
-from engine.compilation.source import BATCH_SIZE, Source, row_facts
+from engine.compilation.request import CompileRequest
+from engine.compilation.source import BATCH_SIZE, CompileSource, row_facts
 from engine.errors import RefusedError, UserError
 from engine.memory import keep_freed_memory
 from engine.progress import progress_bar
 from trt import artifact
 from trt.backends import BACKENDS
-from trt.build_input import Job
-from trt.config import Config, Target
+from trt.build_input import BuildInput
+from trt.config import ArtifactConfig, Target
 from trt.errors import CompileError
 from trt.parity import Budget, Logits, Parity, answers, compare
 from trt.probe import Gpu, this_device, this_gpu, user_cache, versions
@@ -31,109 +31,113 @@ PROOF_BYTES = 32 << 20
 """The most that the clips kept in an artifact may take."""
 
 
-def key_of(asked: Request, source: Source) -> str:
+def key_of(request: CompileRequest, source: CompileSource) -> str:
     """The same for the same weights, clips, target, device and libraries; else another."""
     clips = [row_facts(source.proof_rows)]
-    if asked.target.precision in ("int8", "fp8"):
+    if request.target.precision in ("int8", "fp8"):
         clips.append(row_facts(source.calibration_rows))
     facts = {
         "source": source.digest,
         "clip": source.config.clip.to_dict(),
-        "backend": asked.backend,
-        "asked": asked.precision,
-        "target": dataclasses.asdict(asked.target),
-        "budget": dataclasses.asdict(asked.budget),
+        "backend": request.backend,
+        "asked": request.precision,
+        "target": dataclasses.asdict(request.target),
+        "budget": dataclasses.asdict(request.budget),
         "device": this_device(),
-        "versions": versions(BACKENDS[asked.backend].PACKAGES),
+        "versions": versions(BACKENDS[request.backend].PACKAGES),
         "clips": clips,
     }
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:32]
 
 
 def build(
-    asked: Request, source: Source, stage: Path, gpu: Gpu | None, tell: Callable[[str], None]
-) -> Config:
+    request: CompileRequest,
+    source: CompileSource,
+    stage: Path,
+    gpu: Gpu | None,
+    log: Callable[[str], None],
+) -> ArtifactConfig:
     """Fill `stage` with an artifact that passed, or raise; layers that break are kept in fp32."""
     from trt.precision_search import widen
 
-    config, parity = _attempt(asked, source, stage, asked.target, gpu, tell)
+    config, parity = _attempt(request, source, stage, request.target, gpu, log)
     if parity.passed:
         return config
-    tell(f"it doesn't pass: {parity.in_words()}")
-    if asked.target.precision in ("fp32", "tf32"):
-        raise _refused(asked, parity, "")
-    ranked = _rank(asked, source)
+    log(f"it doesn't pass: {parity.in_words()}")
+    if request.target.precision in ("fp32", "tf32"):
+        raise _refused(request, parity, "")
+    ranked = _rank(request, source)
     worst = ", ".join(f"{each.name} ({each.error:.2g})" for each in ranked[:5])
-    tell(f"what breaks most in {asked.target.precision}, by the error of a logit: {worst}")
-    kept: tuple[str, ...] = ()
-    for kept in widen(ranked):
-        tell(f"again, with {len(kept)} of {len(ranked)} layers in fp32")
-        target = dataclasses.replace(asked.target, kept=kept)
+    log(f"what breaks most in {request.target.precision}, by the error of a logit: {worst}")
+    fp32_layers: tuple[str, ...] = ()
+    for fp32_layers in widen(ranked):
+        log(f"again, with {len(fp32_layers)} of {len(ranked)} layers in fp32")
+        target = dataclasses.replace(request.target, fp32_layers=fp32_layers)
         try:
-            config, parity = _attempt(asked, source, stage, target, gpu, tell)
+            config, parity = _attempt(request, source, stage, target, gpu, log)
         except CompileError as error:
-            raise _refused(asked, parity, f"; {str(error).rstrip('.')}") from error
+            raise _refused(request, parity, f"; {str(error).rstrip('.')}") from error
         if parity.passed:
-            tell(f"kept in fp32: {', '.join(kept)}")
+            log(f"kept in fp32: {', '.join(fp32_layers)}")
             return config
-    raise _refused(asked, parity, f"; even with {len(kept)} layers in fp32")
+    raise _refused(request, parity, f"; even with {len(fp32_layers)} layers in fp32")
 
 
-def _refused(asked: Request, parity: Parity, more: str) -> RefusedError:
+def _refused(request: CompileRequest, parity: Parity, more: str) -> RefusedError:
     return RefusedError(
-        f"no artifact is written: in {asked.target.precision} by {asked.backend} "
+        f"no artifact is written: in {request.target.precision} by {request.backend} "
         f"{parity.in_words()}{more}. Take a more exact --precision, or --accept-drift."
     )
 
 
-def _rank(asked: Request, source: Source) -> list[Any]:
+def _rank(request: CompileRequest, source: CompileSource) -> list[Any]:
     import torch
 
     from trt.precision_search import NUM_CLIPS, candidates, rank
 
     clips = torch.cat([batch.clips for batch in source.proof[: NUM_CLIPS // BATCH_SIZE]])
-    total = len(candidates(source.folded, asked.target.precision, clips[:1]))
+    total = len(candidates(source.folded, request.target.precision, clips[:1]))
     with progress_bar("Lowering each layer alone", total=total, unit="layers") as advance:
-        return rank(source.folded, asked.target.precision, clips, advance)
+        return rank(source.folded, request.target.precision, clips, advance)
 
 
 def _attempt(
-    asked: Request,
-    source: Source,
+    request: CompileRequest,
+    source: CompileSource,
     stage: Path,
     target: Target,
     gpu: Gpu | None,
-    tell: Callable[[str], None],
-) -> tuple[Config, Parity]:
+    log: Callable[[str], None],
+) -> tuple[ArtifactConfig, Parity]:
     """Build once, and prove it."""
     from trt.program import lowered
 
     for each in stage.iterdir():
         each.unlink()
-    backend = BACKENDS[asked.backend]
+    backend = BACKENDS[request.backend]
     if target.precision in backend.LOWERS:
         model = source.folded
     else:
-        model = lowered(source.folded, target.precision, target.kept)
+        model = lowered(source.folded, target.precision, target.fp32_layers)
     started = time.perf_counter()
-    job = Job(
+    inputs = BuildInput(
         model=model,
         example=source.proof[0].clips[:1],
         target=target,
         calibration=source.calibration,
-        on_step=lambda step: tell(f"{asked.backend}: {step} …"),
+        on_step=lambda step: log(f"{request.backend}: {step} …"),
     )
-    partition = backend.build(job, stage)
-    config = Config(
-        backend=asked.backend,
-        asked=asked.precision,
+    partition = backend.build(inputs, stage)
+    config = ArtifactConfig(
+        backend=request.backend,
+        asked=request.precision,
         target=target,
         clip=source.config.clip.to_dict(),
         model=source.config.model.to_dict(),
         class_names=source.config.class_names,
         source=source.digest,
         chosen_by=source.chosen_by,
-        key=key_of(asked, source),
+        key=key_of(request, source),
         device=this_device(),
         versions=versions(backend.PACKAGES),
         partition=partition,
@@ -150,28 +154,30 @@ def _attempt(
         run, proved_on = model, "torch on the CPU in its place: this machine can't run the engine"
     found = source.ask(run, "Asking the compiled model")
     parity = compare(
-        source.reference, found, source.labels, budget=asked.budget, proved_on=proved_on
+        source.reference, found, source.labels, budget=request.budget, proved_on=proved_on
     )
     facts = {**parity.to_dict(), "proved": bool(where), **_intervals(source, found)}
     return dataclasses.replace(config, parity=facts), parity
 
 
-def _keep_proof(source: Source, stage: Path) -> None:
+def _keep_proof(source: CompileSource, stage: Path) -> None:
     """Some clips and the fp32 model's answers, by which a rebuilt engine is proved elsewhere."""
     import torch
     from safetensors.torch import save_file
 
     clips = torch.cat([batch.clips for batch in source.proof[:2]])
     clips = clips[: max(1, PROOF_BYTES // clips[0].nbytes)]
-    kept = {
+    held_out = {
         "clips": clips.contiguous(),
         "labels": torch.from_numpy(source.labels[: len(clips)]),
         "logits": torch.from_numpy(source.reference[: len(clips)]),
     }
-    save_file(kept, stage / artifact.PROOF)
+    save_file(held_out, stage / artifact.PROOF)
 
 
-def rebuild(folder: Path, stage: Path, gpu: Gpu | None, tell: Callable[[str], None]) -> Config:
+def rebuild(
+    folder: Path, stage: Path, gpu: Gpu | None, log: Callable[[str], None]
+) -> ArtifactConfig:
     """An engine for this machine from the program in an artifact for another one."""
     from safetensors.torch import load_file
 
@@ -184,14 +190,14 @@ def rebuild(folder: Path, stage: Path, gpu: Gpu | None, tell: Callable[[str], No
         raise RefusedError(f"this machine can't run what {config.backend} builds.")
     proof = load_file(folder / artifact.PROOF)
     started = time.perf_counter()
-    job = Job(
+    inputs = BuildInput(
         model=None,
         stored=folder,
         example=proof["clips"][:1],
         target=config.target,
-        on_step=lambda step: tell(f"{config.backend}: {step} …"),
+        on_step=lambda step: log(f"{config.backend}: {step} …"),
     )
-    partition = backend.build(job, stage)
+    partition = backend.build(inputs, stage)
     config = dataclasses.replace(
         config,
         device=this_device(),
@@ -214,7 +220,7 @@ def rebuild(folder: Path, stage: Path, gpu: Gpu | None, tell: Callable[[str], No
     return dataclasses.replace(config, parity={**parity.to_dict(), "proved": True})
 
 
-def _intervals(source: Source, found: Logits) -> dict[str, Any]:
+def _intervals(source: CompileSource, found: Logits) -> dict[str, Any]:
     """95% of both accuracies; clips of one source are drawn together."""
     from engine.evaluation.metrics import bootstrap_interval
 
@@ -241,13 +247,15 @@ def copy(folder: Path, out: Path) -> None:
             shutil.copyfile(path, out / path.name)
 
 
-def compile_run(asked: Request, out: Path, *, log: Callable[[str], None]) -> Config:
+def compile_run(
+    request: CompileRequest, out: Path, *, log: Callable[[str], None]
+) -> ArtifactConfig:
     """Build, prove and write an artifact to `out`, or raise and write nothing."""
     gpu = _prepare(out)
-    return cached(asked, gpu, out, log)
+    return cached(request, gpu, out, log)
 
 
-def rebuild_in(folder: Path, out: Path, *, log: Callable[[str], None]) -> Config:
+def rebuild_in(folder: Path, out: Path, *, log: Callable[[str], None]) -> ArtifactConfig:
     """The same from an artifact that was built for another machine."""
     gpu = _prepare(out)
     with atomic.new_folder(out) as stage:
@@ -262,23 +270,25 @@ def _prepare(out: Path) -> Gpu | None:
     return gpu
 
 
-def cached(asked: Request, gpu: Gpu | None, out: Path, tell: Callable[[str], None]) -> Config:
+def cached(
+    request: CompileRequest, gpu: Gpu | None, out: Path, log: Callable[[str], None]
+) -> ArtifactConfig:
     """The artifact as `out`: built under a lock and kept, or what was built and kept before."""
     from filelock import FileLock
 
-    folder = asked.cache or user_cache() / "artifacts"
+    folder = request.cache or user_cache() / "artifacts"
     folder.mkdir(parents=True, exist_ok=True)
-    source = Source(dataclasses.replace(asked, cache=folder))
-    finished = folder / key_of(asked, source)
+    source = CompileSource(dataclasses.replace(request, cache=folder))
+    finished = folder / key_of(request, source)
     with FileLock(finished.with_suffix(".lock")):
         config = _sound(finished)
         if config is not None:
-            tell(f"built before, with the same weights, clips and libraries: {finished}")
+            log(f"built before, with the same weights, clips and libraries: {finished}")
         else:
             shutil.rmtree(finished, ignore_errors=True)
             _refuse_full(folder, source)
             with atomic.new_folder(finished) as stage:
-                config = build(asked, source, stage, gpu, tell)
+                config = build(request, source, stage, gpu, log)
                 _keep_proof(source, stage)
                 _keep_clips(source, stage)
                 config = artifact.seal(stage, config)
@@ -287,7 +297,7 @@ def cached(asked: Request, gpu: Gpu | None, out: Path, tell: Callable[[str], Non
     return config
 
 
-def _refuse_full(folder: Path, source: Source) -> None:
+def _refuse_full(folder: Path, source: CompileSource) -> None:
     """Compilers don't say that the disk is full; some take the whole process down."""
     needed = 2 * (source.checkpoint / "model.safetensors").stat().st_size + PROOF_BYTES
     free = shutil.disk_usage(folder).free
@@ -298,7 +308,7 @@ def _refuse_full(folder: Path, source: Source) -> None:
         )
 
 
-def _sound(finished: Path) -> Config | None:
+def _sound(finished: Path) -> ArtifactConfig | None:
     if not finished.is_dir():
         return None
     try:
@@ -307,7 +317,7 @@ def _sound(finished: Path) -> Config | None:
         return None
 
 
-def _keep_clips(source: Source, stage: Path) -> None:
+def _keep_clips(source: CompileSource, stage: Path) -> None:
     """Which clips were held back, so that the artifact can be evaluated like its run."""
     listed, scheme = source.clips
     dataclasses.replace(listed, root=stage).save()

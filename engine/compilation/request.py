@@ -6,13 +6,13 @@ from pathlib import Path
 
 from engine.errors import RefusedError, unknown_name
 from trt.backends import BACKENDS, choose
-from trt.config import PRECISIONS, Batches, Precision, Target
+from trt.config import PRECISIONS, BatchRange, Precision, Target
 from trt.parity import Budget
 from trt.probe import this_gpu
 
 
 @dataclass(frozen=True, kw_only=True)
-class Request:
+class CompileRequest:
     run: Path
     data: Path | None
     backend: str
@@ -27,7 +27,7 @@ class Request:
     """Where finished builds and the fp32 model's answers are kept."""
 
 
-def request(
+def make_request(
     run: Path,
     *,
     precision: str = "fp32",
@@ -42,7 +42,7 @@ def request(
     optimization_level: int | None = None,
     cache: Path | None = None,
     log: Callable[[str], None],
-) -> Request:
+) -> CompileRequest:
     """`batches`: the least, the best and the greatest. `accept_drift`: percent of the clips that
     may get another label or be lost."""
     if precision not in PRECISIONS:
@@ -55,10 +55,8 @@ def request(
         raise unknown_name("backend", backend, ["auto", *BACKENDS])
     status = BACKENDS[backend].probe(gpu)
     if not status.usable:
-        raise RefusedError(
-            f"{backend} can't be used here: {status.why}; {status.mend or 'no mend'}."
-        )
-    runs, reason = BACKENDS[backend].executes(precision, gpu)
+        raise RefusedError(f"{backend} can't be used here: {status.why}; {status.fix or 'no fix'}.")
+    runs, reason = BACKENDS[backend].resolve_precision(precision, gpu)
     if reason:
         log(f"{reason}: {runs} runs instead")
     if not BACKENDS[backend].runs_on(gpu) and not unproved:
@@ -71,14 +69,14 @@ def request(
     if accept_drift is not None:
         share = accept_drift / 100
         budget = Budget(agreement=1 - share, drop=share, accepted=True)
-    return Request(
+    return CompileRequest(
         run=run,
         data=data,
         backend=backend,
         precision=precision,
         target=Target(
             precision=runs,
-            batches=Batches(least=least, best=best, most=most),
+            batches=BatchRange(min=least, opt=best, max=most),
             workspace_gb=workspace_gb,
             optimization_level=optimization_level,
         ),

@@ -9,12 +9,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dali_pipelines.loaders.loader_config import Batch, ClipRow, Feed
-from engine.compilation.request import Request
+from dali_pipelines.loaders.loader_config import Batch, LoaderConfig, Sample
+from engine.compilation.request import CompileRequest
 from engine.data.manifest import Manifest
 from engine.errors import UserError
 from engine.evaluation.clips import find_clips
-from engine.predictor import as_bytes_in, find_checkpoint
+from engine.predictor import as_uint8_input, find_checkpoint
 from engine.progress import progress_bar
 from trt import artifact
 from trt.parity import Logits, answers
@@ -22,45 +22,45 @@ from trt.parity import Logits, answers
 if TYPE_CHECKING:
     import torch
 
-    from engine.training.checkpoint import Config as Trained
-    from trt.program import BytesIn
+    from engine.training.checkpoint import CheckpointConfig
+    from trt.program import Uint8Input
 
 BATCH_SIZE = 8
 """Of the clips that prove an artifact."""
 
 
-class Source:
+class CompileSource:
     """The trained model and its clips, each read once and only when they are needed."""
 
-    def __init__(self, asked: Request) -> None:
-        self._asked = asked
-        self.checkpoint, self.chosen_by = find_checkpoint(asked.run)
+    def __init__(self, request: CompileRequest) -> None:
+        self._asked = request
+        self.checkpoint, self.chosen_by = find_checkpoint(request.run)
 
     @cached_property
     def digest(self) -> str:
         return artifact.digest(self.checkpoint / "model.safetensors")
 
     @cached_property
-    def _loaded(self) -> "tuple[BytesIn, Trained]":
+    def _loaded(self) -> "tuple[Uint8Input, CheckpointConfig]":
         from engine.training import checkpoint
 
         model, config = checkpoint.load_model(self.checkpoint)
-        return as_bytes_in(model, config.clip), config
+        return as_uint8_input(model, config.clip), config
 
     @property
-    def model(self) -> "BytesIn":
+    def model(self) -> "Uint8Input":
         """As it was trained: the reference."""
         return self._loaded[0]
 
     @cached_property
-    def folded(self) -> "BytesIn":
+    def folded(self) -> "Uint8Input":
         """What is compiled: the same, with everything folded that can be."""
         from trt.folding import folded
 
         return folded(self.model, self.proof[0].clips[:1])
 
     @cached_property
-    def config(self) -> "Trained":
+    def config(self) -> "CheckpointConfig":
         from engine.training import checkpoint
 
         return checkpoint.load_config(self.checkpoint)
@@ -71,20 +71,20 @@ class Source:
         return found.listed, found.scheme
 
     @cached_property
-    def proof_rows(self) -> list[ClipRow]:
+    def proof_rows(self) -> list[Sample]:
         """Clips that the model did not learn from."""
         return self._some(["test", "val"], self._asked.num_proof_clips)
 
     @cached_property
-    def calibration_rows(self) -> list[ClipRow]:
+    def calibration_rows(self) -> list[Sample]:
         return self._some(["train"], self._asked.num_calibration_clips)
 
-    def _some(self, parts: list[Any], most: int) -> list[ClipRow]:
-        from engine.data.clip_rows import clip_rows
+    def _some(self, parts: list[Any], most: int) -> list[Sample]:
+        from engine.data.samples import samples_of
 
         listed, _ = self.clips
         present = {clip.split for clip in listed.clips}
-        rows = [row for part in parts if part in present for row in clip_rows(listed, part)[0]]
+        rows = [row for part in parts if part in present for row in samples_of(listed, part)[0]]
         if not rows:
             raise UserError(
                 f"{listed.root} has no {' or '.join(parts)} part: `engine data split` makes them."
@@ -100,11 +100,11 @@ class Source:
         batches = self._read(self.calibration_rows, 1, "Reading training clips")
         return (batch.clips for batch in batches)
 
-    def _read(self, rows: list[ClipRow], batch_size: int, title: str) -> Iterator[Batch]:
+    def _read(self, rows: list[Sample], batch_size: int, title: str) -> Iterator[Batch]:
         from engine.data.loading import default_loader, make_loader
 
-        feed = Feed(spec=self.config.clip, batch_size=batch_size, values="uint8")
-        loader = make_loader(default_loader(), rows, feed)
+        loader_config = LoaderConfig(spec=self.config.clip, batch_size=batch_size, values="uint8")
+        loader = make_loader(default_loader(), rows, loader_config)
         with progress_bar(title, total=-(-len(rows) // batch_size), unit="batches") as advance:
             for batch in loader:
                 yield batch
@@ -147,7 +147,7 @@ class Source:
         return np.concatenate([batch.labels.numpy() for batch in self.proof])
 
 
-def row_facts(rows: list[ClipRow]) -> list[Any]:
+def row_facts(rows: list[Sample]) -> list[Any]:
     """What tells clips from others, for the keys of what is kept."""
     return [[row.path.name, row.label, row.frames, row.path.stat().st_size] for row in rows]
 

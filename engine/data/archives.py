@@ -35,7 +35,7 @@ def unpack(
 def _opened(archive: Path) -> Iterator[Any]:
     import rarfile
 
-    _mend_bsdtar(rarfile)
+    _fix_bsdtar(rarfile)
     try:
         with rarfile.RarFile(archive) as rar:
             yield rar
@@ -52,7 +52,7 @@ def _opened(archive: Path) -> Iterator[Any]:
         ) from error
 
 
-def _mend_bsdtar(rarfile: Any) -> None:
+def _fix_bsdtar(rarfile: Any) -> None:
     """rarfile up to 4.5 calls `bsdtar -f -- ARCHIVE`, which looks for an archive named `--`."""
     plain = rarfile.ToolSetup.open_cmdline
     if getattr(plain, "is_mended", False):

@@ -26,7 +26,7 @@ MIN_CORRELATION = 0.95
 """Of the pictures, in the worst of the three frames. Such copies, also a quarter brighter, reached
 0.98; other clips of the synthetic set that pass for candidates stayed under 0.88."""
 PLAIN = 2.0
-"""Standard deviation of grey levels below which a frame (black, a title) says nothing."""
+"""Standard deviation of gray levels below which a frame (black, a title) says nothing."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,10 +51,10 @@ def fingerprint(path: Path, num_frames: int) -> Fingerprint | None:
     moments = np.array([int(num_frames * moment) for moment in MOMENTS])
     wanted, order = np.unique(moments, return_inverse=True)
     frames = clip_file.read_frames(path, wanted, size=(SIDE, SIDE))[order].astype(np.float32)
-    grey = frames.mean(axis=3)
-    if grey.std(axis=(1, 2)).min() < PLAIN:
+    gray = frames.mean(axis=3)
+    if gray.std(axis=(1, 2)).min() < PLAIN:
         return None
-    low = (_DCT @ grey @ _DCT.T)[:, :LOW, :LOW].reshape(len(MOMENTS), -1)
+    low = (_DCT @ gray @ _DCT.T)[:, :LOW, :LOW].reshape(len(MOMENTS), -1)
     bits = low > np.median(low, axis=1, keepdims=True)
     halved = frames.reshape(len(MOMENTS), SIDE // 2, 2, SIDE // 2, 2, 3).mean(axis=(2, 4))
     pictures = halved.reshape(len(MOMENTS), -1)

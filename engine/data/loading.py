@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal, get_args
 
 from dali_pipelines.errors import SpecError
-from dali_pipelines.loaders.loader_config import ClipLoader, ClipRow, Feed
+from dali_pipelines.loaders.loader_config import ClipLoader, LoaderConfig, Sample
 from engine.errors import UserError, unknown_name
 
 if TYPE_CHECKING:
@@ -21,8 +21,8 @@ def default_loader() -> LoaderName:
 
 def make_loader(
     name: str,
-    rows: Sequence[ClipRow],
-    feed: Feed,
+    rows: Sequence[Sample],
+    loader_config: LoaderConfig,
     *,
     gpu: int | None = None,
     cache: "FrameCache | None" = None,
@@ -35,20 +35,20 @@ def make_loader(
 
         if cache is not None:
             raise UserError("the torch loader keeps no cache: leave --cache out, or --loader dali.")
-        return TorchLoader(rows, feed)
+        return TorchLoader(rows, loader_config)
     if not importlib.util.find_spec("nvidia.dali"):
         raise UserError("DALI isn't installed here: pass --loader torch.")
     from dali_pipelines.loaders.dali_loader import DaliLoader
 
-    return DaliLoader(rows, feed, gpu=gpu, cache=cache)
+    return DaliLoader(rows, loader_config, gpu=gpu, cache=cache)
 
 
 def open_cache(
-    folder: Path | None, *, max_gb: float, tell: Callable[[str], None]
+    folder: Path | None, *, max_gb: float, log: Callable[[str], None]
 ) -> "FrameCache | None":
     from dali_pipelines.loaders.frame_cache import FrameCache
 
     try:
-        return FrameCache(folder, max_gb=max_gb, tell=tell) if folder is not None else None
+        return FrameCache(folder, max_gb=max_gb, log=log) if folder is not None else None
     except SpecError as error:
         raise UserError(f"{error}.") from error

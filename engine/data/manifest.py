@@ -19,7 +19,7 @@ Split = Literal["train", "val", "test", ""]
 """The empty split means: not used by the scheme in force."""
 
 FILE_NAME = "manifest.csv"
-MOST_FRAMES, MOST_FPS, MOST_SIDE = 10**9, 10**5, 10**6
+MAX_FRAMES, MAX_FPS, MAX_SIDE = 10**9, 10**5, 10**6
 """Of a clip: more is a slip of the pen, and sampling would reckon with it."""
 
 
@@ -129,7 +129,7 @@ def _parse_row(path: Path, line: int, row: list[str]) -> Clip:
         raise fail("frames, fps, width and height must be numbers") from error
     if min(clip.frames, clip.width, clip.height) < 0 or not 0 <= clip.fps < float("inf"):
         raise fail("frames, fps, width and height can't be negative or endless")
-    if clip.frames > MOST_FRAMES or clip.fps > MOST_FPS or max(clip.width, clip.height) > MOST_SIDE:
+    if clip.frames > MAX_FRAMES or clip.fps > MAX_FPS or max(clip.width, clip.height) > MAX_SIDE:
         raise fail("so many frames, or such an fps, width or height can't be true")
     return clip
 

@@ -34,7 +34,7 @@ NO_SCENE_CHANGES = "1000000000"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Style:
+class AviStyle:
     """What the files of one encoder look like."""
 
     four_cc: str
@@ -46,7 +46,7 @@ class Style:
     """In front of each keyframe."""
 
 
-DIVX = Style(
+DIVX = AviStyle(
     four_cc="DX50",
     encoder_name=b"DivX503b2816p",
     max_b_frames=1,
@@ -54,7 +54,7 @@ DIVX = Style(
     says_profile=False,
 )
 """HMDB51's."""
-XVID = Style(four_cc="XVID", encoder_name=b"DivX503b1393p", max_b_frames=2)
+XVID = AviStyle(four_cc="XVID", encoder_name=b"DivX503b1393p", max_b_frames=2)
 """UT-Interaction's. Without XviD's own name, for which decoders would take XviD's transform."""
 
 
@@ -72,7 +72,7 @@ def write_packed_avi(
     *,
     size: tuple[int, int],
     fps: int,
-    style: Style = DIVX,
+    style: AviStyle = DIVX,
     gop: int = 300,
     closed_gop: bool = True,
     bit_rate: int = 800_000,
@@ -120,7 +120,7 @@ def _encode(stream: VideoStream, frames: Iterable[av.VideoFrame], fps: int) -> I
     yield from stream.encode(None)
 
 
-def _pack(packets: Iterable[av.Packet], style: Style, fps: int) -> Iterator[Slot]:
+def _pack(packets: Iterable[av.Packet], style: AviStyle, fps: int) -> Iterator[Slot]:
     """Slots, but for the fillers, for packets in the order of decoding."""
     group: list[av.Packet] = []  # a reference and its B-frames
     for packet in packets:
@@ -131,7 +131,7 @@ def _pack(packets: Iterable[av.Packet], style: Style, fps: int) -> Iterator[Slot
     yield from _slots(group, style, fps)
 
 
-def _slots(group: list[av.Packet], style: Style, fps: int) -> Iterator[Slot]:
+def _slots(group: list[av.Packet], style: AviStyle, fps: int) -> Iterator[Slot]:
     reference, *b_frames = map(bytes, group)
     is_keyframe, number = group[0].is_keyframe, group[0].pts
     assert number is not None

@@ -29,7 +29,7 @@ SIZES = (
 """Width and height of one source after the other."""
 SMALLEST_RADIUS, SIZE_RATIO = 24.0, 2.8
 BOX = (80, 55)
-"""How many pixels from the middle the figure's centre goes, across and down."""
+"""How many pixels from the middle the figure's center goes, across and down."""
 SECONDS = (1.5, 4.0)
 COURSES = (0.8, 1.5)
 """How often a motion runs its course in one clip: its speed."""
@@ -111,7 +111,7 @@ class Scene:
     """What the clips of one source share. Planes are Y at full size, U and V at half."""
 
     background: tuple[NDArray[np.int16], NDArray[np.int16], NDArray[np.int16]]
-    colour: tuple[int, int, int]
+    color: tuple[int, int, int]
     figure: str
 
     @property
@@ -139,7 +139,7 @@ def draw_scene(rng: np.random.Generator, size: tuple[int, int]) -> Scene:
             np.full(half, rng.uniform(108, 148), np.int16),
             np.full(half, rng.uniform(108, 148), np.int16),
         ),
-        colour=(
+        color=(
             int(rng.uniform(175, 225)),
             int(rng.uniform(80, 176)),
             int(rng.uniform(80, 176)),
@@ -212,9 +212,9 @@ def _blend(scene: Scene, state: State, angle: float, noise: NDArray[np.int16]) -
     width, height = scene.size
     left, top, mask = _draw_figure(scene, state, angle)
     luma, *chroma = (plane.copy() for plane in scene.background)
-    _paint(luma, left, top, scene.colour[0], mask)
-    for plane, colour in zip(chroma, scene.colour[1:], strict=True):
-        _paint(plane, left // 2, top // 2, colour, mask.reduce(2))
+    _paint(luma, left, top, scene.color[0], mask)
+    for plane, color in zip(chroma, scene.color[1:], strict=True):
+        _paint(plane, left // 2, top // 2, color, mask.reduce(2))
     luma += noise
     planes = np.empty((height * 3 // 2, width), np.uint8)
     np.clip(luma, 16, 235, out=planes[:height], casting="unsafe")
@@ -248,6 +248,6 @@ def _even_bounds(positions: list[float], end: int) -> tuple[int, int]:
     return max(0, int(min(positions)) // 2 * 2), min(end, int(max(positions)) // 2 * 2 + 2)
 
 
-def _paint(plane: NDArray[np.int16], left: int, top: int, colour: int, mask: Image.Image) -> None:
+def _paint(plane: NDArray[np.int16], left: int, top: int, color: int, mask: Image.Image) -> None:
     part = plane[top : top + mask.height, left : left + mask.width]
-    part += ((colour - part) * (np.asarray(mask, np.int16) // 2)) >> 7
+    part += ((color - part) * (np.asarray(mask, np.int16) // 2)) >> 7

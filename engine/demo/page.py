@@ -16,7 +16,7 @@ from engine.html import document, embed_png, table
 if TYPE_CHECKING:
     from dali_pipelines.spec import ClipSpec
 
-COLOURS = (
+COLORS = (
     "#4477aa", "#66ccee", "#228833", "#ccbb44", "#ee6677", "#aa3377", "#bbbbbb", "#994455",
 )  # fmt: skip
 SHOWN = 4
@@ -106,7 +106,7 @@ def _speed(measured: Path) -> str:
 def _labels(out: Path, spec: "ClipSpec") -> str:
     """The first few with what the model saw of them, and the file that failed."""
     from dali_pipelines.decode import clip_file
-    from dali_pipelines.loaders.loader_config import ClipRow
+    from dali_pipelines.loaders.loader_config import Sample
     from engine.evaluation import filmstrips
     from engine.labelling import writers
 
@@ -117,7 +117,7 @@ def _labels(out: Path, spec: "ClipSpec") -> str:
     for each in [each for each in found if each["windows"] < 10][:SHOWN]:
         path = out / "videos" / each["path"]
         facts = clip_file.probe(path)
-        row = ClipRow(id=0, path=path, label=0, frames=facts.frames, fps=facts.fps)
+        row = Sample(id=0, path=path, label=0, frames=facts.frames, fps=facts.fps)
         strip = filmstrips.strip_as_jpeg(filmstrips.frames_of(row, spec))
         strips.append(
             f'<figure><img alt="frames" src="{strip}"><figcaption>{escape(each["path"])}: '
@@ -137,7 +137,7 @@ def _labels(out: Path, spec: "ClipSpec") -> str:
 
 
 def _film(out: Path, film: Film, class_names: list[str]) -> str:
-    colour_of = {name: COLOURS[number % len(COLOURS)] for number, name in enumerate(class_names)}
+    color_of = {name: COLORS[number % len(COLORS)] for number, name in enumerate(class_names)}
     true = [
         (number * FILM_PART_S, (number + 1) * FILM_PART_S, name, name)
         for number, name in enumerate(film.motions)
@@ -151,24 +151,23 @@ def _film(out: Path, film: Film, class_names: list[str]) -> str:
         ]  # fmt: skip
     share = _overlap(true, segments) / true[-1][1]
     legend = " ".join(
-        f'<span style="border-left: 1em solid {colour}; padding: 0 1em 0 .4em">'
-        f"{escape(name)}</span>"
-        for name, colour in colour_of.items()
+        f'<span style="border-left: 1em solid {color}; padding: 0 1em 0 .4em">{escape(name)}</span>'
+        for name, color in color_of.items()
     )
     return (
         f"<h2>A long film, cut into segments</h2><p>{escape(film.name)} shows one motion after the "
         f"other, {FILM_PART_S:g} s each; windows of 3 s slide over it. For {share:.0%} of the time "
-        f"the segments name the right one.</p>{_bar('what it shows', true, colour_of)}"
-        f"{_bar('what was found', segments, colour_of)}<p class=note>{legend}</p>"
+        f"the segments name the right one.</p>{_bar('what it shows', true, color_of)}"
+        f"{_bar('what was found', segments, color_of)}<p class=note>{legend}</p>"
     )
 
 
-def _bar(title: str, spans: Sequence[Span], colour_of: dict[str, str]) -> str:
+def _bar(title: str, spans: Sequence[Span], color_of: dict[str, str]) -> str:
     end = max(span[1] for span in spans)
     parts = "".join(
         f'<span title="{escape(f"{start:.1f}–{stop:.1f} s: {words}")}" style="position: absolute; '
         f"left: {100 * start / end:.2f}%; width: {100 * (stop - start) / end:.2f}%; height: 100%; "
-        f'background: {colour_of[name]}"></span>'
+        f'background: {color_of[name]}"></span>'
         for start, stop, name, words in spans
     )
     return f'<p>{title}</p><div style="position: relative; height: 2em">{parts}</div>'

@@ -22,18 +22,18 @@ class FoundClips(NamedTuple):
     scheme: str
     """By which the clips were split."""
     are_own: bool
-    """Whether they are those that the run learnt from, under its own splits."""
+    """Whether they are those that the run learned from, under its own splits."""
 
 
-def find_clips(path: Path, data: Path | None, learnt: list[str]) -> FoundClips:
-    """The dataset, of the classes that were learnt: with the run's own splits where it is the one
-    that the run learnt from."""
+def find_clips(path: Path, data: Path | None, learned: list[str]) -> FoundClips:
+    """The dataset, of the classes that were learned: with the run's own splits where it is the one
+    that the run learned from."""
     found = _listed(path, data)
     listed = found.listed
-    if listed.class_names != learnt:
+    if listed.class_names != learned:
         raise UserError(
-            f"{listed.root} has other classes than {path} learnt: "
-            f"{_differing(listed.class_names, learnt)}."
+            f"{listed.root} has other classes than {path} learned: "
+            f"{_differing(listed.class_names, learned)}."
         )
     return found
 
@@ -66,8 +66,8 @@ def _look_of(clip: "Clip") -> tuple[object, ...]:
     return clip.path, clip.label, clip.frames, clip.width, clip.height
 
 
-def _differing(found: list[str], learnt: list[str]) -> str:
-    lacking = sorted(set(learnt) - set(found))
-    more = sorted(set(found) - set(learnt))
+def _differing(found: list[str], learned: list[str]) -> str:
+    lacking = sorted(set(learned) - set(found))
+    more = sorted(set(found) - set(learned))
     parts = [f"it lacks {', '.join(lacking[:5])}"] if lacking else []
     return "; ".join(parts + ([f"it adds {', '.join(more[:5])}"] if more else []))

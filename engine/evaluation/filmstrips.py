@@ -8,23 +8,23 @@ from numpy.typing import NDArray
 
 from dali_pipelines.decode.clip_file import read_frames
 from dali_pipelines.decode.pixels import resize_short
-from dali_pipelines.loaders.loader_config import ClipRow
+from dali_pipelines.loaders.loader_config import Sample
 from dali_pipelines.sampling import plan_frames
 from dali_pipelines.spec import ClipSpec
 from engine.html import embed_jpeg
 
 HEIGHT = 96
-MOST_FRAMES = 12
+MAX_FRAMES = 12
 GIF_MS = 150
 
 
-def frames_of(row: ClipRow, spec: ClipSpec) -> NDArray[np.uint8]:
+def frames_of(row: Sample, spec: ClipSpec) -> NDArray[np.uint8]:
     """(T, H, W, 3): the frames of the one central view, small."""
     plan = plan_frames(row.frames, row.fps, spec)
     frames = plan.compose(read_frames(row.path, plan.source_indices))
     small = np.stack([resize_short(frame, HEIGHT) for frame in frames])
-    if len(small) > MOST_FRAMES:
-        small = small[np.linspace(0, len(small) - 1, MOST_FRAMES).round().astype(int)]
+    if len(small) > MAX_FRAMES:
+        small = small[np.linspace(0, len(small) - 1, MAX_FRAMES).round().astype(int)]
     return small
 
 

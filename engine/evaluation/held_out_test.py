@@ -4,10 +4,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import cast
 
-from dali_pipelines.loaders.loader_config import Feed
-from engine.data.clip_rows import clip_rows
+from dali_pipelines.loaders.loader_config import LoaderConfig
 from engine.data.loading import default_loader, make_loader
 from engine.data.manifest import Split
+from engine.data.samples import samples_of
 from engine.evaluation.clips import find_clips, parse_views
 from engine.evaluation.metrics import measure
 from engine.evaluation.predict import predict
@@ -40,8 +40,8 @@ class HeldOutTest:
         if model.device.type == "cpu":
             keep_freed_memory()
         self._listed, self._scheme, self.are_own = find_clips(run, data, model.class_names)
-        rows, self._num_bad = clip_rows(self._listed, self._split)
-        self._feed = Feed(
+        rows, self._num_bad = samples_of(self._listed, self._split)
+        self._loader_config = LoaderConfig(
             spec=model.clip,
             batch_size=batch_size,
             num_clips=num_clips,
@@ -49,7 +49,7 @@ class HeldOutTest:
             values="uint8",
         )
         self._loader = make_loader(
-            loader or default_loader(), rows, self._feed, gpu=model.device.index
+            loader or default_loader(), rows, self._loader_config, gpu=model.device.index
         )
         self.num_clips = len(rows)
         self.note = self._loader.note
@@ -66,7 +66,7 @@ class HeldOutTest:
         source_of = {number: each.source for number, each in enumerate(self._listed.clips)}
         sources = [source_of[row.id] for row in predictions.rows]
         levels = {"video": measure(predictions.of_videos_NC, predictions.labels_N, sources)}
-        num_views = self._feed.num_views
+        num_views = self._loader_config.num_views
         if num_views > 1:
             of_views = predictions.probabilities_NVC.reshape(-1, len(model.class_names))
             labels = predictions.labels_N.repeat(num_views)
@@ -84,7 +84,7 @@ class HeldOutTest:
                 scheme=self._scheme,
                 num_clips=len(predictions.rows),
                 num_failed=self._num_bad + len(predictions.failures),
-                views=f"{self._feed.num_clips} × {self._feed.num_crops}",
+                views=f"{self._loader_config.num_clips} × {self._loader_config.num_crops}",
                 frames=f"{clip.num_frames} {clip.sampling}, {clip.crop}²",
                 checkpoint=str(model.path),
                 chosen_by=model.chosen_by,

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from dali_pipelines.loaders.loader_config import ClipLoader, ClipRow
+from dali_pipelines.loaders.loader_config import ClipLoader, Sample
 from engine.errors import UserError
 
 if TYPE_CHECKING:
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Predictions:
-    rows: list[ClipRow]
+    rows: list[Sample]
     """The clips that could be read, as the rows below number them."""
     labels_N: NDArray[np.int64]
     probabilities_NVC: NDArray[np.float64]
@@ -37,7 +37,7 @@ def predict(
     on_clip: Callable[[], None] = lambda: None,
 ) -> Predictions:
     row_of = {row.id: row for row in loader.rows}
-    rows: list[ClipRow] = []
+    rows: list[Sample] = []
     found: list[NDArray[np.float64]] = []
     for numbers, probabilities_BVC in answers(model, loader):
         rows += [row_of[number] for number in numbers]
@@ -60,7 +60,7 @@ def answers(
     model: "Callable[[torch.Tensor], torch.Tensor]", loader: ClipLoader
 ) -> Iterator[tuple[list[int], NDArray[np.float64]]]:
     """Batch by batch: the clips' ids, and their probabilities (B, V, C)."""
-    views = loader.feed.num_views
+    views = loader.config.num_views
     for clips, _, ids in loader:
         found = model(clips).double().softmax(dim=1).cpu()
         yield ids[::views].tolist(), found.reshape(-1, views, found.shape[1]).numpy()

@@ -19,7 +19,7 @@ from engine.evaluation.results import Confused, Evaluated, are_repeats
 from engine.html import embed_png
 
 REPORT = "report.json"
-MOST_PAIRS = 6
+MAX_PAIRS = 6
 EXAMPLES = 2
 
 
@@ -129,7 +129,7 @@ def _confused_clips(folder: Path, run: Evaluated) -> list[Confused]:
     """The surest mistakes of the pairs that are confused most."""
     found = run.predictions.of_videos_NC
     shown: list[Confused] = []
-    for true, predicted, _ in most_confused(run.levels["video"]["confusion"], MOST_PAIRS):
+    for true, predicted, _ in most_confused(run.levels["video"]["confusion"], MAX_PAIRS):
         wrong = [
             number
             for number, row in enumerate(run.predictions.rows)

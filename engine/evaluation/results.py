@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dali_pipelines.loaders.loader_config import ClipRow
+from dali_pipelines.loaders.loader_config import Sample
 from dali_pipelines.spec import ClipSpec
 from engine.evaluation.predict import Predictions
 
@@ -60,7 +60,7 @@ def are_repeats(runs: Sequence[Evaluated]) -> bool:
 class Confused:
     """One clip that was taken for something else."""
 
-    row: ClipRow
+    row: Sample
     true: str
     predicted: str
     confidence: float

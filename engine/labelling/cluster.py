@@ -14,18 +14,18 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from dali_pipelines.loaders.loader_config import Report
+from dali_pipelines.loaders.loader_config import LoaderReport
 from engine.errors import RefusedError
 from engine.labelling.discovery import Item
-from engine.labelling.journal import Answer, Journal
+from engine.labelling.journal import Journal, WindowAnswer
 from trt.probe import install_command
 
 if TYPE_CHECKING:
-    from engine.labelling.label import Settings, Tally
+    from engine.labelling.label import LabelSettings, Progress
     from engine.predictor import Predictor
 
 PARTS_EACH = 8
-LEAST, MOST = 16, 256
+MIN, MAX = 16, 256
 """Files that a worker gets at a time, and loses where it dies; each part begins anew to read
 ahead, so that small ones cost time."""
 
@@ -46,12 +46,12 @@ def label_on_cluster(
     items: Iterator[Item],
     model: Path,
     journal: Journal,
-    settings: "Settings",
+    settings: "LabelSettings",
     *,
     device: str,
     workers: int | None,
-    on_file: "Callable[[Tally], None]",
-) -> "Tally":
+    on_file: "Callable[[Progress], None]",
+) -> "Progress":
     """Everything that the journal doesn't hold yet.
 
     Args:
@@ -65,13 +65,13 @@ def label_on_cluster(
     """
     import ray
 
-    from engine.labelling.label import Tally, pass_over
+    from engine.labelling.label import Progress, pass_over
 
-    tally = Tally()
+    tally = Progress()
 
     def left() -> Iterator[dict[str, Any]]:
         for item in items:
-            if journal.stands(item, settings.model)[0]:
+            if journal.status(item, settings.model)[0]:
                 pass_over(item, tally, on_file)
             else:
                 yield {
@@ -109,7 +109,7 @@ def label_on_cluster(
 
 
 def _num_parts(num_files: int, workers: int) -> int:
-    part = min(MOST, max(LEAST, num_files // (PARTS_EACH * workers)))
+    part = min(MAX, max(MIN, num_files // (PARTS_EACH * workers)))
     return -(-num_files // part)
 
 
@@ -130,7 +130,7 @@ class Labeller:
         self._predictor: Predictor | None = None
 
     def __call__(
-        self, batch: dict[str, Any], model: Path, device: str, settings: "Settings"
+        self, batch: dict[str, Any], model: Path, device: str, settings: "LabelSettings"
     ) -> dict[str, Any]:
         from engine.labelling.label import label
         from engine.predictor import open_predictor
@@ -152,7 +152,7 @@ class Labeller:
             return _columns(items, part, tally.report)
 
 
-def _columns(items: list[Item], part: Journal, report: Report) -> dict[str, Any]:
+def _columns(items: list[Item], part: Journal, report: LoaderReport) -> dict[str, Any]:
     """A row for each window, and one for each file that failed, whose number is -1.
 
     What is to be reported of a file stands in its last row.
@@ -188,12 +188,12 @@ def _write(
     batch: dict[str, Any],
     journal: Journal,
     digest: str,
-    tally: "Tally",
-    on_file: "Callable[[Tally], None]",
+    tally: "Progress",
+    on_file: "Callable[[Progress], None]",
 ) -> None:
     from engine.labelling.label import write_down
 
-    answers: list[Answer] = []
+    answers: list[WindowAnswer] = []
     failures: list[tuple[Item, str]] = []
     for place, name in enumerate(batch["name"]):
         text = os.fsdecode(bytes(name))
@@ -213,7 +213,7 @@ def _write(
             failures.append((item, str(batch["reason"][place])))
             continue
         answers.append(
-            Answer(
+            WindowAnswer(
                 item=item,
                 number=int(batch["number"][place]),
                 start_s=float(batch["start_s"][place]),

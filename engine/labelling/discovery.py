@@ -32,7 +32,7 @@ class Item:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Wanted:
+class FileFilter:
     """Which of the videos: patterns go by the name, as in `*/take2/*.mp4`."""
 
     include: tuple[str, ...] = ()
@@ -52,7 +52,7 @@ class Wanted:
         return any(fnmatch.fnmatchcase(name, each) for each in self.exclude)
 
 
-def below(root: Path, wanted: Wanted, skipped: dict[str, str] | None = None) -> Iterator[Item]:
+def below(root: Path, wanted: FileFilter, skipped: dict[str, str] | None = None) -> Iterator[Item]:
     """Videos and folders of frames at any depth; a loop of links is walked once.
 
     Folders that can't be read, and links that lead nowhere, go into `skipped` with the reason. Such
@@ -132,7 +132,7 @@ def _leads_nowhere(entry: "os.DirEntry[str]") -> bool:
     return False
 
 
-def listed(lines: Iterable[str], wanted: Wanted) -> Iterator[Item]:
+def listed(lines: Iterable[str], wanted: FileFilter) -> Iterator[Item]:
     """One path a line; what comes again is left out by whoever keeps them."""
     return (item_of(name, Path(name)) for name in names_in(lines) if wanted.takes(name))
 

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 from engine.errors import UserError
 from engine.labelling import journal_file, writers
-from engine.labelling.discovery import Item, Wanted
+from engine.labelling.discovery import FileFilter, Item
 from engine.labelling.journal import Journal
-from engine.labelling.options import Asked
+from engine.labelling.options import LabelOptions
 from engine.labelling.outputs import (
     claimed_before,
     journal_of,
@@ -24,7 +24,7 @@ from engine.labelling.outputs import (
 from engine.labelling.source import Source, folder_of, is_gone
 
 if TYPE_CHECKING:
-    from engine.labelling.label import Settings, Tally
+    from engine.labelling.label import LabelSettings, Progress
 
 POLL_S = 2.0
 WATCHING_SHARE = 20
@@ -34,48 +34,51 @@ SETTLED_S = 5.0
 SHOWN = 10
 
 
-def run(asked: Asked) -> int:
+def run(options: LabelOptions) -> int:
     """The exit code."""
-    if asked.model is None:
+    if options.model is None:
         raise UserError("name what labels them: --model RUN or --model ARTIFACT.")
-    if len(asked.videos) != 1:
+    if len(options.videos) != 1:
         raise UserError("label takes one folder, or one list with --list.")
-    if asked.stride_s is not None and asked.window_s is None:
+    if options.stride_s is not None and options.window_s is None:
         raise UserError("--stride needs --window.")
-    if asked.watch and (asked.is_list or asked.cluster):
+    if options.watch and (options.is_list or options.cluster):
         raise UserError("--watch goes with a folder on this machine.")
-    wanted = Wanted(include=asked.include, exclude=asked.exclude, shard=_parse_shard(asked.shard))
-    source = Source(asked.videos[0], wanted, is_list=asked.is_list)
-    outputs = outputs_of(asked)
-    journal_path = journal_of(asked.out)
+    wanted = FileFilter(
+        include=options.include, exclude=options.exclude, shard=_parse_shard(options.shard)
+    )
+    source = Source(options.videos[0], wanted, is_list=options.is_list)
+    outputs = outputs_of(options)
+    journal_path = journal_of(options.out)
     from engine.predictor import class_names_of, digest_of
 
-    digest = digest_of(asked.model)
+    digest = digest_of(options.model)
     facts = {
-        "classes": class_names_of(asked.model), "window": asked.window_s, "stride": asked.stride_s,
-        "shard": asked.shard, "model": digest, "root": source.root,
-        "include": sorted(asked.include), "exclude": sorted(asked.exclude),
+        "classes": class_names_of(options.model),
+        "window": options.window_s, "stride": options.stride_s,
+        "shard": options.shard, "model": digest, "root": source.root,
+        "include": sorted(options.include), "exclude": sorted(options.exclude),
     }  # fmt: skip
-    if asked.dry_run:
-        return _dry_run(asked, source, journal_path, facts)
+    if options.dry_run:
+        return _dry_run(options, source, journal_path, facts)
     started = time.perf_counter()
     total = _count(source)  # before there is a journal of nothing
     look_s = time.perf_counter() - started
-    make_folders(asked)
-    if journal_path.exists() and not asked.fresh:
+    make_folders(options)
+    if journal_path.exists() and not options.fresh:
         with Journal(journal_path) as journal:
-            facts = _going_on(facts, journal, source, mix=asked.mix)
-            journal.check(facts, mix=asked.mix)
-    claimed = claimed_before(outputs, fresh=asked.fresh)
-    label_all = (_on_cluster if asked.cluster else _here)(asked, digest)
-    if asked.fresh:
+            facts = _going_on(facts, journal, source, mix=options.mix)
+            journal.check(facts, mix=options.mix)
+    claimed = claimed_before(outputs, fresh=options.fresh)
+    label_all = (_on_cluster if options.cluster else _here)(options, digest)
+    if options.fresh:
         journal_file.remove(journal_path)
     with Journal(journal_path) as journal:
         journal.claims.add(claimed)  # before the facts, which say that it is no old journal
-        journal.bind(facts, mix=asked.mix)
-        if asked.retry:
+        journal.bind(facts, mix=options.mix)
+        if options.retry:
             journal.forget_failures()
-        style = style_of(asked, facts)
+        style = style_of(options, facts)
         started = time.perf_counter()
         tally = _with_progress(journal, source, total, label_all)
         seconds = time.perf_counter() - started
@@ -84,12 +87,12 @@ def run(asked: Asked) -> int:
                 f"{source.name} went away while it was labelled: what was labelled is kept, and "
                 "the same command goes on when it is back. The results are left as they are."
             )
-        if asked.mix:
+        if options.mix:
             journal.leave_out_nothing()
         else:
             journal.leave_out_others(unread=source.skipped)
-        left_alone = _end(asked, source, journal, outputs, style, tally, seconds)
-        while asked.watch:
+        left_alone = _end(options, source, journal, outputs, style, tally, seconds)
+        while options.watch:
             time.sleep(max(POLL_S, WATCHING_SHARE * look_s))
             if source.is_away():
                 continue
@@ -99,12 +102,12 @@ def run(asked: Asked) -> int:
             if not more.done and not more.failed:
                 look_s = time.perf_counter() - started
             has_changed = (
-                not asked.mix
+                not options.mix
                 and not source.is_away()
                 and journal.leave_out_others(unread=source.skipped)
             )
             if more.done or more.failed or has_changed:
-                _end(asked, source, journal, outputs, style, more, 0.0)
+                _end(options, source, journal, outputs, style, more, 0.0)
         _, num_failed = journal.counts()
     return 1 if num_failed or tally.away or source.skipped or left_alone else 0
 
@@ -125,44 +128,44 @@ def _going_on(
     return {**facts, "root": root}
 
 
-LabelAll = Callable[[Journal, Iterator[Item], "Callable[[Tally], None]"], "Tally"]
+LabelAll = Callable[[Journal, Iterator[Item], "Callable[[Progress], None]"], "Progress"]
 
 
-def _here(asked: Asked, digest: str) -> LabelAll:
+def _here(options: LabelOptions, digest: str) -> LabelAll:
     from engine.labelling.label import label
     from engine.memory import keep_freed_memory
     from engine.predictor import open_predictor
 
-    assert asked.model is not None
-    predictor = open_predictor(asked.model, asked.device)
+    assert options.model is not None
+    predictor = open_predictor(options.model, options.device)
     if predictor.device.type == "cpu":
         keep_freed_memory()
-    settings = _settings(asked, digest)
+    settings = _settings(options, digest)
     return lambda journal, items, on_file: label(
         items, predictor, journal, settings, on_file=on_file
     )
 
 
-def _on_cluster(asked: Asked, digest: str) -> LabelAll:
+def _on_cluster(options: LabelOptions, digest: str) -> LabelAll:
     from engine.labelling.cluster import label_on_cluster, require_ray
 
     require_ray()
-    assert asked.model is not None
-    model, device, settings = asked.model.absolute(), asked.device, _settings(asked, digest)
+    assert options.model is not None
+    model, device, settings = options.model.absolute(), options.device, _settings(options, digest)
     return lambda journal, items, on_file: label_on_cluster(
-        items, model, journal, settings, device=device, workers=asked.workers, on_file=on_file
+        items, model, journal, settings, device=device, workers=options.workers, on_file=on_file
     )
 
 
-def _settings(asked: Asked, digest: str) -> "Settings":
-    from engine.labelling.label import Settings
+def _settings(options: LabelOptions, digest: str) -> "LabelSettings":
+    from engine.labelling.label import LabelSettings
 
-    return Settings(
+    return LabelSettings(
         model=digest,
-        window_s=asked.window_s,
-        stride_s=asked.stride_s,
-        batch_size=asked.batch_size,
-        timeout_s=asked.timeout_s,
+        window_s=options.window_s,
+        stride_s=options.stride_s,
+        batch_size=options.batch_size,
+        timeout_s=options.timeout_s,
     )
 
 
@@ -188,7 +191,7 @@ def _count(source: Source) -> int:
     return total
 
 
-def _with_progress(journal: Journal, source: Source, total: int, label_all: LabelAll) -> "Tally":
+def _with_progress(journal: Journal, source: Source, total: int, label_all: LabelAll) -> "Progress":
     from engine.progress import progress_bar
 
     items = journal.noting(source.items())
@@ -197,12 +200,12 @@ def _with_progress(journal: Journal, source: Source, total: int, label_all: Labe
 
 
 def _end(
-    asked: Asked,
+    options: LabelOptions,
     source: Source,
     journal: Journal,
     outputs: writers.Outputs,
-    style: writers.Style,
-    tally: "Tally",
+    style: writers.OutputStyle,
+    tally: "Progress",
     seconds: float,
 ) -> int:
     """Write the results, and say what was done; returns how many subtitles were not written."""
@@ -251,15 +254,17 @@ def _settled(items: Iterator[Item]) -> Iterator[Item]:
     return (item for item in items if not latest < item.mtime_ns <= now)
 
 
-def _dry_run(asked: Asked, source: Source, journal_path: Path, facts: dict[str, Any]) -> int:
-    if asked.fresh or not journal_path.exists():
+def _dry_run(
+    options: LabelOptions, source: Source, journal_path: Path, facts: dict[str, Any]
+) -> int:
+    if options.fresh or not journal_path.exists():
         return _say_what_is_left(source, lambda item: False)
     with Journal.copy_of(journal_path) as journal:
-        facts = _going_on(facts, journal, source, mix=asked.mix)
-        journal.check(facts, mix=asked.mix)
-        if asked.retry:
+        facts = _going_on(facts, journal, source, mix=options.mix)
+        journal.check(facts, mix=options.mix)
+        if options.retry:
             journal.forget_failures()
-        return _say_what_is_left(source, lambda item: journal.stands(item, facts["model"])[0])
+        return _say_what_is_left(source, lambda item: journal.status(item, facts["model"])[0])
 
 
 def _say_what_is_left(source: Source, is_done: Callable[[Item], bool]) -> int:

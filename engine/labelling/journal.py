@@ -61,7 +61,7 @@ BUSY_S = 5.0
 
 
 @dataclass(frozen=True, kw_only=True)
-class Answer:
+class WindowAnswer:
     """To one window of a file."""
 
     item: Item
@@ -73,7 +73,7 @@ class Answer:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Labelled:
+class LabelledFile:
     name: str
     windows: list[tuple[float, float, NDArray[np.float32]]]
     """Start, end, and a probability for each class."""
@@ -146,7 +146,7 @@ class Journal:
             rows = self._base.execute("SELECT key, value FROM facts").fetchall()
             return {key: json.loads(value) for key, value in rows}
 
-    def stands(self, item: Item, model: str) -> tuple[bool, int]:
+    def status(self, item: Item, model: str) -> tuple[bool, int]:
         """Whether the file is done, for good or bad, and else how many of its windows `model` has
         answered.
 
@@ -172,7 +172,7 @@ class Journal:
             return False, int(self._base.execute(query, (name,)).fetchone()[0])
 
     def write(
-        self, answers: Iterable[Answer], failures: Iterable[tuple[Item, str]], model: str
+        self, answers: Iterable[WindowAnswer], failures: Iterable[tuple[Item, str]], model: str
     ) -> None:
         """All or nothing, and on the disk when this returns."""
         with self.transaction() as base:
@@ -263,7 +263,7 @@ class Journal:
         with self.transaction() as base:
             base.execute("DELETE FROM files WHERE reason != ''")
 
-    def labelled(self) -> Iterator[Labelled]:
+    def labelled(self) -> Iterator[LabelledFile]:
         """Every file that is done and not left out, by name; one at a time, however many."""
         with self._in_words():
             num_classes = len(self.facts().get("classes", ()))
@@ -280,7 +280,7 @@ class Journal:
                 lengths = {len(each) for _, _, each in windows}
                 if len(lengths) != 1 or (num_classes and lengths != {num_classes}):
                     raise ValueError("a file's answers are not one for each class")
-                labelled = Labelled(name=os.fsdecode(name), windows=windows)
+                labelled = LabelledFile(name=os.fsdecode(name), windows=windows)
             yield labelled
 
     def names(self) -> Iterator[str]:
@@ -318,7 +318,7 @@ class Journal:
         names = (name for (name,) in other.rows("SELECT name FROM files"))
         return sum(not known for name in names for (known,) in self.rows(query, name))
 
-    def take_in(self, other: Path, *, below: Path | None = None) -> None:
+    def merge_from(self, other: Path, *, below: Path | None = None) -> None:
         """All that another journal holds. Of a file that both know, the labels that are in the
         results go before those that aren't, and then the other's, unless ours are of a newer file.
 

@@ -1,6 +1,6 @@
 """From items to a journal: videos are read, answered and written down at the same time.
 
-Batches always have the same size, the last one filled up: so an answer doesn't hang on what else
+BatchRange always have the same size, the last one filled up: so an answer doesn't hang on what else
 was in its batch, and a run that was killed gives the same bytes as one that wasn't. B windows of a
 batch, C classes.
 """
@@ -15,16 +15,16 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from dali_pipelines.loaders.loader_config import Report
+from dali_pipelines.loaders.loader_config import LoaderReport
 from dali_pipelines.loaders.window_loader import WindowLoader
 from dali_pipelines.loaders.windows import Window
 from engine.batched_predictor import BatchedPredictor, VideoModel
 from engine.labelling.discovery import Item, item_of
-from engine.labelling.journal import Answer, Journal
+from engine.labelling.journal import Journal, WindowAnswer
 
 
 @dataclass(frozen=True, kw_only=True)
-class Settings:
+class LabelSettings:
     model: str
     """The digest of what answers."""
     window_s: float | None = None
@@ -34,7 +34,7 @@ class Settings:
 
 
 @dataclass(kw_only=True)
-class Tally:
+class Progress:
     done: int = 0
     known: int = 0
     """Done before this run."""
@@ -44,7 +44,7 @@ class Tally:
     windows: int = 0
     halved: int = 0
     """How often a batch was too much for the memory."""
-    report: Report = field(default_factory=Report)
+    report: LoaderReport = field(default_factory=LoaderReport)
     """What was labelled though it isn't sound, or unusual."""
 
 
@@ -52,15 +52,15 @@ def label(
     items: Iterable[Item],
     model: VideoModel,
     journal: Journal,
-    settings: Settings,
+    settings: LabelSettings,
     *,
-    on_file: Callable[[Tally], None] = lambda tally: None,
-) -> Tally:
+    on_file: Callable[[Progress], None] = lambda tally: None,
+) -> Progress:
     """Everything that the journal doesn't hold yet; `on_file` is told after each file.
 
     While one batch is being answered, the next ones are read, and the one before is written.
     """
-    tally = Tally()
+    tally = Progress()
     answerer = BatchedPredictor(model, settings.batch_size)
     while items:
         items = _label_once(items, model, answerer, journal, settings, tally, on_file)
@@ -72,9 +72,9 @@ def _label_once(
     model: VideoModel,
     answerer: BatchedPredictor,
     journal: Journal,
-    settings: Settings,
-    tally: Tally,
-    on_file: Callable[[Tally], None],
+    settings: LabelSettings,
+    tally: Progress,
+    on_file: Callable[[Progress], None],
 ) -> list[Item]:
     """Returns what is still to be labelled: other names of a file that was on its way already."""
     others: list[Item] = []
@@ -87,7 +87,7 @@ def _label_once(
                 if item.name != on_its_way[0].name:
                     others.append(item)
                 continue
-            is_done, known = journal.stands(item, settings.model)
+            is_done, known = journal.status(item, settings.model)
             if is_done:
                 pass_over(item, tally, on_file)
             else:
@@ -126,7 +126,7 @@ def _label_once(
                 continue
             item = on_the_way[window.path][0]
             answers.append(
-                Answer(
+                WindowAnswer(
                     item=item,
                     number=window.number,
                     start_s=window.start_s,
@@ -152,11 +152,11 @@ def _label_once(
         if writing is not None:
             writing.result()
         write([], [])
-    tally.report.take_in(loader.report)
+    tally.report.merge_from(loader.report)
     return others
 
 
-def pass_over(item: Item, tally: Tally, on_file: Callable[[Tally], None]) -> None:
+def pass_over(item: Item, tally: Progress, on_file: Callable[[Progress], None]) -> None:
     """A file that the journal knows."""
     tally.known += 1
     tally.away += not item.is_there
@@ -165,11 +165,11 @@ def pass_over(item: Item, tally: Tally, on_file: Callable[[Tally], None]) -> Non
 
 def write_down(
     journal: Journal,
-    answers: list[Answer],
+    answers: list[WindowAnswer],
     failures: list[tuple[Item, str]],
     model: str,
-    tally: Tally,
-    on_file: Callable[[Tally], None],
+    tally: Progress,
+    on_file: Callable[[Progress], None],
 ) -> None:
     """Into the journal, and then into the tally."""
     journal.write(answers, failures, model)

@@ -10,7 +10,7 @@ from engine.errors import UserError
 from engine.labelling import journal_file, writers
 from engine.labelling.journal import Journal
 from engine.labelling.journal_facts import MIXABLE, difference, differing
-from engine.labelling.options import Asked
+from engine.labelling.options import LabelOptions
 from engine.labelling.outputs import (
     claimed_before,
     journal_of,
@@ -37,36 +37,36 @@ class Part:
         return self.facts.get("parts") or [self.facts.get("shard") or str(self.path)]
 
 
-def merge(asked: Asked) -> int:
+def merge(options: LabelOptions) -> int:
     """The exit code. What lay at --out before is replaced once all shards are joined."""
-    if asked.dry_run or asked.watch or asked.shard or asked.is_list or asked.retry:
+    if options.dry_run or options.watch or options.shard or options.is_list or options.retry:
         raise UserError(
             "--merge joins results that are there: leave --dry-run, --watch, --shard, --list and "
             "--retry out."
         )
-    target = journal_of(asked.out)
+    target = journal_of(options.out)
     journals: list[Path] = []
-    for path in asked.videos:
+    for path in options.videos:
         journal = journal_of(path)
         if not journal.is_file():
             raise UserError(f"{path} has no {journal.name} beside it: name results of label.")
         if journal.resolve() == target.resolve():
-            raise UserError(f"--out {asked.out} is one of the shards: name another file.")
+            raise UserError(f"--out {options.out} is one of the shards: name another file.")
         if journal.resolve() in [each.resolve() for each in journals]:
             raise UserError(f"{path} is named twice.")
         journals.append(journal)
-    outputs = outputs_of(asked)
-    make_folders(asked)
+    outputs = outputs_of(options)
+    make_folders(options)
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}.") as folder:
         parts = [_copied(path, Path(folder) / str(n)) for n, path in enumerate(journals)]
-        facts = _shared_facts(parts, mix=asked.mix)
-        lacking = _lacking_shards(parts, mix=asked.mix)
-        claimed = claimed_before(outputs, fresh=asked.fresh)
+        facts = _shared_facts(parts, mix=options.mix)
+        lacking = _lacking_shards(parts, mix=options.mix)
+        claimed = claimed_before(outputs, fresh=options.fresh)
         beside = Path(folder) / "journal"
         with Journal(beside, shown_as=target) as whole:
             for part in parts:
-                whole.take_in(part.copy, below=_folder_beside(part.facts, facts))
-            if target.exists() and not asked.fresh:
+                whole.merge_from(part.copy, below=_folder_beside(part.facts, facts))
+            if target.exists() and not options.fresh:
                 _refuse_other_labels(target, facts, whole)
             whole.claims.add(claimed)
             whole.bind(facts, mix=False, is_merged=True)
@@ -74,7 +74,7 @@ def merge(asked: Asked) -> int:
         journal_file.remove(target)
         beside.replace(target)
     with Journal(target) as whole:
-        written = writers.write(whole, outputs, style_of(asked, facts))
+        written = writers.write(whole, outputs, style_of(options, facts))
         done, failed = whole.counts()
     for path in written.files:
         print(f"written to {path}")

@@ -8,7 +8,7 @@ from engine.errors import UserError
 
 
 @dataclass(frozen=True, kw_only=True)
-class Asked:
+class LabelOptions:
     """What the command line says."""
 
     videos: list[Path]

@@ -7,30 +7,30 @@ from engine.data.folders import VIDEO_SUFFIXES
 from engine.errors import UserError
 from engine.labelling import writers
 from engine.labelling.journal import Journal
-from engine.labelling.options import Asked
+from engine.labelling.options import LabelOptions
 from engine.labelling.source import A_LIST, folder_of
 
 SHOWN = 10
 
 
-def outputs_of(asked: Asked) -> writers.Outputs:
+def outputs_of(options: LabelOptions) -> writers.Outputs:
     outputs = writers.Outputs(
-        labels=asked.out,
-        format=writers.format_of(asked.out, asked.format),
-        failures=writers.failures_of(asked.out),
-        segments=asked.segments,
-        subtitles=asked.subtitles,
+        labels=options.out,
+        format=writers.format_of(options.out, options.format),
+        failures=writers.failures_of(options.out),
+        segments=options.segments,
+        subtitles=options.subtitles,
     )
-    _check_names(asked, outputs)
+    _check_names(options, outputs)
     return outputs
 
 
-def _check_names(asked: Asked, outputs: writers.Outputs) -> None:
+def _check_names(options: LabelOptions, outputs: writers.Outputs) -> None:
     """Nothing is written over another output, over the list that is read, or over a video."""
     written = [outputs.labels, journal_of(outputs.labels), outputs.failures]
     if outputs.segments is not None:
         written.append(outputs.segments)
-    taken = [path.resolve() for path in asked.videos] if asked.is_list or asked.merge else []
+    taken = [path.resolve() for path in options.videos] if options.is_list or options.merge else []
     for path in written:
         if path.resolve() in taken:
             raise UserError(f"{path} would be written over: give each output a name of its own.")
@@ -67,20 +67,20 @@ def claimed_before(outputs: writers.Outputs, *, fresh: bool) -> list[Path]:
     return [outputs.labels, *ours]
 
 
-def make_folders(asked: Asked) -> None:
+def make_folders(options: LabelOptions) -> None:
     """In which the results will lie."""
-    for path in (asked.out, asked.segments):
+    for path in (options.out, options.segments):
         if path is not None:
             path.parent.mkdir(parents=True, exist_ok=True)
 
 
-def style_of(asked: Asked, facts: dict[str, Any]) -> writers.Style:
-    smooth_s = asked.smooth_s
+def style_of(options: LabelOptions, facts: dict[str, Any]) -> writers.OutputStyle:
+    smooth_s = options.smooth_s
     if smooth_s is None:
         smooth_s = 2 * (facts["window"] or 0.0)
-    return writers.Style(
-        class_names=facts["classes"], root=folder_of(facts.get("root", A_LIST)), top_k=asked.top_k,
-        min_confidence=asked.min_confidence, smooth_s=smooth_s,
+    return writers.OutputStyle(
+        class_names=facts["classes"], root=folder_of(facts.get("root", A_LIST)),
+        top_k=options.top_k, min_confidence=options.min_confidence, smooth_s=smooth_s,
     )  # fmt: skip
 
 

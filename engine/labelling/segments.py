@@ -23,7 +23,7 @@ class Segment:
 
 def segments(windows: Windows, *, smooth_s: float = 0.0) -> list[Segment]:
     """Each moment gets the mean of all windows that cover it, then the mean of what lies `smooth_s`
-    around it; neighbouring moments with one label are joined."""
+    around it; neighboring moments with one label are joined."""
     starts, ends, found = _cells(windows)
     if smooth_s > 0:
         found = _smoothed(starts, ends, found, smooth_s)

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from engine.errors import UserError
 from engine.labelling import discovery
-from engine.labelling.discovery import Item, Wanted
+from engine.labelling.discovery import FileFilter, Item
 
 A_LIST = "a list"
 """What the root of a list is called, whose names are as they were listed."""
@@ -24,7 +24,7 @@ LIST_IN = "a list in "
 class Source:
     """Raises UserError where it isn't there."""
 
-    def __init__(self, videos: Path, wanted: Wanted, *, is_list: bool) -> None:
+    def __init__(self, videos: Path, wanted: FileFilter, *, is_list: bool) -> None:
         self._videos = videos
         self._wanted = wanted
         self._is_list = is_list
@@ -45,7 +45,7 @@ class Source:
 
     @cached_property
     def root(self) -> str:
-        """What the names are relative to, however the folder is spelt."""
+        """What the names are relative to, however the folder is spelled."""
         if not self._is_list:
             return str(self._videos.resolve())
         with self._lines() as lines:
@@ -86,7 +86,7 @@ class Source:
     def name(self) -> str:
         return "standard input" if self._piped is not None else str(self._videos)
 
-    def _items(self, wanted: Wanted) -> Iterator[Item]:
+    def _items(self, wanted: FileFilter) -> Iterator[Item]:
         self.skipped.clear()
         for item in self._named_items(wanted):
             if self.beside is not None:
@@ -96,7 +96,7 @@ class Source:
                 item = dataclasses.replace(item, name=str(name))
             yield item
 
-    def _named_items(self, wanted: Wanted) -> Iterator[Item]:
+    def _named_items(self, wanted: FileFilter) -> Iterator[Item]:
         if not self._is_list:
             yield from discovery.below(self._videos, wanted, self.skipped)
         else:

@@ -19,7 +19,7 @@ import numpy as np
 from engine import atomic
 from engine.errors import UserError, unknown_name
 from engine.file_names import folded
-from engine.labelling.journal import Journal, Labelled
+from engine.labelling.journal import Journal, LabelledFile
 from engine.labelling.segments import Segment, segments
 
 Row = dict[str, Any]
@@ -30,7 +30,7 @@ LONGEST_NAME = 255
 
 
 @dataclass(frozen=True, kw_only=True)
-class Style:
+class OutputStyle:
     class_names: list[str]
     root: Path
     """To which the names are relative."""
@@ -40,7 +40,7 @@ class Style:
     smooth_s: float = 0.0
 
 
-def row_of(labelled: Labelled, style: Style) -> Row:
+def row_of(labelled: LabelledFile, style: OutputStyle) -> Row:
     """The label of the whole file is that of the mean over its windows."""
     mean = np.array([each for _, _, each in labelled.windows], np.float64).mean(axis=0)
     best = np.argsort(-mean, kind="stable")[: style.top_k]
@@ -56,7 +56,7 @@ def row_of(labelled: Labelled, style: Style) -> Row:
     }
 
 
-def _csv(path: Path, found: Iterable[Labelled], style: Style) -> None:
+def _csv(path: Path, found: Iterable[LabelledFile], style: OutputStyle) -> None:
     def lines() -> Iterator[list[str]]:
         for row in (row_of(each, style) for each in found):
             top = " ".join(f"{name}:{share:.4f}" for name, share in row["top"].items())
@@ -79,7 +79,7 @@ def _stream(path: Path, header: Iterable[str], rows: Iterable[Iterable[str]]) ->
             (quoting if any("\r" in cell for cell in cells) else plain).writerow(cells)
 
 
-def _jsonl(path: Path, found: Iterable[Labelled], style: Style) -> None:
+def _jsonl(path: Path, found: Iterable[LabelledFile], style: OutputStyle) -> None:
     with atomic.new_text(path) as file:
         for each in found:
             row = row_of(each, style) | {
@@ -88,7 +88,7 @@ def _jsonl(path: Path, found: Iterable[Labelled], style: Style) -> None:
             file.write(json.dumps(row, ensure_ascii=False) + "\n")
 
 
-def _parquet(path: Path, found: Iterable[Labelled], style: Style) -> None:
+def _parquet(path: Path, found: Iterable[LabelledFile], style: OutputStyle) -> None:
     try:
         import pyarrow as pa
         from pyarrow import parquet
@@ -131,10 +131,10 @@ def _plain(name: str) -> str:
     return name.encode("utf-8", "backslashreplace").decode()
 
 
-def _labelstudio(path: Path, found: Iterable[Labelled], style: Style) -> None:
+def _labelstudio(path: Path, found: Iterable[LabelledFile], style: OutputStyle) -> None:
     """Tasks with predictions; serve the folder as Label Studio's local storage."""
 
-    def task(each: Labelled) -> Row:
+    def task(each: LabelledFile) -> Row:
         row = row_of(each, style)
         choice = {
             "from_name": "label", "to_name": "video", "type": "choices",
@@ -147,10 +147,10 @@ def _labelstudio(path: Path, found: Iterable[Labelled], style: Style) -> None:
     _array(path, (task(each) for each in found), "[", "]")
 
 
-def _fiftyone(path: Path, found: Iterable[Labelled], style: Style) -> None:
+def _fiftyone(path: Path, found: Iterable[LabelledFile], style: OutputStyle) -> None:
     """`samples.json` of FiftyOne's own dataset format."""
 
-    def sample(each: Labelled) -> Row:
+    def sample(each: LabelledFile) -> Row:
         row = row_of(each, style)
         return {
             "filepath": str((style.root / row["path"]).absolute()),
@@ -171,7 +171,7 @@ def _array(path: Path, items: Iterable[Row], opening: str, closing: str) -> None
         file.write(f"\n{closing}\n")
 
 
-Writer = Callable[[Path, Iterable[Labelled], Style], None]
+Writer = Callable[[Path, Iterable[LabelledFile], OutputStyle], None]
 FORMATS: dict[str, Writer] = {
     "csv": _csv,
     "jsonl": _jsonl,
@@ -224,7 +224,7 @@ class Written:
     """Subtitles that were there already, and are nobody's that the journal knows."""
 
 
-def write(journal: Journal, outputs: Outputs, style: Style) -> Written:
+def write(journal: Journal, outputs: Outputs, style: OutputStyle) -> Written:
     """Everything; what somebody else has written meanwhile is an error."""
     claims = journal.claims
     claims.add([outputs.labels])
@@ -261,7 +261,7 @@ def _write_table(
     journal.claims.settle([path])
 
 
-def _write_subtitles(journal: Journal, folder: Path, style: Style) -> list[Path]:
+def _write_subtitles(journal: Journal, folder: Path, style: OutputStyle) -> list[Path]:
     """Returns what is left alone: among videos may lie subtitles that somebody wrote by hand."""
     shared = _shared_names(journal.names())
     claims = journal.claims
@@ -297,18 +297,18 @@ def _is_vtt_below(folder: Path, path: Path) -> bool:
 SEGMENT_COLUMNS = ("path", "start_s", "end_s", "label", "confidence")
 
 
-def _segment_rows(journal: Journal, style: Style) -> Iterator[tuple[str, ...]]:
+def _segment_rows(journal: Journal, style: OutputStyle) -> Iterator[tuple[str, ...]]:
     for each in journal.labelled():
         for segment in _segments(each, style):
             row = _segment(segment, style)
             yield each.name, *(str(row[name]) for name in SEGMENT_COLUMNS[1:])
 
 
-def _segments(labelled: Labelled, style: Style) -> list[Segment]:
+def _segments(labelled: LabelledFile, style: OutputStyle) -> list[Segment]:
     return segments(labelled.windows, smooth_s=style.smooth_s)
 
 
-def _segment(segment: Segment, style: Style) -> Row:
+def _segment(segment: Segment, style: OutputStyle) -> Row:
     return {
         "start_s": round(segment.start_s, 3),
         "end_s": round(segment.end_s, 3),
@@ -344,7 +344,7 @@ def _shared_names(videos: Iterable[str]) -> set[str]:
     return shared
 
 
-def _vtt(labelled: Labelled, style: Style) -> str:
+def _vtt(labelled: LabelledFile, style: OutputStyle) -> str:
     parts = ["WEBVTT\n"]
     for segment in _segments(labelled, style):
         span = f"{_clock(segment.start_s)} --> {_clock(segment.end_s)}"

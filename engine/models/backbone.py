@@ -17,7 +17,7 @@ class Backbone(nn.Module):
 
     Most networks average over the picture at their end, and forget where things are. With
     `reduction` 8, say, features are taken where the picture has become 8 times smaller, and each
-    place keeps its own: motion across small pictures is learnt so, without any pretraining.
+    place keeps its own: motion across small pictures is learned so, without any pretraining.
     """
 
     def __init__(
@@ -128,10 +128,10 @@ def _from_transformers(name: str, pretrained: bool, config: dict[str, Any] | Non
 
 def offline(name: str, error: Exception) -> UserError:
     """The error for weights that aren't on this machine and can't be fetched."""
-    mend = "pass --weights none to begin from random ones, or --weights with a folder that holds a"
+    fix = "pass --weights none to begin from random ones, or --weights with a folder that holds a"
     if name.startswith("hf:"):
-        mend = "name a folder, as in --option backbone=hf:FOLDER, that holds a"
+        fix = "name a folder, as in --option backbone=hf:FOLDER, that holds a"
     return UserError(
         f"the weights {name!r} are not on this machine and can't be fetched "
-        f"({hub.reason(error)}): {mend} copy."
+        f"({hub.reason(error)}): {fix} copy."
     )

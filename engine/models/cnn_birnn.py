@@ -6,11 +6,11 @@ from dataclasses import dataclass, field
 from torch import nn
 
 from dali_pipelines.settings import Count
-from engine.models.recurrent import EyeOptions, Recurrence, RecurrentClassifier
+from engine.models.recurrent import Recurrence, RecurrentClassifier, RecurrentOptions
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options(EyeOptions):
+class Options(RecurrentOptions):
     backbone: str = "mnasnet_050"
     embedding: Count = 256
     recurrence: Recurrence = field(default_factory=lambda: Recurrence(cell="rnn"))

@@ -4,11 +4,11 @@ from dataclasses import dataclass, field
 
 from torch import nn
 
-from engine.models.recurrent import EyeOptions, Recurrence, RecurrentClassifier
+from engine.models.recurrent import Recurrence, RecurrentClassifier, RecurrentOptions
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options(EyeOptions):
+class Options(RecurrentOptions):
     backbone: str = "mobilenetv2_100"
     recurrence: Recurrence = field(default_factory=lambda: Recurrence(bidirectional=False))
 

@@ -1,4 +1,4 @@
-"""Holding still what was learnt elsewhere, while what is new learns."""
+"""Holding still what was learned elsewhere, while what is new learns."""
 
 from torch import nn
 
@@ -7,7 +7,7 @@ NEW_PARTS = ("embed", "recurrent", "transition", "dropout", "head")
 
 
 def set_frozen(model: nn.Module, frozen: bool) -> None:
-    """Weights of the old parts learn or not; frozen, their normalisation keeps its statistics.
+    """Weights of the old parts learn or not; frozen, their normalization keeps its statistics.
 
     A model that was built with a frozen backbone keeps it so.
     """

@@ -51,16 +51,16 @@ class Recurrence:
 
 
 @dataclass(frozen=True, kw_only=True)
-class EyeOptions:
+class RecurrentOptions:
     """What the recurrent families have in common; each sets its own defaults."""
 
     backbone: str
     freeze_backbone: bool = False
     reduction: Natural = 0
     """See Backbone: 0 averages over the picture, 8 or 16 keep where things are."""
-    centred: bool = False
+    centered: bool = False
     """Take each feature's mean over the clip away. What stands still is gone then, and motion is
-    learnt from few clips; classes that the scene tells apart need it."""
+    learned from few clips; classes that the scene tells apart need it."""
     backbone_config: dict[str, Any] | None = None
     """Of a `hf:` backbone, so that a checkpoint needs nothing from the hub."""
     recurrence: Recurrence = field(default_factory=Recurrence)
@@ -74,7 +74,7 @@ class RecurrentClassifier(nn.Module):
 
     def __init__(
         self,
-        options: EyeOptions,
+        options: RecurrentOptions,
         *,
         size: int,
         num_classes: int,
@@ -102,13 +102,13 @@ class RecurrentClassifier(nn.Module):
         )
         self.dropout = nn.Dropout(recurrence.dropout)
         self.head = nn.Linear(recurrence.width, num_classes)
-        self.centred = options.centred
+        self.centered = options.centered
         self.frozen = options.freeze_backbone
         if self.frozen:
             self.backbone.requires_grad_(False)
 
     def train(self, mode: bool = True) -> "RecurrentClassifier":
-        """A frozen backbone also keeps the statistics of its normalisation."""
+        """A frozen backbone also keeps the statistics of its normalization."""
         super().train(mode)
         if self.frozen:
             self.backbone.eval()
@@ -118,7 +118,7 @@ class RecurrentClassifier(nn.Module):
         batch, frames = clips_BTCHW.shape[:2]
         pictures = clips_BTCHW.flatten(0, 1).contiguous(memory_format=torch.channels_last)
         features_BTF = self.backbone(pictures).unflatten(0, (batch, frames))
-        if self.centred:
+        if self.centered:
             features_BTF = features_BTF - features_BTF.mean(dim=1, keepdim=True)
         hidden_BTF = self._over_time(self.embed(features_BTF))
         hidden_BFT = self.transition(hidden_BTF.transpose(1, 2))

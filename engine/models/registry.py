@@ -13,7 +13,7 @@ from torch import nn
 from dali_pipelines.spec import ClipSpec
 from engine.errors import UserError, unknown_name
 from engine.models import cnn_birnn, cnn_lstm, timesformer, vit_lstm, vivit
-from engine.models.recurrent import EyeOptions, Recurrence, RecurrentClassifier
+from engine.models.recurrent import Recurrence, RecurrentClassifier, RecurrentOptions
 
 FAMILIES: dict[str, ModuleType] = {
     "vit-lstm": vit_lstm,
@@ -27,7 +27,7 @@ _HALF: dict[str, Any] = {"mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5)}
 _KINETICS: dict[str, Any] = {"mean": (0.45, 0.45, 0.45), "std": (0.225, 0.225, 0.225)}
 _SMALL_CLIP = ClipSpec(num_frames=12, resize=64, crop=64, **_HALF)
 _TIMESFORMER = {
-    "optimiser": "sgd", "lr": 0.0035, "momentum": 0.9, "weight_decay": 0.003, "epochs": 15,
+    "optimizer": "sgd", "lr": 0.0035, "momentum": 0.9, "weight_decay": 0.003, "epochs": 15,
     "schedule": "step", "warmup": 0.0, "batch_size": 8,
 }  # fmt: skip
 """The TimeSformer study's recipe on HMDB51."""
@@ -35,7 +35,7 @@ _SMALL: dict[str, Any] = {
     "batch_size": 32, "lr": 2e-3, "epochs": 10, "label_smoothing": 0.1,
     "brightness": 0.3, "contrast": 0.3, "saturation": 0.3,
 }  # fmt: skip
-_SMALL_CNN = {"backbone": "mobilenetv2_035", "reduction": 8, "centred": True}
+_SMALL_CNN = {"backbone": "mobilenetv2_035", "reduction": 8, "centered": True}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,7 +57,7 @@ PRESETS: dict[str, dict[str, Preset]] = {
             options={
                 "backbone": "test_vit",
                 "reduction": 16,
-                "centred": True,
+                "centered": True,
                 "recurrence": Recurrence(hidden=128),
             },
             training=_SMALL,
@@ -171,7 +171,7 @@ def build(spec: ModelSpec, clip: ClipSpec, *, pretrained: bool = False) -> nn.Mo
     family = FAMILIES[spec.family]
     wanted: dict[str, Any] = {}
     if pretrained:
-        if not isinstance(spec.options, EyeOptions):
+        if not isinstance(spec.options, RecurrentOptions):
             raise UserError(f"{spec.family} has no backbone: --weights takes a name, or none.")
         wanted["pretrained"] = True
     return family.build(

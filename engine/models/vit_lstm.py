@@ -4,11 +4,11 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from engine.models.recurrent import EyeOptions, RecurrentClassifier
+from engine.models.recurrent import RecurrentClassifier, RecurrentOptions
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options(EyeOptions):
+class Options(RecurrentOptions):
     backbone: str = "vit_base_patch16_224"
 
 

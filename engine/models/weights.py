@@ -23,7 +23,7 @@ FILES = ("model.safetensors", "pytorch_model.bin")
 
 
 @dataclass(kw_only=True)
-class Report:
+class WeightsReport:
     source: str
     num_loaded: int = 0
     interpolated: list[str] = field(default_factory=list)
@@ -46,12 +46,12 @@ class Report:
         return "; ".join(parts)
 
 
-def load(model: nn.Module, source: str) -> Report:
+def load(model: nn.Module, source: str) -> WeightsReport:
     """`source` is a folder, a file, or a name on the Hugging Face hub."""
     path = _find(source)
     tubes = _tubes(model, path)
     found = _best_naming(model, _read_vivit(path.parent) if tubes else _read(path))
-    report = Report(source=source)
+    report = WeightsReport(source=source)
     own = model.state_dict()
     fitting: dict[str, Tensor] = {}
     for name, weight in found.items():

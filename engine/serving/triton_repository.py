@@ -12,7 +12,7 @@ from engine.atomic import new_folder
 from engine.serving.triton_readme import readme
 from trt import artifact as artifacts
 from trt import triton_export
-from trt.config import Config
+from trt.config import ArtifactConfig
 from trt.triton_export import Message, Word, parameter, tensor
 
 NUM_THREADS = 4
@@ -50,13 +50,13 @@ def write(artifact: Path, folder: Path, *, name: str, device: str) -> Made:
     return Made(name=name, start=start, notes=notes)
 
 
-def _device(asked: str, config: Config) -> Device:
+def _device(asked: str, config: ArtifactConfig) -> Device:
     if asked == "auto":
         return "cpu" if config.backend == "openvino" else "gpu"
     return "cpu" if asked == "cpu" else "gpu"
 
 
-def _write_preprocess(folder: Path, config: Config, spec: ClipSpec, device: Device) -> None:
+def _write_preprocess(folder: Path, config: ArtifactConfig, spec: ClipSpec, device: Device) -> None:
     most = triton_export.max_batch_size(config)
     pipeline = triton_pipeline.serialize(device, spec, max_clips=most, num_threads=NUM_THREADS)
     inputs = triton_pipeline.inputs(device, spec)
@@ -78,7 +78,7 @@ def _write_preprocess(folder: Path, config: Config, spec: ClipSpec, device: Devi
     (folder / triton_export.VERSION / "model.dali").write_bytes(pipeline)
 
 
-def _ensemble(name: str, config: Config, spec: ClipSpec, device: Device) -> Message:
+def _ensemble(name: str, config: ArtifactConfig, spec: ClipSpec, device: Device) -> Message:
     inputs = triton_pipeline.inputs(device, spec)
     model = triton_export.model_config(config, triton_export.PAYLOADS[config.backend], name=name)
     (clips,), (logits,) = model["input"], model["output"]
@@ -119,7 +119,7 @@ def _start(folder: Path, device: Device) -> str:
     return f"{executor}tritonserver --model-repository {folder}"
 
 
-def _notes(config: Config, device: Device) -> list[str]:
+def _notes(config: ArtifactConfig, device: Device) -> list[str]:
     notes = [f"Triton must have DALI {version('nvidia-dali-cuda120')}, or a newer one"]
     if device == "gpu":
         notes.append("Triton needs DALI_USE_EXEC2=1 in its environment to load the preprocessing")

@@ -1,6 +1,6 @@
 """Checkpoints of a run: folders that appear whole or not at all, and never hold a pickle.
 
-    RUN/checkpoints/000120/model.safetensors   weights, as they are served
+    RUN/checkpoints/000120/model.safetensors   weights, as they are eval_model
                            config.json         model, classes, clip, metrics, versions
                            state.pt            what resuming needs, read with weights_only
     RUN/best.json                              which of them did best on validation
@@ -35,7 +35,7 @@ WEIGHTS, CONFIG, STATE = "model.safetensors", "config.json", "state.pt"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config:
+class CheckpointConfig:
     """All that whoever runs the model later must know; the weights lie beside it."""
 
     model: ModelSpec
@@ -64,7 +64,7 @@ class Config:
 
 
 def save(
-    run: Path, config: Config, weights: "dict[str, torch.Tensor]", state: dict[str, Any]
+    run: Path, config: CheckpointConfig, weights: "dict[str, torch.Tensor]", state: dict[str, Any]
 ) -> Path:
     """Write the checkpoint of `config.step`, and remove those that nobody needs any more."""
     import torch
@@ -138,11 +138,11 @@ def last_of(run: Path) -> Path | None:
     return numbered[-1] if numbered else None
 
 
-def load_config(checkpoint: Path) -> Config:
+def load_config(checkpoint: Path) -> CheckpointConfig:
     path = checkpoint / CONFIG
     try:
         values = json.loads(path.read_text())
-        return Config(
+        return CheckpointConfig(
             **{
                 **values,
                 "model": ModelSpec.from_dict(values["model"]),
@@ -166,7 +166,7 @@ def load_weights(checkpoint: Path) -> "dict[str, torch.Tensor]":
         raise UserError(f"{path} can't be read ({error}); take another checkpoint.") from error
 
 
-def load_model(checkpoint: Path) -> "tuple[nn.Module, Config]":
+def load_model(checkpoint: Path) -> "tuple[nn.Module, CheckpointConfig]":
     """The model as it was saved, ready to be run."""
     from engine.models import registry
 

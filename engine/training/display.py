@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 if TYPE_CHECKING:
     from engine.progress import clock
-from engine.training.train_state import Standing
+from engine.training.train_state import TrainState
 
 PLAIN_EVERY_S = 60.0
 
@@ -51,7 +51,7 @@ class Display:
         if self._live is not None:
             self._live.stop()
 
-    def tell(self, line: str) -> None:
+    def log(self, line: str) -> None:
         if self._log is not None:
             self._log(line)
         if not self._shown:
@@ -65,7 +65,7 @@ class Display:
         self._epoch, self._num_epochs, self._num_steps = epoch, num_epochs, num_steps
         self._told_at = time.monotonic()
 
-    def step(self, done: int, standing: "Standing", lr: float) -> None:
+    def step(self, done: int, standing: "TrainState", lr: float) -> None:
         self._steps_here += 1
         if self._live is not None:
             self._live.update(
@@ -77,7 +77,7 @@ class Display:
             )
         elif time.monotonic() - self._told_at > PLAIN_EVERY_S:
             self._told_at = time.monotonic()
-            self.tell(
+            self.log(
                 f"epoch {self._epoch + 1}/{self._num_epochs}, step {done}/{self._num_steps}: "
                 + self._facts(done, standing, lr)
             )
@@ -87,7 +87,7 @@ class Display:
             self._live.update(self._task, facts="validating")
 
     def end_epoch(self, row: dict[str, float], is_best: bool) -> None:
-        self.tell(
+        self.log(
             f"epoch {row['epoch']:.0f}/{self._num_epochs}: loss {row['train_loss']:.3f}, "
             f"top-1 {row['train_top1']:.1%}; validation loss {row['val_loss']:.3f}, "
             f"top-1 {row['val_top1']:.1%}, top-5 {row['val_top5']:.1%}, F1 {row['val_f1']:.3f}; "
@@ -95,12 +95,12 @@ class Display:
             f"{' · best so far' if is_best else ''}"
         )
 
-    def _facts(self, done: int, standing: "Standing", lr: float) -> str:
+    def _facts(self, done: int, standing: "TrainState", lr: float) -> str:
         seen, seconds = max(1, standing.num_clips), max(1e-9, standing.seconds)
         left = (self._num_epochs - self._epoch) * self._num_steps - done
         a_step = (time.monotonic() - self._begun) / self._steps_here
         return (
-            f"loss {standing.loss_sum / seen:.3f}  top-1 {float(standing.num_right) / seen:.1%}  "
+            f"loss {standing.loss_sum / seen:.3f}  top-1 {float(standing.num_correct) / seen:.1%}  "
             f"lr {lr:.2g}  {seen / seconds:.1f} clips/s  "
             f"{standing.waited_s / seconds:.0%} waiting  {clock(left * a_step)} left"
         )

@@ -1,4 +1,4 @@
-"""Distillation: a trained model's opinion of each clip is learnt beside the clip's label.
+"""Distillation: a trained model's opinion of each clip is learned beside the clip's label.
 
 B clips, T frames, N classes.
 """
@@ -15,7 +15,7 @@ from engine.training import checkpoint
 
 
 class Teacher:
-    """Sees the very clips that the student sees, brought into the form that it learnt from."""
+    """Sees the very clips that the student sees, brought into the form that it learned from."""
 
     def __init__(
         self,

@@ -21,18 +21,18 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from dali_pipelines.errors import Stopped
-from dali_pipelines.loaders.loader_config import Batch, ClipLoader, Report
+from dali_pipelines.loaders.loader_config import Batch, ClipLoader, LoaderReport
 from engine.errors import RefusedError, UserError
 from engine.models.freezing import set_frozen
 from engine.models.registry import ModelSpec
 from engine.training import checkpoint, history
-from engine.training.checkpoint import Config
+from engine.training.checkpoint import CheckpointConfig
 from engine.training.display import Display
 from engine.training.distill import Teacher
 from engine.training.losses import Criterion, mix
-from engine.training.optim import make_optimiser, make_schedule
+from engine.training.optim import make_optimizer, make_schedule
 from engine.training.recipe import Recipe
-from engine.training.train_state import Standing
+from engine.training.train_state import TrainState
 from engine.training.validation import validate
 
 
@@ -64,7 +64,7 @@ class Trainer:
         self.display = display
         self.versions = versions
         self.save_every_s = save_every_s
-        self.standing = Standing()
+        self.standing = TrainState()
         self.stop_asked = False
         self.teacher = teacher
         if teacher:
@@ -73,14 +73,14 @@ class Trainer:
         self.raw = _channels_last(model).to(fabric.device)
         loop = recipe.loop
         self.steps_per_epoch = -(-len(train) // loop.accumulate)
-        optimiser = make_optimiser(self.raw, recipe.optim)
+        optimizer = make_optimizer(self.raw, recipe.optim)
         self.schedule = make_schedule(
-            optimiser,
+            optimizer,
             recipe.optim,
             num_steps=self.steps_per_epoch * loop.epochs,
             steps_per_epoch=self.steps_per_epoch,
         )
-        self.optimiser: Any = fabric.setup_optimizers(optimiser)
+        self.optimizer: Any = fabric.setup_optimizers(optimizer)
         self.averaged = (
             AveragedModel(self.raw, multi_avg_fn=get_ema_multi_avg_fn(loop.ema), use_buffers=True)
             if loop.ema
@@ -92,7 +92,7 @@ class Trainer:
         self._wrapping: tuple[bool, Any] | None = None
 
     @property
-    def served(self) -> nn.Module:
+    def eval_model(self) -> nn.Module:
         """The model that is validated and saved."""
         return self.averaged.module if self.averaged else self.raw
 
@@ -117,11 +117,11 @@ class Trainer:
             self.averaged.module.load_state_dict(weights)
             self.averaged.n_averaged.fill_(state["num_averaged"])
         self.raw.load_state_dict(state["raw"] if self.averaged else weights)
-        self.optimiser.load_state_dict(state["optimiser"])
+        self.optimizer.load_state_dict(state["optimizer"])
         self.schedule.load_state_dict(state["schedule"])
         self.fabric.strategy.precision.load_state_dict(state["precision"])
         self.train.load_state_dict(state["loader"])
-        self.standing = Standing(**state["standing"])
+        self.standing = TrainState(**state["standing"])
         if self.fabric.is_global_zero:  # it may have died between the checkpoint and these
             if self.standing.best_step == self.standing.step:
                 self._mark_best(found)
@@ -151,7 +151,7 @@ class Trainer:
             standing.seconds += time.monotonic() - begun
             begun = time.monotonic()
             done += 1
-            self.display.step(done, standing, self.optimiser.param_groups[-1]["lr"])
+            self.display.step(done, standing, self.optimizer.param_groups[-1]["lr"])
             if stop:
                 return False
             if save:
@@ -185,20 +185,20 @@ class Trainer:
         flags = [sum(len(part.ids) for part in parts), save_due, self.stop_asked]
         num_clips, save, stop = self._sum(flags)
         if num_clips:
-            loss, num_right = self._backward(model, parts, num_clips)
+            loss, num_correct = self._backward(model, parts, num_clips)
             self._check_pending()
             self._pending = (standing.step, parts, num_clips, loss)
             if self.recipe.optim.clip_grad:
                 fabric.clip_gradients(
                     model,
-                    self.optimiser,
+                    self.optimizer,
                     max_norm=self.recipe.optim.clip_grad,
                     error_if_nonfinite=False,
                 )
-            self.optimiser.step()
-            self.optimiser.zero_grad()
+            self.optimizer.step()
+            self.optimizer.zero_grad()
             standing.num_clips += int(num_clips)
-            standing.num_right += num_right
+            standing.num_correct += num_correct
             if self.averaged:
                 self.averaged.update_parameters(self.raw)
         if not isinstance(self.schedule, ReduceLROnPlateau):
@@ -213,7 +213,7 @@ class Trainer:
         """
         fabric = self.fabric
         loss_sum = torch.zeros((), device=fabric.device)
-        num_right = torch.zeros((), device=fabric.device)
+        num_correct = torch.zeros((), device=fabric.device)
         for number, part in enumerate(parts, 1):
             clips, labels_B = fabric.to_device((part.clips, part.labels))
             if len(labels_B):
@@ -230,8 +230,8 @@ class Trainer:
                 loss = losses_B.sum() * bool(len(labels_B))
                 fabric.backward(loss * fabric.world_size / num_clips)
             loss_sum += loss.detach()
-            num_right += (logits_BN.detach().argmax(dim=1)[: len(labels_B)] == labels_B).sum()
-        totals = self.fabric.all_reduce(torch.stack([loss_sum, num_right]), reduce_op="sum")
+            num_correct += (logits_BN.detach().argmax(dim=1)[: len(labels_B)] == labels_B).sum()
+        totals = self.fabric.all_reduce(torch.stack([loss_sum, num_correct]), reduce_op="sum")
         return totals[0] / num_clips, totals[1]
 
     def _check_pending(self) -> None:
@@ -250,8 +250,8 @@ class Trainer:
         names = [path_of[number] for part in parts for number in part.ids.tolist()]
         of_clips = f" (clips {', '.join(names[:8])}{' …' if len(names) > 8 else ''})"
         last = checkpoint.last_of(self.run_folder)
-        mend = "lower --lr, or pass --precision fp32"
-        again = f"begin anew from {last} with --weights, and {mend}" if last else mend
+        fix = "lower --lr, or pass --precision fp32"
+        again = f"begin anew from {last} with --weights, and {fix}" if last else fix
         raise RefusedError(f"{what}{of_clips if names else ''}: {again}.")
 
     def _refuse_unreadable(self, purpose: str) -> None:
@@ -274,7 +274,7 @@ class Trainer:
             self._refuse_unreadable("to learn from")
         self.display.validating()
         self._agree_on_buffers()
-        metrics = validate(self.fabric, self.served, self.val, len(self.class_names))
+        metrics = validate(self.fabric, self.eval_model, self.val, len(self.class_names))
         if not metrics.pop("num_clips"):
             self._save()
             self._refuse_unreadable("to validate on")
@@ -286,9 +286,9 @@ class Trainer:
             "epoch": standing.epoch + 1,
             "step": standing.step,
             "train_loss": standing.loss_sum / max(1, standing.num_clips),
-            "train_top1": float(standing.num_right) / max(1, standing.num_clips),
+            "train_top1": float(standing.num_correct) / max(1, standing.num_clips),
             **{f"val_{name}": each for name, each in metrics.items()},
-            "lr": self.optimiser.param_groups[-1]["lr"],
+            "lr": self.optimizer.param_groups[-1]["lr"],
             "clips_per_s": standing.num_clips / max(1e-9, standing.seconds),
             "waiting_share": standing.waited_s / max(1e-9, standing.seconds),
             "seconds": standing.seconds,
@@ -298,7 +298,7 @@ class Trainer:
         standing.epochs_without_gain = 0 if is_best else standing.epochs_without_gain + 1
         if is_best:
             standing.best_value, standing.best_step = value, standing.step
-        standing.num_clips, standing.num_right = 0, 0.0
+        standing.num_clips, standing.num_correct = 0, 0.0
         standing.loss_sum = standing.seconds = standing.waited_s = 0.0
         self._save(is_best=is_best)
         self.display.end_epoch(row, is_best)
@@ -324,7 +324,7 @@ class Trainer:
     def _write(self, is_best: bool) -> None:
         standing = self.standing
         last = standing.history[-1] if standing.history else {}
-        config = Config(
+        config = CheckpointConfig(
             model=self.spec,
             clip=self.recipe.clip,
             class_names=self.class_names,
@@ -332,18 +332,18 @@ class Trainer:
             metrics={name: each for name, each in last.items() if name.startswith("val_")},
             versions=self.versions,
         )
-        standing.num_right = float(standing.num_right)
+        standing.num_correct = float(standing.num_correct)
         state: dict[str, Any] = {
             "standing": dataclasses.asdict(standing),
             "loader": self._loader_state(),
-            "optimiser": self.optimiser.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
             "schedule": self.schedule.state_dict(),
             "precision": self.fabric.strategy.precision.state_dict(),
         }
         if self.averaged:
             state["raw"] = self.raw.state_dict()
             state["num_averaged"] = int(self.averaged.n_averaged)
-        path = checkpoint.save(self.run_folder, config, self.served.state_dict(), state)
+        path = checkpoint.save(self.run_folder, config, self.eval_model.state_dict(), state)
         if is_best:
             self._mark_best(path)
         history.write(self.run_folder, standing.history)
@@ -357,22 +357,22 @@ class Trainer:
     def _agree_on_buffers(self) -> None:
         """What is validated on all ranks is what the first saves."""
         if self.fabric.world_size > 1:
-            for model in {self.raw, self.served}:
+            for model in {self.raw, self.eval_model}:
                 for buffer in model.buffers():
                     torch.distributed.broadcast(buffer, 0)
 
-    def report(self) -> Report:
+    def report(self) -> LoaderReport:
         """What all ranks' loaders met on the way."""
-        own = Report()
-        own.take_in(self.train.report)
-        own.take_in(self.val.report)
+        own = LoaderReport()
+        own.merge_from(self.train.report)
+        own.merge_from(self.val.report)
         found: list[Any] = [own]
         if self.fabric.world_size > 1:
             found = [None] * self.fabric.world_size
             torch.distributed.all_gather_object(found, own)
-        whole = Report()
+        whole = LoaderReport()
         for each in found:
-            whole.take_in(each)
+            whole.merge_from(each)
         return whole
 
     def _mark_best(self, path: Path) -> None:

@@ -1,4 +1,4 @@
-"""What is minimised, and what is done for classes that are rare."""
+"""What is minimized, and what is done for classes that are rare."""
 
 import dataclasses
 from collections import Counter
@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from dali_pipelines.loaders.loader_config import ClipRow
+from dali_pipelines.loaders.loader_config import Sample
 from dali_pipelines.settings import NotNegative, Positive, Share, ShareBelowOne, check
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ class LossConfig:
     cutmix: NotNegative = 0.0
     """The same for rectangles cut out of clips; with both, each step takes one by chance."""
     teacher: str = ""
-    """A run or checkpoint whose answers are learnt, too."""
+    """A run or checkpoint whose answers are learned, too."""
     teacher_weight: Share = 0.5
     """Share of the teacher's answers in the loss; the labels have the rest."""
     temperature: Positive = 4.0
@@ -69,7 +69,7 @@ class Criterion:
         return losses_BN.sum(dim=1)
 
 
-def class_weights(rows: Sequence[ClipRow], num_classes: int) -> "Tensor":
+def class_weights(rows: Sequence[Sample], num_classes: int) -> "Tensor":
     """In inverse proportion to a class's clips, 1 on average over the clips."""
     import torch
 
@@ -81,12 +81,12 @@ def class_weights(rows: Sequence[ClipRow], num_classes: int) -> "Tensor":
     return torch.tensor(weights)
 
 
-def oversample(rows: Sequence[ClipRow]) -> list[ClipRow]:
+def oversample(rows: Sequence[Sample]) -> list[Sample]:
     """Clips of rare classes again and again, until all classes count as many as the largest.
 
     Each time a clip is varied in another way, since `repeat` is part of what draws its look.
     """
-    by_label: dict[int, list[ClipRow]] = {}
+    by_label: dict[int, list[Sample]] = {}
     for row in rows:
         by_label.setdefault(row.label, []).append(row)
     most = max(map(len, by_label.values()))
@@ -100,7 +100,7 @@ def oversample(rows: Sequence[ClipRow]) -> list[ClipRow]:
 def mix(
     config: LossConfig, clips: "Tensor", labels_B: "Tensor", num_classes: int
 ) -> "tuple[Tensor, Tensor]":
-    """Clips, mixed with their neighbours where that is asked for, and wanted probabilities."""
+    """Clips, mixed with their neighbors where that is asked for, and wanted probabilities."""
     import torch
     from torch.nn.functional import one_hot
     from torchvision.transforms.v2 import CutMix, MixUp

@@ -1,4 +1,4 @@
-"""Optimisers and schedules: which weights learn how fast, and when."""
+"""Optimizers and schedules: which weights learn how fast, and when."""
 
 import math
 import re
@@ -12,18 +12,18 @@ if TYPE_CHECKING:
     from torch.optim import Optimizer
     from torch.optim.lr_scheduler import LRScheduler
 
-OptimiserName = Literal["sgd", "adam", "adamw"]
+OptimizerName = Literal["sgd", "adam", "adamw"]
 ScheduleName = Literal["cosine", "step", "plateau", "constant"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class OptimConfig:
-    optimiser: OptimiserName = "adamw"
+    optimizer: OptimizerName = "adamw"
     lr: Positive = 1e-4
     momentum: ShareBelowOne = 0.9
     """Of SGD alone."""
     weight_decay: NotNegative = 0.05
-    """On matrices and kernels; never on biases, normalisation and embeddings of places."""
+    """On matrices and kernels; never on biases, normalization and embeddings of places."""
     layer_decay: Positive = 1.0
     """Each block learns this much slower than the one behind it; 1 makes all alike."""
     clip_grad: NotNegative = 1.0
@@ -39,13 +39,13 @@ class OptimConfig:
         check(self)
 
 
-def make_optimiser(model: "nn.Module", config: OptimConfig) -> "Optimizer":
+def make_optimizer(model: "nn.Module", config: OptimConfig) -> "Optimizer":
     import torch
 
     groups = parameter_groups(model, config)
-    if config.optimiser == "sgd":
+    if config.optimizer == "sgd":
         return torch.optim.SGD(groups, lr=config.lr, momentum=config.momentum)
-    kind = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[config.optimiser]
+    kind = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[config.optimizer]
     return kind(groups, lr=config.lr)
 
 
@@ -86,14 +86,14 @@ def depths_of(names: list[str]) -> dict[str, int]:
 
 
 def make_schedule(
-    optimiser: "Optimizer", config: OptimConfig, *, num_steps: int, steps_per_epoch: int
+    optimizer: "Optimizer", config: OptimConfig, *, num_steps: int, steps_per_epoch: int
 ) -> "LRScheduler":
     """`plateau` steps with each epoch's metric, the others after each step."""
     from torch.optim.lr_scheduler import LambdaLR, ReduceLROnPlateau
 
     if config.schedule == "plateau":
         return ReduceLROnPlateau(
-            optimiser,
+            optimizer,
             mode="max",
             patience=config.step_epochs - 1,
             threshold=0.0,
@@ -110,4 +110,4 @@ def make_schedule(
             return 0.1 ** (step // (config.step_epochs * steps_per_epoch))
         return 1.0
 
-    return LambdaLR(optimiser, factor)
+    return LambdaLR(optimizer, factor)

@@ -10,10 +10,10 @@ from typing import Any, Concatenate, ParamSpec
 
 import torch
 
-from dali_pipelines.loaders.loader_config import Feed, Report
+from dali_pipelines.loaders.loader_config import LoaderConfig, LoaderReport
 from engine.data import splits
-from engine.data.clip_rows import clip_rows
 from engine.data.loading import default_loader, make_loader, open_cache
+from engine.data.samples import samples_of
 from engine.errors import RefusedError, UserError
 from engine.machine import describe_machine, memory_limit
 from engine.memory import is_out_of_memory, keep_freed_memory
@@ -29,7 +29,7 @@ from engine.training.run_folder import RunFacts
 
 BYTES_OF_FLOAT = 4
 BATCHES_HELD = 3
-"""The one that is learnt from, and two that the loader has ready."""
+"""The one that is learned from, and two that the loader has ready."""
 SIDES = {"left", "right", "clockwise", "anticlockwise", "counterclockwise"}
 """Words in the names of classes that a mirror would turn into each other."""
 
@@ -56,7 +56,7 @@ class Trained:
     best_row: dict[str, Any]
     history: list[dict[str, Any]]
     finished: bool
-    report: Report
+    report: LoaderReport
     is_first: bool = True
 
 
@@ -161,8 +161,8 @@ def train(
     listed, _ = splits.dealt(root, facts.split_by)
     if len(listed.class_names) < 2:
         raise UserError(f"{root} has one class only; a model tells at least two apart.")
-    train_rows, num_bad = clip_rows(listed, "train")
-    val_rows, num_bad_val = clip_rows(listed, "val")
+    train_rows, num_bad = samples_of(listed, "train")
+    val_rows, num_bad_val = samples_of(listed, "val")
     weights_N = None
     if recipe.loss.balance == "weights":
         weights_N = class_weights(train_rows, len(listed.class_names))
@@ -178,12 +178,12 @@ def train(
         devices = max(1, facts.world_size // nodes)
     fabric, precision = make_fabric(device, devices or 1, nodes, recipe.loop.precision)
     recipe = dataclasses.replace(recipe, loop=dataclasses.replace(recipe.loop, precision=precision))
-    world = fabric.world_size
-    parts = world * recipe.loop.accumulate
+    world_size = fabric.world_size
+    parts = world_size * recipe.loop.accumulate
     if recipe.loop.batch_size % parts:
         raise UserError(
-            f"a batch of {recipe.loop.batch_size} clips can't be shared by {world} processes in "
-            f"{recipe.loop.accumulate} parts; take a multiple of {parts}."
+            f"a batch of {recipe.loop.batch_size} clips can't be shared by {world_size} processes "
+            f"in {recipe.loop.accumulate} parts; take a multiple of {parts}."
         )
     if resume and is_first_process():
         run_folder.hold(out)
@@ -206,7 +206,7 @@ def train(
     versions = describe_machine().libraries
     if not resume and is_first_process():
         facts = dataclasses.replace(
-            facts, digest=digest, weights=told, world_size=world, versions=versions
+            facts, digest=digest, weights=told, world_size=world_size, versions=versions
         )
         run_folder.create(out, recipe, facts, listed)
 
@@ -214,34 +214,40 @@ def train(
     if fabric.device.type == "cpu":
         keep_freed_memory()
     gpu = fabric.device.index  # None on a CPU
-    feed = Feed(
+    loader_config = LoaderConfig(
         spec=recipe.clip,
         batch_size=recipe.loop.batch_size // parts,
         augment=recipe.augment,
         shuffle=True,
         seed=recipe.loop.seed,
         rank=fabric.global_rank,
-        world=world,
+        world_size=world_size,
     )
-    seen = Feed(spec=recipe.clip, batch_size=feed.batch_size, rank=feed.rank, world=feed.world)
+    seen = LoaderConfig(
+        spec=recipe.clip,
+        batch_size=loader_config.batch_size,
+        rank=loader_config.rank,
+        world_size=loader_config.world_size,
+    )
     name = loader or default_loader()
     first_log = log if fabric.is_global_zero else None
     with Display(shown=log is None and fabric.is_global_zero, log=first_log) as display:
-        display.tell(
+        display.log(
             f"{len(train_rows):,} clips to learn from, {len(val_rows):,} to validate on, "
             f"{len(listed.class_names)} classes; {num_bad + num_bad_val} bad clips left out; "
-            f"{name} loader; {world} × {fabric.device.type}, {fabric.strategy.precision.precision}"
+            f"{name} loader; {world_size} × {fabric.device.type}, "
+            f"{fabric.strategy.precision.precision}"
         )
         if told:
-            display.tell(told)
-        frames = open_cache(cache, max_gb=cache_gb, tell=display.tell)
+            display.log(told)
+        frames = open_cache(cache, max_gb=cache_gb, log=display.log)
         trainer = Trainer(
             fabric,
             recipe,
             network,
             spec=spec,
             class_names=listed.class_names,
-            train=make_loader(name, train_rows, feed, gpu=gpu, cache=frames),
+            train=make_loader(name, train_rows, loader_config, gpu=gpu, cache=frames),
             val=make_loader(name, val_rows, seen, gpu=gpu, cache=frames),
             run=out,
             display=display,
@@ -251,14 +257,14 @@ def train(
             save_every_s=save_every_s,
         )
         if trainer.train.note:
-            display.tell(trainer.train.note)
+            display.log(trainer.train.note)
         if last is not None:
             trainer.resume(last)
-            display.tell(f"going on after step {trainer.standing.step:,}, from {last}")
-            if world != facts.world_size:
-                display.tell(
-                    f"it began with {facts.world_size} processes and goes on with {world}: batches "
-                    "are the same, the last bits of the weights are not"
+            display.log(f"going on after step {trainer.standing.step:,}, from {last}")
+            if world_size != facts.world_size:
+                display.log(
+                    f"it began with {facts.world_size} processes and goes on with {world_size}: "
+                    "batches are the same, the last bits of the weights are not"
                 )
         on_ready(trainer)
         finished = trainer.run()

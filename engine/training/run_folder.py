@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from dali_pipelines.loaders.loader_config import ClipRow
+from dali_pipelines.loaders.loader_config import Sample
 from engine import atomic
 from engine.data.manifest import Manifest
 from engine.errors import UserError
@@ -118,7 +118,7 @@ def read_facts(run: Path, needed: dict[str, Any] = NEEDED) -> RunFacts:
     return RunFacts(**{name: value for name, value in facts.items() if name in known})
 
 
-def digest(rows: Sequence[ClipRow]) -> str:
+def digest(rows: Sequence[Sample]) -> str:
     """Changes whenever other clips are trained on, or in another order."""
     lines = (f"{row.id} {row.path.name} {row.label} {row.frames} {row.repeat}\n" for row in rows)
     return hashlib.sha256("".join(lines).encode(errors="surrogateescape")).hexdigest()[:16]

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 
 
 @dataclass(kw_only=True)
-class Standing:
+class TrainState:
     """Where a run stands; a checkpoint holds it."""
 
     step: int = 0
@@ -15,7 +15,7 @@ class Standing:
     epochs_without_gain: int = 0
     num_clips: int = 0
     """These four are sums over the epoch so far."""
-    num_right: float = 0.0
+    num_correct: float = 0.0
     loss_sum: float = 0.0
     seconds: float = 0.0
     waited_s: float = 0.0

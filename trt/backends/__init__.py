@@ -6,8 +6,9 @@ LOWERS                       the precisions that it brings about by itself; othe
 PACKAGES                     libraries whose versions an artifact records
 BOUND_TO                     what must be here as it was there: the device, those versions
 probe(gpu)                   whether it can be used here, without loading anything slow
-executes(precision, gpu)     the precision that would really run here, and why another one does
-build(job, folder)           writes the payload; returns the partition: what runs in the compiler
+resolve_precision(precision, gpu)
+                             the precision that would really run here, and why another one does
+build(inputs, folder)         writes the payload; returns the partition: what runs in the compiler
 load(folder, config)         from payload to a callable
 runs_on(gpu)                 "cuda", "cpu", or nothing where this machine builds but can't run it
 """
@@ -22,7 +23,7 @@ from trt.backends import (
     tensorrt_rtx_backend,
     torch_tensorrt_backend,
 )
-from trt.config import Bond, Config, Precision
+from trt.config import ArtifactConfig, Bond, Precision
 from trt.probe import Gpu, Status
 
 __all__ = ["BACKENDS", "Gpu", "Status", "choose", "probe_all"]
@@ -37,9 +38,9 @@ class Backend(Protocol):
     BOUND_TO: frozenset[Bond]
 
     def probe(self, gpu: Gpu | None) -> Status: ...
-    def executes(self, precision: Precision, gpu: Gpu | None) -> tuple[Precision, str]: ...
-    def build(self, job: Any, folder: Any) -> dict[str, Any]: ...
-    def load(self, folder: Any, config: Config) -> Any: ...
+    def resolve_precision(self, precision: Precision, gpu: Gpu | None) -> tuple[Precision, str]: ...
+    def build(self, inputs: Any, folder: Any) -> dict[str, Any]: ...
+    def load(self, folder: Any, config: ArtifactConfig) -> Any: ...
     def runs_on(self, gpu: Gpu | None) -> str: ...
 
 
@@ -66,5 +67,5 @@ def choose(gpu: Gpu | None) -> tuple[str, str]:
         if status.usable:
             why = f"the fastest for {gpu.name if gpu else 'a CPU'} that is installed"
             return name, "; ".join([why, *passed])
-        passed.append(f"{name} would be faster: {status.why}, {status.mend or 'no mend'}")
+        passed.append(f"{name} would be faster: {status.why}, {status.fix or 'no fix'}")
     raise AssertionError("eager can always be used")

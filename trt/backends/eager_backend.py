@@ -3,8 +3,8 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from trt.build_input import Job
-from trt.config import PROGRAM, Bond, Config, Precision, nearest
+from trt.build_input import BuildInput
+from trt.config import PROGRAM, ArtifactConfig, Bond, Precision, nearest
 from trt.probe import Gpu, Status, installed
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ def probe(gpu: Gpu | None) -> Status:
     return Status(usable=True, why=installed("torch"))
 
 
-def executes(precision: Precision, gpu: Gpu | None) -> tuple[Precision, str]:
+def resolve_precision(precision: Precision, gpu: Gpu | None) -> tuple[Precision, str]:
     known: set[Precision] = {"fp32", "bf16", "fp16"}
     if gpu is not None and gpu.capability >= (8, 0):
         known.add("tf32")
@@ -31,15 +31,15 @@ def runs_on(gpu: Gpu | None) -> str:
     return "cuda" if gpu else "cpu"
 
 
-def build(job: Job, folder: Path) -> dict[str, Any]:
+def build(inputs: BuildInput, folder: Path) -> dict[str, Any]:
     from trt import program
 
-    exported = job.program()
+    exported = inputs.program()
     program.save(exported, folder / PROGRAM)
     return {"engines": 0, "in_torch": program.num_operators(exported)}
 
 
-def load(folder: Path, config: Config) -> "Run":
+def load(folder: Path, config: ArtifactConfig) -> "Run":
     import torch
     from torch.export.passes import move_to_device_pass
 

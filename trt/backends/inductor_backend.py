@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from trt.backends import eager_backend
 from trt.backends.eager_backend import runs_on as runs_on
-from trt.build_input import Job
-from trt.config import PROGRAM, Bond, Config, Precision, nearest
+from trt.build_input import BuildInput
+from trt.config import PROGRAM, ArtifactConfig, Bond, Precision, nearest
 from trt.errors import CompileError
 from trt.probe import Gpu, Status, installed
 
@@ -22,31 +22,31 @@ BOUND_TO: frozenset[Bond] = frozenset({"device", "versions"})
 PACKAGE = "model.pt2"
 
 
-def executes(precision: Precision, gpu: Gpu | None) -> tuple[Precision, str]:
+def resolve_precision(precision: Precision, gpu: Gpu | None) -> tuple[Precision, str]:
     """Its kernels for a CPU without AVX-512 have no bf16, and fail where a program wants it."""
     import torch
 
     if gpu is None and not torch.ops.mkldnn._is_mkldnn_bf16_supported():
         return nearest(precision, {"fp32", "fp16"}, "this CPU")
-    return eager_backend.executes(precision, gpu)
+    return eager_backend.resolve_precision(precision, gpu)
 
 
 def probe(gpu: Gpu | None) -> Status:
     if not (shutil.which("g++") or shutil.which("c++") or shutil.which("clang++")):
-        return Status(usable=False, why="no C++ compiler", mend="apt-get install g++")
+        return Status(usable=False, why="no C++ compiler", fix="apt-get install g++")
     return Status(usable=True, why=f"{installed('torch')} with a C++ compiler")
 
 
-def build(job: Job, folder: Path) -> dict[str, Any]:
+def build(inputs: BuildInput, folder: Path) -> dict[str, Any]:
     import torch
     from torch._inductor import aoti_compile_and_package
     from torch.export.passes import move_to_device_pass
 
     from trt import program
 
-    exported = job.program()
+    exported = inputs.program()
     program.save(exported, folder / PROGRAM)
-    job.on_step("compiling")
+    inputs.on_step("compiling")
     configs: dict[str, Any] = {"freezing": True}
     if torch.cuda.is_available():
         exported = move_to_device_pass(exported, "cuda")
@@ -58,7 +58,7 @@ def build(job: Job, folder: Path) -> dict[str, Any]:
     return {"engines": 1, "in_engine": program.num_operators(exported), "in_torch": 0}
 
 
-def load(folder: Path, config: Config) -> "Run":
+def load(folder: Path, config: ArtifactConfig) -> "Run":
     import torch
     from torch._inductor import aoti_load_package
 
@@ -69,6 +69,6 @@ def load(folder: Path, config: Config) -> "Run":
         raise CompileError(f"{folder / PACKAGE} can't be opened ({error}).") from error
     if not on_gpu:
         return run
-    from trt.cuda_graphs import Graphed
+    from trt.cuda_graphs import CudaGraphRunner
 
-    return Graphed(run)
+    return CudaGraphRunner(run)

@@ -9,9 +9,9 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from trt.build_input import Job
+from trt.build_input import BuildInput
 from trt.calibration import nncf_and_clips
-from trt.config import Bond, Config, Precision, nearest
+from trt.config import ArtifactConfig, Bond, Precision, nearest
 from trt.errors import CompileError
 from trt.probe import Gpu, Status, installed, missing
 
@@ -38,7 +38,7 @@ def probe(gpu: Gpu | None) -> Status:
     return Status(usable=True, why=installed("onnx"))
 
 
-def executes(precision: Precision, gpu: Gpu | None) -> tuple[Precision, str]:
+def resolve_precision(precision: Precision, gpu: Gpu | None) -> tuple[Precision, str]:
     return nearest(precision, {"fp32", "fp16", "int8"}, "onnxruntime")
 
 
@@ -46,31 +46,31 @@ def runs_on(gpu: Gpu | None) -> str:
     return "cpu"
 
 
-def build(job: Job, folder: Path) -> dict[str, Any]:
-    write_model(job, folder / MODEL)
-    if job.target.precision == "int8":
-        quantize(folder / MODEL, job)
+def build(inputs: BuildInput, folder: Path) -> dict[str, Any]:
+    write_model(inputs, folder / MODEL)
+    if inputs.target.precision == "int8":
+        quantize(folder / MODEL, inputs)
     import onnx
 
     nodes = onnx.load(folder / MODEL, load_external_data=False).graph.node
     return {"engines": 1, "in_engine": len(nodes), "in_torch": 0}
 
 
-def write_model(job: Job, path: Path) -> None:
+def write_model(inputs: BuildInput, path: Path) -> None:
     """By the exporter that goes over torch.export; weights of two gigabytes lie beside the file."""
     import torch
 
-    assert job.model is not None
-    job.on_step("exporting to ONNX")
-    most = job.target.batches.most
-    example = job.example.expand(min(2, most), *job.example.shape[1:]).contiguous()
+    assert inputs.model is not None
+    inputs.on_step("exporting to ONNX")
+    most = inputs.target.batches.max
+    example = inputs.example.expand(min(2, most), *inputs.example.shape[1:]).contiguous()
     dims = {0: torch.export.Dim("batch", min=1, max=most)} if most > 1 else {}
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     silence = contextlib.redirect_stdout(io.StringIO())
     with silence, warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")
         torch.onnx.export(
-            job.model,
+            inputs.model,
             (example,),
             path,
             input_names=[INPUT],
@@ -78,27 +78,29 @@ def write_model(job: Job, path: Path) -> None:
             opset_version=OPSET,
             dynamo=True,
             dynamic_shapes=(dims,),
-            external_data=sum(each.nbytes for each in job.model.parameters()) > 1 << 30,
+            external_data=sum(each.nbytes for each in inputs.model.parameters()) > 1 << 30,
             verbose=False,
         )
 
 
 def quantize(
-    path: Path, job: Job, *, symmetric: bool = False, not_types: Sequence[str] = ()
+    path: Path, inputs: BuildInput, *, symmetric: bool = False, not_types: Sequence[str] = ()
 ) -> None:
     """In place; what the job keeps stays in fp32, and operators of `not_types`."""
     import onnx
 
-    nncf, clips = nncf_and_clips(job)
+    nncf, clips = nncf_and_clips(inputs)
     model = onnx.load(path)
-    kept = [node.name for node in model.graph.node if _lies_in(node, job.target.kept)]
+    fp32_layers = [
+        node.name for node in model.graph.node if _lies_in(node, inputs.target.fp32_layers)
+    ]
     presets = nncf.QuantizationPreset
     quantized = nncf.quantize(
         model,
         nncf.Dataset(clips, lambda clip: {INPUT: clip.numpy()}),
         subset_size=len(clips),
         preset=presets.PERFORMANCE if symmetric else None,
-        ignored_scope=nncf.IgnoredScope(types=list(not_types), names=kept, validate=False),
+        ignored_scope=nncf.IgnoredScope(types=list(not_types), names=fp32_layers, validate=False),
     )
     onnx.save(quantized, path)
 
@@ -108,7 +110,7 @@ def _lies_in(node: "onnx.NodeProto", modules: Collection[str]) -> bool:
     return any(re.search(rf"'model\.{re.escape(module)}[.']", scopes) for module in modules)
 
 
-def load(folder: Path, config: Config) -> "Run":
+def load(folder: Path, config: ArtifactConfig) -> "Run":
     import onnxruntime
     import torch
 

@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from trt.build_input import Job
+from trt.build_input import BuildInput
 from trt.calibration import nncf_and_clips
-from trt.config import Bond, Config, Precision, nearest
+from trt.config import ArtifactConfig, Bond, Precision, nearest
 from trt.errors import CompileError
 from trt.probe import Gpu, Status, installed, missing, this_cpu, this_device, user_cache
 
@@ -51,7 +51,7 @@ def probe(gpu: Gpu | None) -> Status:
     return Status(usable=True, why=found) if found else missing("OpenVINO", "openvino")
 
 
-def executes(precision: Precision, gpu: Gpu | None) -> tuple[Precision, str]:
+def resolve_precision(precision: Precision, gpu: Gpu | None) -> tuple[Precision, str]:
     listed = _core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
     known = {CAPABILITIES[name] for name in listed if name in CAPABILITIES}
     return nearest(precision, known, "this CPU")
@@ -70,35 +70,37 @@ def runs_on(gpu: Gpu | None) -> str:
     return "cpu"
 
 
-def build(job: Job, folder: Path) -> dict[str, Any]:
+def build(inputs: BuildInput, folder: Path) -> dict[str, Any]:
     import openvino
 
-    precision, kept = job.target.precision, job.target.kept
-    if kept and precision == "bf16":
+    precision, fp32_layers = inputs.target.precision, inputs.target.fp32_layers
+    if fp32_layers and precision == "bf16":
         raise CompileError("OpenVINO can't keep single layers in fp32 beside bf16.")
-    job.on_step("converting")
+    inputs.on_step("converting")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # tracing is on its way out, and does what we need
-        model = openvino.convert_model(job.model, example_input=job.example)
-    shape = [-1 if job.target.batches.most > 1 else 1, *job.example.shape[1:]]
+        model = openvino.convert_model(inputs.model, example_input=inputs.example)
+    shape = [-1 if inputs.target.batches.max > 1 else 1, *inputs.example.shape[1:]]
     model.reshape(shape)
     if precision == "int8":
-        model = _quantized(model, job)
+        model = _quantized(model, inputs)
     model.input().get_tensor().set_names({INPUT})  # by which other servers of the IR feed it
     model.output().get_tensor().set_names({OUTPUT})
-    openvino.save_model(model, folder / MODEL, compress_to_fp16=precision == "fp16" and not kept)
-    if kept and precision == "fp16":
-        _keep(folder / MODEL, kept)
-    job.on_step("compiling")
+    openvino.save_model(
+        model, folder / MODEL, compress_to_fp16=precision == "fp16" and not fp32_layers
+    )
+    if fp32_layers and precision == "fp16":
+        _keep(folder / MODEL, fp32_layers)
+    inputs.on_step("compiling")
     operators = [each for each in model.get_ordered_ops() if each.get_type_name() != "Constant"]
     return {"engines": 1, "in_engine": len(operators), "in_torch": 0}
 
 
-def _quantized(model: Any, job: Job) -> Any:
+def _quantized(model: Any, inputs: BuildInput) -> Any:
     """Weights and activations in 8 bits, with ranges measured on training clips."""
-    nncf, clips = nncf_and_clips(job)
+    nncf, clips = nncf_and_clips(inputs)
     attends = any(each.get_type_name() == "ScaledDotProductAttention" for each in model.get_ops())
-    patterns = [_pattern(name) for name in job.target.kept]
+    patterns = [_pattern(name) for name in inputs.target.fp32_layers]
     _, flags = this_cpu()
     fix = None if flags & SUMS_OF_BYTES else nncf.OverflowFix.ENABLE
     return nncf.quantize(
@@ -119,13 +121,13 @@ def _pattern(name: str) -> str:
     return rf"__module\.model\.{re.escape(name)}[./].*"
 
 
-def _keep(path: Path, kept: tuple[str, ...]) -> None:
+def _keep(path: Path, fp32_layers: tuple[str, ...]) -> None:
     import re
 
     tree = ElementTree.parse(path)
     for layer in tree.iter("layer"):
         if layer.get("type") != "Const" and any(
-            re.match(_pattern(name), layer.get("name", "")) for name in kept
+            re.match(_pattern(name), layer.get("name", "")) for name in fp32_layers
         ):
             facts = layer.find("rt_info")
             if facts is None:
@@ -136,7 +138,7 @@ def _keep(path: Path, kept: tuple[str, ...]) -> None:
     tree.write(path)
 
 
-def load(folder: Path, config: Config) -> "Run":
+def load(folder: Path, config: ArtifactConfig) -> "Run":
     core = _core()
     try:
         model = core.read_model(folder / MODEL)
@@ -153,7 +155,7 @@ class _Runner:
     how many clips are beside it.
     """
 
-    def __init__(self, core: Any, model: Any, config: Config) -> None:
+    def __init__(self, core: Any, model: Any, config: ArtifactConfig) -> None:
         shape = list(model.input(0).partial_shape)[1:]
         model.reshape([1, *(each.get_length() for each in shape)])
         self._core, self._model, self._files = core, model, config.files
@@ -203,7 +205,7 @@ def _store(found: list[Any], request: Any, number: int) -> None:
     found[number] = request.get_output_tensor().data.copy()
 
 
-def _around_int8(core: Any, config: Config) -> str:
+def _around_int8(core: Any, config: ArtifactConfig) -> str:
     """What isn't in 8 bits is in bf16 where the CPU has it, unless layers were kept in fp32."""
     listed = core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
-    return "bf16" if "BF16" in listed and not config.target.kept else "f32"
+    return "bf16" if "BF16" in listed and not config.target.fp32_layers else "f32"

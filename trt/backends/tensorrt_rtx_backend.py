@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from trt.backends import onnx_backend
-from trt.build_input import Job
-from trt.config import Bond, Config, Precision, Target, nearest
+from trt.build_input import BuildInput
+from trt.config import ArtifactConfig, Bond, Precision, Target, nearest
 from trt.errors import CompileError
 from trt.probe import Gpu, Status, installed, missing
 
@@ -36,7 +36,7 @@ def probe(gpu: Gpu | None) -> Status:
     return Status(usable=True, why=f"{installed('tensorrt-rtx')}; builds engines {runs} them here")
 
 
-def executes(precision: Precision, gpu: Gpu | None) -> tuple[Precision, str]:
+def resolve_precision(precision: Precision, gpu: Gpu | None) -> tuple[Precision, str]:
     """An engine is for all GPUs from 8.0 on, so the one here has no say."""
     return nearest(precision, {"fp32", "tf32", "bf16", "fp16", "int8"}, "TensorRT-RTX")
 
@@ -45,19 +45,19 @@ def runs_on(gpu: Gpu | None) -> str:
     return "cuda" if gpu and gpu.capability >= (8, 0) else ""
 
 
-def build(job: Job, folder: Path) -> dict[str, Any]:
-    if job.stored is not None:
-        shutil.copyfile(job.stored / MODEL, folder / MODEL)
-        job.on_step("compiling")
-        return {"engines": 1, "in_torch": 0, "in_engine": build_engine(folder, job.target)}
-    onnx_backend.write_model(job, folder / MODEL)
-    if job.target.precision == "bf16":
-        _mend_bf16(folder / MODEL)
+def build(inputs: BuildInput, folder: Path) -> dict[str, Any]:
+    if inputs.stored is not None:
+        shutil.copyfile(inputs.stored / MODEL, folder / MODEL)
+        inputs.on_step("compiling")
+        return {"engines": 1, "in_torch": 0, "in_engine": build_engine(folder, inputs.target)}
+    onnx_backend.write_model(inputs, folder / MODEL)
+    if inputs.target.precision == "bf16":
+        _fix_bf16(folder / MODEL)
     partition = {"engines": 1, "in_torch": 0}
-    if job.target.precision == "int8":
-        partition["weights_in_8_bits"] = _quantize(folder / MODEL, job)
-    job.on_step("compiling")
-    return {**partition, "in_engine": build_engine(folder, job.target)}
+    if inputs.target.precision == "int8":
+        partition["weights_in_8_bits"] = _quantize(folder / MODEL, inputs)
+    inputs.on_step("compiling")
+    return {**partition, "in_engine": build_engine(folder, inputs.target)}
 
 
 def build_engine(folder: Path, target: Target) -> int:
@@ -98,14 +98,14 @@ def _config(builder: Any, network: Any, target: Target) -> Any:
     batch, *rest = network.get_input(0).shape
     if batch == -1:
         profile = builder.create_optimization_profile()
-        sizes = (target.batches.least, target.batches.best, target.batches.most)
+        sizes = (target.batches.min, target.batches.opt, target.batches.max)
         profile.set_shape(INPUT, *((size, *rest) for size in sizes))
         config.add_optimization_profile(profile)
     return config
 
 
-def _mend_bf16(path: Path) -> None:
-    """Two things that TensorRT refuses: convolutions into which the exporter folded normalisation,
+def _fix_bf16(path: Path) -> None:
+    """Two things that TensorRT refuses: convolutions into which the exporter folded normalization,
     as fp32, and GRUs in bf16, which its parser counts from an fp32 one. Those keep fp32."""
     import onnx
     from onnx import TensorProto
@@ -152,14 +152,14 @@ def _in_fp32(node: "onnx.NodeProto") -> "list[onnx.NodeProto]":
     return [*before, node, *after]
 
 
-def _quantize(path: Path, job: Job) -> int:
+def _quantize(path: Path, inputs: BuildInput) -> int:
     """How many weights are in 8 bits: TensorRT-RTX has no convolution in them, only products.
 
     Its zero is always 0.
     """
     import onnx
 
-    onnx_backend.quantize(path, job, symmetric=True, not_types=["Conv"])
+    onnx_backend.quantize(path, inputs, symmetric=True, not_types=["Conv"])
     _make_signed(path)
     graph = onnx.load(path, load_external_data=False).graph
     weights = {each.name for each in graph.initializer}
@@ -196,7 +196,7 @@ def _make_signed(path: Path) -> None:
     onnx.save(model, path)
 
 
-def load(folder: Path, config: Config) -> "Run":
+def load(folder: Path, config: ArtifactConfig) -> "Run":
     import torch
 
     if not torch.cuda.is_available():

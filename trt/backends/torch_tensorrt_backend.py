@@ -12,8 +12,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from trt.build_input import Job
-from trt.config import PROGRAM, Bond, Config, Precision, nearest
+from trt.build_input import BuildInput
+from trt.config import PROGRAM, ArtifactConfig, Bond, Precision, nearest
 from trt.errors import CompileError
 from trt.probe import Gpu, Status, installed, missing
 
@@ -45,7 +45,7 @@ def probe(gpu: Gpu | None) -> Status:
     return Status(usable=True, why=found[0])
 
 
-def executes(precision: Precision, gpu: Gpu | None) -> tuple[Precision, str]:
+def resolve_precision(precision: Precision, gpu: Gpu | None) -> tuple[Precision, str]:
     known: set[Precision] = {"fp32"}
     if gpu is None:
         return nearest(precision, {*known, *NEEDS}, WHERE)
@@ -57,7 +57,7 @@ def runs_on(gpu: Gpu | None) -> str:
     return "cuda" if gpu else ""
 
 
-def build(job: Job, folder: Path) -> dict[str, Any]:
+def build(inputs: BuildInput, folder: Path) -> dict[str, Any]:
     import torch
 
     if not torch.cuda.is_available():
@@ -67,14 +67,14 @@ def build(job: Job, folder: Path) -> dict[str, Any]:
         )
     from trt import partition_report, program
 
-    with quantized(job) as whole:
+    with quantized(inputs) as whole:
         exported = whole.program()
         program.save(exported, folder / PROGRAM)
-        job.on_step("partitioning")
+        inputs.on_step("partitioning")
         num_quantized = sum("quantize_op" in str(node.target) for node in exported.graph.nodes)
-        if job.target.precision in EIGHT_BITS and not num_quantized:
+        if inputs.target.precision in EIGHT_BITS and not num_quantized:
             raise CompileError(
-                f"nothing of this model is computed in {job.target.precision} here: "
+                f"nothing of this model is computed in {inputs.target.precision} here: "
                 "take --precision bf16."
             )
         partition = {**partition_report.report(exported), "tensors_in_8_bits": num_quantized}
@@ -84,23 +84,23 @@ def build(job: Job, folder: Path) -> dict[str, Any]:
                 f"TensorRT takes too little of this model ({first['operator']}: {first['why']}): "
                 "take --backend inductor."
             )
-        job.on_step("compiling")
+        inputs.on_step("compiling")
         _write_engines(_compiled(exported, whole), folder)
     return partition
 
 
-def _compiled(exported: "ExportedProgram", job: Job) -> "torch.nn.Module":
+def _compiled(exported: "ExportedProgram", inputs: BuildInput) -> "torch.nn.Module":
     from torch.export.passes import move_to_device_pass
 
     from trt import partition_report
 
     torch_tensorrt = partition_report.imported()
-    target = job.target
+    target = inputs.target
     return torch_tensorrt.dynamo.compile(
         move_to_device_pass(exported, "cuda"),
-        inputs=partition_report.input_ranges(exported, target.batches.best),
+        inputs=partition_report.input_ranges(exported, target.batches.opt),
         disable_tf32=target.precision != "tf32",
-        min_block_size=partition_report.LEAST_OPERATORS,
+        min_block_size=partition_report.MIN_OPERATORS,
         workspace_size=int((target.workspace_gb or 0) * (1 << 30)),  # 0: as much as there is
         optimization_level=target.optimization_level,
     )
@@ -120,7 +120,7 @@ def _write_engines(compiled: "torch.nn.Module", folder: Path) -> None:
     (folder / ENGINES).write_text(json.dumps(bindings, indent=2) + "\n")
 
 
-def load(folder: Path, config: Config) -> "Run":
+def load(folder: Path, config: ArtifactConfig) -> "Run":
     import torch
 
     if not torch.cuda.is_available():
@@ -163,35 +163,36 @@ def _engine(path: Path, bindings: dict[str, list[str]]) -> "torch.nn.Module":
         ) from error
 
 
-def _copy(job: Job) -> "torch.nn.Module":
-    assert job.model is not None
-    return copy.deepcopy(job.model).eval()
+def _copy(inputs: BuildInput) -> "torch.nn.Module":
+    assert inputs.model is not None
+    return copy.deepcopy(inputs.model).eval()
 
 
 @contextlib.contextmanager
-def quantized(job: Job) -> Iterator[Job]:
+def quantized(inputs: BuildInput) -> Iterator[BuildInput]:
     """The job with a model in 8 bits, by ModelOpt, where those are asked for; else as it is.
 
     Its program lives on the GPU: elsewhere ModelOpt exports its int8 as plain arithmetic.
     """
     import torch
 
-    if job.target.precision not in EIGHT_BITS or job.stored is not None:
-        yield job
+    if inputs.target.precision not in EIGHT_BITS or inputs.stored is not None:
+        yield inputs
         return
     try:
         import modelopt.torch.quantization as mtq
         from modelopt.torch.quantization.utils import export_torch_mode
     except ImportError as error:
         raise CompileError(
-            f"{job.target.precision} needs ModelOpt: pip install nvidia-modelopt."
+            f"{inputs.target.precision} needs ModelOpt: pip install nvidia-modelopt."
         ) from error
-    if job.calibration is None:
+    if inputs.calibration is None:
         raise CompileError(
-            f"{job.target.precision} is calibrated on training clips: pass --data with a dataset."
+            f"{inputs.target.precision} is calibrated on training clips: pass --data with a "
+            "dataset."
         )
-    job.on_step("measuring ranges")
-    clips = job.calibration
+    inputs.on_step("measuring ranges")
+    clips = inputs.calibration
 
     convolutions = (torch.nn.Conv1d, torch.nn.Conv2d, torch.nn.Conv3d)
     device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -200,13 +201,15 @@ def quantized(job: Job) -> Iterator[Job]:
         for clip in clips():
             model(clip.to(device))
 
-    recipe = mtq.INT8_DEFAULT_CFG if job.target.precision == "int8" else mtq.FP8_DEFAULT_CFG
-    model = _copy(job).to(device)
+    recipe = mtq.INT8_DEFAULT_CFG if inputs.target.precision == "int8" else mtq.FP8_DEFAULT_CFG
+    model = _copy(inputs).to(device)
     model = mtq.quantize(model, recipe, forward_loop=measure)
-    kept = [f"model.{name}" for name in job.target.kept]
-    if job.target.precision == "int8" and not installed("torch-tensorrt"):
-        kept += [name for name, each in model.named_modules() if isinstance(each, convolutions)]
-    for name in kept:  # TensorRT-RTX has no convolution in int8
+    fp32_layers = [f"model.{name}" for name in inputs.target.fp32_layers]
+    if inputs.target.precision == "int8" and not installed("torch-tensorrt"):
+        fp32_layers += [
+            name for name, each in model.named_modules() if isinstance(each, convolutions)
+        ]
+    for name in fp32_layers:  # TensorRT-RTX has no convolution in int8
         mtq.disable_quantizer(model, f"{name}.*")
     with export_torch_mode():
-        yield dataclasses.replace(job, model=model, example=job.example.to(device))
+        yield dataclasses.replace(inputs, model=model, example=inputs.example.to(device))

@@ -2,13 +2,13 @@
 
 from typing import get_args
 
-from dali_pipelines.loaders.loader_config import ClipRow
+from dali_pipelines.loaders.loader_config import Sample
 from engine.data.manifest import Manifest, Split
 from engine.data.validate import usable_clips
 from engine.errors import UserError, unknown_name
 
 
-def clip_rows(manifest: Manifest, split: Split | None = None) -> tuple[list[ClipRow], int]:
+def samples_of(manifest: Manifest, split: Split | None = None) -> tuple[list[Sample], int]:
     """The usable clips of one part (None: of all), and how many bad ones were left out.
 
     A row's id is the clip's place in the manifest.
@@ -18,7 +18,7 @@ def clip_rows(manifest: Manifest, split: Split | None = None) -> tuple[list[Clip
         raise unknown_name("part of a split", split, parts)
     usable = {clip.path for clip in usable_clips(manifest).clips}
     label_of = {name: number for number, name in enumerate(manifest.class_names)}
-    rows: list[ClipRow] = []
+    rows: list[Sample] = []
     num_bad = 0
     for number, clip in enumerate(manifest.clips):
         if split is not None and clip.split != split:
@@ -27,7 +27,7 @@ def clip_rows(manifest: Manifest, split: Split | None = None) -> tuple[list[Clip
             num_bad += 1
             continue
         rows.append(
-            ClipRow(
+            Sample(
                 id=number,
                 path=manifest.root / clip.path,
                 label=label_of[clip.label],
