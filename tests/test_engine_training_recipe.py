@@ -1,5 +1,6 @@
 """Losses, optimizers, schedules and recipes: what is decided before a run begins."""
 
+import json
 import tomllib
 from collections import Counter
 from dataclasses import fields
@@ -18,6 +19,7 @@ from engine.errors import UserError
 from engine.models.freezing import is_new, set_frozen
 from engine.models.registry import FAMILIES, PRESETS, ModelSpec, build
 from engine.training import recipe as recipes
+from engine.training import run_folder
 from engine.training.losses import Criterion, LossConfig, class_weights, mix, oversample
 from engine.training.optim import OptimConfig, depths_of, make_optimizer, make_schedule
 from engine.training.recipe import Recipe
@@ -361,3 +363,15 @@ def test_any_value_of_any_option_is_used_or_refused(family: str, name: str, valu
 def test_wrong_settings_are_told(given_: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError, match=message):
         Recipe.resolve(given_)
+
+
+def test_a_run_from_before_settings_were_renamed_is_read(tmp_path: Path) -> None:
+    old = tmp_path / "recipe.toml"
+    old.write_text('model = "cnn-lstm"\noptimiser = "sgd"\nlayout = "TCHW"\n')
+    recipe = Recipe.resolve(recipes.read(old))
+    assert recipe.optim.optimizer == "sgd"
+    assert "optimiser" not in recipe.flat()
+    facts = {"data": "set", "scheme": "none", "classes": ["a"], "digest": "x", "world": 2}
+    (tmp_path / "run.json").write_text(json.dumps({**facts, "dealt_by": "grouped"}))
+    found = run_folder.read_facts(tmp_path, run_folder.TO_RESUME)
+    assert (found.world_size, found.split_by) == (2, "grouped")

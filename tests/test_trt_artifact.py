@@ -20,7 +20,7 @@ from torch import Tensor, nn
 import trt
 from trt import folding, program
 from trt.backends import BACKENDS, choose
-from trt.config import CONFIG, BatchRange, Target
+from trt.config import CONFIG, ArtifactConfig, BatchRange, Target
 from trt.errors import CompileError, RefusedError
 from trt.probe import Gpu, this_gpu
 from trt.program import Uint8Input, lowered
@@ -297,3 +297,17 @@ def test_on_a_gpu(tmp_path, backend, precision, model, clips, right) -> None:
         found = opened(clips[start:end].cuda())
         assert found.is_cuda
         assert torch.allclose(found.cpu(), right[start:end], atol=0.2)
+
+
+def test_an_artifact_from_before_fields_were_renamed_is_read(tmp_path: Path) -> None:
+    config = ArtifactConfig(
+        backend="eager", asked="fp32", target=Target(fp32_layers=("head",)), clip={}, model={},
+        class_names=["a"], source="", chosen_by="", key="", device="", versions={},
+    )  # fmt: skip
+    config.write(tmp_path)
+    values = json.loads((tmp_path / CONFIG).read_text())
+    target = values["target"]
+    target["kept"] = target.pop("fp32_layers")
+    target["batches"] = {"least": 1, "best": 8, "most": 32}
+    (tmp_path / CONFIG).write_text(json.dumps(values))
+    assert ArtifactConfig.read(tmp_path) == config

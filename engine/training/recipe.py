@@ -65,7 +65,7 @@ SECTIONS: dict[str, Any] = {
     "loss": LossConfig,
     "loop": LoopConfig,
 }
-OLD_NAMES = {"optimizer": "optimizer"}
+OLD_NAMES = {"optimiser": "optimizer"}
 """Of settings in recipes that were saved before these were renamed."""
 MODEL_SETTINGS = ("model", "preset", "weights", "options")
 
