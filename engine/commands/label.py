@@ -1,9 +1,12 @@
-"""`engine label`: labels for whole folders of videos."""
+"""`engine label`: label whole folders of videos."""
 
 from pathlib import Path
 from typing import Annotated
 
 import typer
+
+INPUT, OUTPUT, RESUME = "Input", "Output", "Continue or start again"
+MACHINES, ADVANCED = "Several machines", "Advanced"
 
 
 def label(
@@ -11,96 +14,151 @@ def label(
         list[Path],
         typer.Argument(
             metavar="VIDEOS...",
-            help="A folder of videos, of any depth; a list of paths with --list, - for standard "
-            "input; with --merge, the results of shards.",
+            help="A folder of videos, searched at any depth; with --list, a file of paths (- for "
+            "standard input); with --merge, the results of all shards.",
         ),
     ],
     model: Annotated[
-        Path | None, typer.Option(help="A run, a checkpoint, or an artifact of `engine compile`.")
+        Path | None,
+        typer.Option(help="A run, a checkpoint, or an artifact of `engine compile`."),
     ] = None,
     out: Annotated[Path, typer.Option(help="Results: .csv, .jsonl or .parquet.")] = Path(
         "labels.csv"
     ),
+    window: Annotated[
+        float | None,
+        typer.Option(help="Label windows of this many seconds instead of whole videos."),
+    ] = None,
+    stride: Annotated[
+        float | None,
+        typer.Option(help="Seconds from one window to the next. Default: --window."),
+    ] = None,
+    segments: Annotated[
+        Path | None, typer.Option(help="Also write a CSV with start, end and label of each action.")
+    ] = None,
+    vtt: Annotated[
+        Path | None, typer.Option(help="Also write subtitles, which any player shows, here.")
+    ] = None,
+    top_k: Annotated[int, typer.Option(min=1, help="Labels to write per video.")] = 5,
+    device: Annotated[str, typer.Option(help="auto, gpu or cpu.")] = "auto",
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print what would be labelled and stop.")
+    ] = False,
+    is_list: Annotated[
+        bool,
+        typer.Option(
+            "--list", rich_help_panel=INPUT, help="VIDEOS is a text file with one path per line."
+        ),
+    ] = False,
+    include: Annotated[
+        list[str] | None,
+        typer.Option(
+            rich_help_panel=INPUT,
+            help="Only files that match this pattern, for example '*/front/*.mp4'; repeatable.",
+        ),
+    ] = None,
+    exclude: Annotated[
+        list[str] | None,
+        typer.Option(
+            rich_help_panel=INPUT, help="Skip files that match this pattern; may be repeated."
+        ),
+    ] = None,
+    watch: Annotated[
+        bool,
+        typer.Option(
+            "--watch",
+            rich_help_panel=INPUT,
+            help="Keep running and label new files as they arrive, until Ctrl-C.",
+        ),
+    ] = False,
     format_: Annotated[
         str | None,
         typer.Option(
             "--format",
-            help="Else by --out: csv, jsonl, parquet, labelstudio, or fiftyone, which wants the "
-            "name samples.json.",
+            rich_help_panel=OUTPUT,
+            help="csv, jsonl, parquet, labelstudio, or fiftyone (name the file samples.json). "
+            "Default: from the suffix of --out.",
         ),
     ] = None,
-    is_list: Annotated[
-        bool, typer.Option("--list", help="VIDEOS is a file with one path a line.")
-    ] = False,
-    include: Annotated[
-        list[str] | None, typer.Option(help="Only names like this, as in '*/front/*.mp4'.")
-    ] = None,
-    exclude: Annotated[list[str] | None, typer.Option(help="No names like this.")] = None,
-    window: Annotated[
-        float | None, typer.Option(help="Seconds of a window that slides over each video.")
-    ] = None,
-    stride: Annotated[
-        float | None, typer.Option(help="Seconds from one window to the next; else --window.")
-    ] = None,
-    segments: Annotated[
-        Path | None, typer.Option(help="CSV of who does what from when to when.")
-    ] = None,
-    vtt: Annotated[
-        Path | None, typer.Option(help="Folder of subtitles, which any player shows.")
-    ] = None,
     smooth: Annotated[
-        float | None, typer.Option(help="Seconds over which segments are smoothed; 2 × --window.")
+        float | None,
+        typer.Option(
+            rich_help_panel=OUTPUT,
+            help="Seconds over which segments are smoothed. Default: 2 × --window.",
+        ),
     ] = None,
-    top_k: Annotated[int, typer.Option(min=1, help="Best labels of each video to write.")] = 5,
     min_confidence: Annotated[
-        float, typer.Option(help="Videos below it are marked for review.")
+        float,
+        typer.Option(
+            rich_help_panel=OUTPUT, help="Mark videos with a lower confidence for review."
+        ),
     ] = 0.0,
     resume: Annotated[
-        bool, typer.Option("--resume/--fresh", help="Go on where the last run stood, or forget it.")
+        bool,
+        typer.Option(
+            "--resume/--fresh",
+            rich_help_panel=RESUME,
+            help="Continue where the last run stopped, or discard its results.",
+        ),
     ] = True,
-    retry: Annotated[bool, typer.Option(help="Try files again that failed before.")] = False,
+    retry: Annotated[
+        bool, typer.Option(rich_help_panel=RESUME, help="Try files again that failed before.")
+    ] = False,
     mix: Annotated[
         bool,
         typer.Option(
-            help="Go on with another model, folder or filter than before, and keep in the results "
-            "all that was ever labelled."
+            rich_help_panel=RESUME,
+            help="Continue with another model, folder or pattern than before, and keep all labels "
+            "of earlier runs in the results.",
         ),
     ] = False,
     shard: Annotated[
-        str | None, typer.Option(help="i/n: this one of n machines, from 1; see --merge.")
+        str | None,
+        typer.Option(
+            rich_help_panel=MACHINES,
+            help="i/n: label part i of n, one part per machine; join them with --merge.",
+        ),
     ] = None,
     merge: Annotated[
         bool,
         typer.Option(
             "--merge",
-            help="Join the results of shards, as if of one run; --fresh replaces other labels.",
+            rich_help_panel=MACHINES,
+            help="Join the results of all shards into one; --fresh replaces other labels.",
         ),
     ] = False,
     cluster: Annotated[
-        bool, typer.Option("--cluster", help="Label on a Ray cluster; extra `cluster`.")
+        bool,
+        typer.Option(
+            "--cluster", rich_help_panel=MACHINES, help="Label on a Ray cluster (extra `cluster`)."
+        ),
     ] = False,
     workers: Annotated[
-        int | None, typer.Option(min=1, help="With --cluster: workers; one for each GPU or node.")
+        int | None,
+        typer.Option(
+            min=1,
+            rich_help_panel=MACHINES,
+            help="Workers with --cluster. Default: one per GPU, or per node.",
+        ),
     ] = None,
-    watch: Annotated[
-        bool, typer.Option("--watch", help="Go on labelling what arrives, until Ctrl-C.")
-    ] = False,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Say what would be labelled, and stop.")
-    ] = False,
-    batch_size: Annotated[int, typer.Option(min=1, help="Windows in a batch.")] = 8,
+    batch_size: Annotated[
+        int, typer.Option(min=1, rich_help_panel=ADVANCED, help="Windows in a batch.")
+    ] = 8,
     timeout: Annotated[
-        float, typer.Option(help="Seconds, from 1 up, after which a silent file is given up.")
+        float,
+        typer.Option(
+            rich_help_panel=ADVANCED,
+            help="Seconds without a frame after which a file counts as failed; at least 1.",
+        ),
     ] = 120.0,
-    device: Annotated[str, typer.Option(help="auto, gpu or cpu.")] = "auto",
 ) -> None:
-    """Label a folder of videos; stop or kill it at will, run it again to go on.
+    """Label a folder of videos. Stop it at any time; the same command continues.
 
-    What was labelled is kept beside the results after every batch: nothing is
-    lost, and nothing is done twice. Files that can't be read are named in
-    failures-labels.csv, named after --out, and the exit code is 1. The results
-    hold what the folder or list holds now; labels of files that are gone are
-    kept for when they come back. Each folder wants its own --out.
+    Labels are saved after every batch, so nothing is lost and nothing is labelled
+    twice. Files that can't be read are listed in failures-labels.csv, named after
+    --out, and the exit code is 1. The results contain the files that the folder or
+    list contains now; labels of files that are gone are kept in case they come
+    back. Each folder needs its own --out.
 
     Example: [bold]engine label my_videos --model fast --out labels.csv[/bold]
 

@@ -1,128 +1,213 @@
-"""`engine train`: a model of any family learns one's own videos."""
+"""`engine train`: fine-tune a model on a dataset of labelled videos."""
 
 from pathlib import Path
 from typing import Annotated, Any, cast
 
 import typer
 
+DATA, MODEL, OPTIMIZATION, ADVANCED = "Data", "Model", "Optimization", "Advanced"
+
 
 def train(
-    out: Annotated[Path, typer.Option(help="Folder of the run: checkpoints, curves, settings.")],
+    out: Annotated[Path, typer.Option(help="Folder of the run: checkpoints, curves and settings.")],
     data: Annotated[Path | None, typer.Option(help="Folder of a dataset with splits.")] = None,
-    scheme: Annotated[
-        str | None,
-        typer.Option(
-            help="Split the clips this way for this run; the dataset keeps its own splits."
-        ),
-    ] = None,
     model: Annotated[
-        str | None,
-        typer.Option(help="vit-lstm, cnn-lstm, cnn-birnn, timesformer or vivit."),
+        str | None, typer.Option(help="vit-lstm, cnn-lstm, cnn-birnn, timesformer or vivit.")
     ] = None,
     preset: Annotated[
         str | None,
         typer.Option(
-            help="base, the published size, or small; timesformer also has hr and l. Without a GPU "
-            "small, else base."
+            help="Model size: base is the published one, small trains on a laptop; timesformer "
+            "also has hr and l. Default: base with a GPU, else small."
         ),
     ] = None,
-    weights: Annotated[
+    epochs: Annotated[int | None, typer.Option(min=1, help="Passes over the clips.")] = None,
+    batch_size: Annotated[
+        int | None, typer.Option(min=1, help="Clips in a training step, over all devices.")
+    ] = None,
+    lr: Annotated[float | None, typer.Option(help="Learning rate.")] = None,
+    cache: Annotated[
+        Path | None, typer.Option(help="Keep decoded frames in this folder for later epochs.")
+    ] = None,
+    device: Annotated[str, typer.Option(help="auto, gpu or cpu.")] = "auto",
+    resume: Annotated[bool, typer.Option("--resume", help="Continue the run in --out.")] = False,
+    scheme: Annotated[
         str | None,
         typer.Option(
-            help="Where to begin: a name on the Hugging Face hub, a folder, a file, none."
+            rich_help_panel=DATA,
+            help="Split the clips this way for this run; the dataset keeps its own splits.",
         ),
     ] = None,
-    epochs: Annotated[int | None, typer.Option(min=1, help="How often to see each clip.")] = None,
-    batch_size: Annotated[int | None, typer.Option(min=1, help="Clips of a step, in all.")] = None,
-    lr: Annotated[float | None, typer.Option(help="Learning rate.")] = None,
-    optimizer: Annotated[str | None, typer.Option(help="sgd, adam or adamw.")] = None,
-    schedule: Annotated[
-        str | None, typer.Option(help="Of the rate: cosine, step, plateau or constant.")
-    ] = None,
-    frames: Annotated[int | None, typer.Option(min=1, help="Frames of a clip.")] = None,
-    size: Annotated[int | None, typer.Option(min=1, help="Side of the crop, in pixels.")] = None,
-    sampling: Annotated[
-        str | None, typer.Option(help="uniform, equidistant, random or segments.")
-    ] = None,
-    stride: Annotated[int | None, typer.Option(min=1, help="Frames to the next; uniform.")] = None,
     flip: Annotated[
         bool | None,
         typer.Option(
             "--flip/--no-flip",
-            help="Mirror half of the clips; off by itself where class names tell left from right.",
+            rich_help_panel=DATA,
+            help="Mirror half of the clips. Default: on, unless class names contain left or right.",
         ),
     ] = None,
     balance: Annotated[
-        str | None, typer.Option(help="For rare classes: none, weights or sampling.")
-    ] = None,
-    label_smoothing: Annotated[float | None, typer.Option(help="0.1, say.")] = None,
-    mixup: Annotated[float | None, typer.Option(help="Mix clips with this alpha.")] = None,
-    teacher: Annotated[
-        Path | None, typer.Option(help="A run whose answers are learned beside the labels.")
-    ] = None,
-    accumulate: Annotated[
-        int | None, typer.Option(min=1, help="Parts of a batch, one after the other: saves memory.")
-    ] = None,
-    freeze_epochs: Annotated[
-        int | None, typer.Option(min=0, help="Epochs in which only the head learns.")
-    ] = None,
-    ema: Annotated[
-        float | None, typer.Option(help="Serve a running average of the weights; 0.999, say.")
-    ] = None,
-    metric: Annotated[
         str | None,
-        typer.Option(help="Of the validation part, picks the best: top1, top5, f1 or loss."),
+        typer.Option(
+            rich_help_panel=DATA,
+            help="For rare classes: none, weights (of the loss) or sampling (more often).",
+        ),
     ] = None,
-    patience: Annotated[
-        int | None, typer.Option(min=0, help="Stop after so many epochs without a gain; 0: never.")
+    loader: Annotated[
+        str | None, typer.Option(rich_help_panel=DATA, help="dali, or torch for plain PyTorch.")
     ] = None,
-    precision: Annotated[str | None, typer.Option(help="auto, fp32, bf16 or fp16.")] = None,
-    compile_: Annotated[
-        bool | None, typer.Option("--compile/--no-compile", help="Train through torch.compile.")
+    cache_gb: Annotated[
+        float, typer.Option(rich_help_panel=DATA, help="Maximum size of the cache in GB.")
+    ] = 20.0,
+    weights: Annotated[
+        str | None,
+        typer.Option(
+            rich_help_panel=MODEL,
+            help="Initial weights: a name on the Hugging Face hub, a folder, a file, or none.",
+        ),
     ] = None,
-    seed: Annotated[int | None, typer.Option(min=0, help="Of everything random.")] = None,
-    set_: Annotated[
-        list[str] | None,
-        typer.Option("--set", help="Any setting of a recipe, KEY=VALUE, again and again."),
+    num_frames: Annotated[
+        int | None, typer.Option("--frames", min=1, rich_help_panel=MODEL, help="Frames per clip.")
+    ] = None,
+    size: Annotated[
+        int | None,
+        typer.Option(min=1, rich_help_panel=MODEL, help="Height and width of a frame in pixels."),
+    ] = None,
+    sampling: Annotated[
+        str | None,
+        typer.Option(
+            rich_help_panel=MODEL,
+            help="How frames are sampled: uniform, equidistant, random or segments.",
+        ),
+    ] = None,
+    stride: Annotated[
+        int | None,
+        typer.Option(min=1, rich_help_panel=MODEL, help="Frame stride for uniform sampling."),
     ] = None,
     option: Annotated[
         list[str] | None,
-        typer.Option(help="Of the model, KEY=VALUE: depth=6, or recurrence.hidden=512."),
+        typer.Option(
+            rich_help_panel=MODEL,
+            help="A model option as KEY=VALUE, for example depth=6 or recurrence.hidden=512; "
+            "may be repeated.",
+        ),
+    ] = None,
+    optimizer: Annotated[
+        str | None, typer.Option(rich_help_panel=OPTIMIZATION, help="sgd, adam or adamw.")
+    ] = None,
+    schedule: Annotated[
+        str | None,
+        typer.Option(
+            rich_help_panel=OPTIMIZATION,
+            help="Learning-rate schedule: cosine, step, plateau or constant.",
+        ),
+    ] = None,
+    label_smoothing: Annotated[
+        float | None, typer.Option(rich_help_panel=OPTIMIZATION, help="For example 0.1.")
+    ] = None,
+    mixup: Annotated[
+        float | None,
+        typer.Option(rich_help_panel=OPTIMIZATION, help="Mix pairs of clips; alpha of mixup."),
+    ] = None,
+    teacher: Annotated[
+        Path | None,
+        typer.Option(
+            rich_help_panel=OPTIMIZATION,
+            help="Distillation: a trained run whose predictions are learned beside the labels.",
+        ),
+    ] = None,
+    freeze_epochs: Annotated[
+        int | None,
+        typer.Option(
+            min=0, rich_help_panel=OPTIMIZATION, help="First epochs in which only the head trains."
+        ),
+    ] = None,
+    ema: Annotated[
+        float | None,
+        typer.Option(
+            rich_help_panel=OPTIMIZATION,
+            help="Keep an exponential moving average of the weights; decay, for example 0.999.",
+        ),
+    ] = None,
+    metric: Annotated[
+        str | None,
+        typer.Option(
+            rich_help_panel=OPTIMIZATION,
+            help="Validation metric that selects the best checkpoint: top1, top5, f1 or loss.",
+        ),
+    ] = None,
+    patience: Annotated[
+        int | None,
+        typer.Option(
+            min=0,
+            rich_help_panel=OPTIMIZATION,
+            help="Stop after this many epochs without improvement; 0 never stops early.",
+        ),
+    ] = None,
+    accumulate: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            rich_help_panel=ADVANCED,
+            help="Gradient accumulation: parts that a batch is split into, to save memory.",
+        ),
+    ] = None,
+    precision: Annotated[
+        str | None, typer.Option(rich_help_panel=ADVANCED, help="auto, fp32, bf16 or fp16.")
+    ] = None,
+    compile: Annotated[
+        bool | None,
+        typer.Option(
+            "--compile/--no-compile", rich_help_panel=ADVANCED, help="Train through torch.compile."
+        ),
+    ] = None,
+    seed: Annotated[
+        int | None, typer.Option(min=0, rich_help_panel=ADVANCED, help="Random seed.")
     ] = None,
     recipe: Annotated[
         str | None,
         typer.Option(
-            help="Settings: a TOML file as RUN/recipe.toml, or a shipped name; flags win."
+            rich_help_panel=ADVANCED,
+            help="Settings from a TOML file such as RUN/recipe.toml, or a shipped recipe by name; "
+            "flags override them.",
         ),
     ] = None,
-    loader: Annotated[str | None, typer.Option(help="dali, or torch, the plain one.")] = None,
-    cache: Annotated[
-        Path | None, typer.Option(help="Keep decoded frames in this folder for later epochs.")
+    set_: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            rich_help_panel=ADVANCED,
+            help="Any setting of a recipe as KEY=VALUE; may be repeated.",
+        ),
     ] = None,
-    cache_gb: Annotated[float, typer.Option(help="Greatest size of the cache.")] = 20.0,
-    device: Annotated[str, typer.Option(help="auto, gpu or cpu.")] = "auto",
     devices: Annotated[
-        int | None, typer.Option(min=1, help="GPUs, or processes on a CPU.", show_default="1")
+        int | None,
+        typer.Option(
+            min=1, rich_help_panel=ADVANCED, help="GPUs, or processes on a CPU.", show_default="1"
+        ),
     ] = None,
     nodes: Annotated[
-        int, typer.Option(min=1, help="Machines; or start it there with torchrun.")
+        int,
+        typer.Option(min=1, rich_help_panel=ADVANCED, help="Machines, each started with torchrun."),
     ] = 1,
     save_minutes: Annotated[
-        float, typer.Option(min=0, help="Save this often within an epoch, too.")
+        float,
+        typer.Option(
+            min=0, rich_help_panel=ADVANCED, help="Minutes between checkpoints within an epoch."
+        ),
     ] = 10.0,
-    resume: Annotated[
-        bool, typer.Option("--resume", help="Go on with the run in --out, killed or stopped.")
-    ] = False,
 ) -> None:
-    """Train a model on a dataset, and keep the checkpoint that does best on its validation part.
+    """Train a model on a dataset and keep the checkpoint with the best validation score.
 
-    Settings come from the preset, then from --recipe, then from flags. A run that is killed goes on
-    with --resume and ends with the same weights, bit by bit (on one kind of CPU). Ctrl-C saves and
-    stops. Several GPUs: --devices N, or start it with torchrun.
+    Settings come from the preset, then from --recipe, then from flags. A run that was killed
+    continues with --resume and ends with the same weights, bit by bit (on one kind of CPU).
+    Ctrl-C saves a checkpoint and stops. For several GPUs pass --devices N, or start with torchrun.
 
     Example: [bold]engine train --data my_videos --model cnn-lstm --preset small --epochs 12
     --cache cache --out run[/bold]
     """
+    given = dict(locals())
+
     import shlex
     import sys
 
@@ -131,32 +216,27 @@ def train(
     from engine.commands.train_output import conclude
     from engine.errors import UserError
     from engine.interrupt import stop_kindly
-    from engine.training.recipe import merge
+    from engine.training.recipe import merge, setting_names
 
-    settings: dict[str, Any] = {
-        "model": model, "preset": preset, "weights": weights, "epochs": epochs,
-        "batch_size": batch_size, "lr": lr, "optimizer": optimizer, "schedule": schedule,
-        "num_frames": frames, "sampling": sampling, "stride": stride, "flip": flip,
-        "balance": balance, "label_smoothing": label_smoothing, "mixup": mixup,
-        "accumulate": accumulate, "freeze_epochs": freeze_epochs, "ema": ema, "metric": metric,
-        "patience": patience, "precision": precision, "compile": compile_, "seed": seed,
-        "teacher": str(teacher.absolute()) if teacher else None,
-    }  # fmt: skip
-    settings = {name: value for name, value in settings.items() if value is not None}
+    settings = {
+        name: str(value.absolute()) if isinstance(value, Path) else value
+        for name, value in given.items()
+        if name in setting_names() and value is not None
+    }
     settings |= nested([setting(text) for text in set_ or []])
     if option:
         settings = merge(settings, {"options": nested([setting(text) for text in option])})
     if resume and (settings or size or recipe or scheme):
         raise UserError(
-            "a resumed run keeps its settings: leave all but --out, --data, --loader, --cache "
-            "and --device out."
+            "a resumed run keeps its settings: pass only --out, --data, --loader, --cache and "
+            "--device."
         )
     if data is None and not resume:
-        raise UserError("no dataset is named: pass --data with its folder.")
+        raise UserError("no dataset given: pass --data with its folder.")
     trained = api.train(
-        data, out, resume=resume, recipe=recipe, scheme=scheme, size=size, loader=cast(Any, loader),
-        cache=cache, cache_gb=cache_gb, device=cast(Any, device), devices=devices, nodes=nodes,
-        save_minutes=save_minutes, command=shlex.join(["engine", *sys.argv[1:]]), log=None,
-        on_ready=stop_kindly, **settings,
+        data, out, resume=resume, recipe=recipe, scheme=scheme, size=size,
+        loader=cast(Any, loader), cache=cache, cache_gb=cache_gb, device=cast(Any, device),
+        devices=devices, nodes=nodes, save_minutes=save_minutes,
+        command=shlex.join(["engine", *sys.argv[1:]]), log=None, on_ready=stop_kindly, **settings,
     )  # fmt: skip
     raise typer.Exit(conclude(trained))
