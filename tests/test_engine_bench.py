@@ -92,4 +92,4 @@ def test_unknown_stages_and_unusable_sets_get_one_sentence(run_engine, tmp_path:
     (tmp_path / "file").touch()
     blocked = run_engine("bench", "--out", tmp_path / "file")
     assert blocked.returncode == 2
-    assert "file can't be made a folder" in blocked.stderr
+    assert "file can't be created" in blocked.stderr

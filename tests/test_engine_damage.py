@@ -85,7 +85,7 @@ def test_training_and_testing_tell_the_damage_that_they_met(
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert "damaged frames of 2 files were used" in done.stderr
-    assert "`engine data check` says which are bad" in done.stderr
+    assert "`engine data check` lists the bad ones" in done.stderr
     tested = run_engine("evaluate", out, "--data", root, "--split", "train")
     assert tested.returncode == 0, tested.stderr
     assert "damaged frames of 2 files were used" in tested.stdout

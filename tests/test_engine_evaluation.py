@@ -216,7 +216,7 @@ def test_each_part_views_and_dataset_has_a_report_of_its_own(
     assert names[2:] == ["evaluation-test-2x1", "evaluation-val-1x1"]
     several = run_engine("evaluate", run, two)
     assert several.returncode == 2
-    assert "several runs share one report: name a folder for it with --out" in several.stderr
+    assert "several runs share one report: pass a folder for it with --out" in several.stderr
 
 
 @pytest.mark.slow

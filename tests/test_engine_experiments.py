@@ -465,7 +465,7 @@ def test_a_study_runs_every_combination_once(run_engine, dataset: Path, tmp_path
         (report,) = json.loads((folder / "evaluation" / "report.json").read_text())
         assert float(row["top1"]) == pytest.approx(100 * report["video"]["top1"], abs=0.1)
         assert float(row["low"]) <= float(row["top1"]) <= float(row["high"])
-    assert "published figures don't compare" in result.stdout
+    assert "published results are not comparable" in result.stdout
     assert splits.current(manifest.load(dataset)) == "grouped seed 0"
     assert (tmp_path / "out" / "results.png").stat().st_size > 0
 

@@ -1,4 +1,4 @@
-"""`engine app`: a web page that shows what a model sees in one video."""
+"""`engine app`: a web page that labels one video and shows the frames that the model sees."""
 
 from pathlib import Path
 from typing import Annotated
@@ -13,21 +13,24 @@ def app(
     ],
     videos: Annotated[
         list[Path] | None,
-        typer.Option(help="Folder whose videos may be picked, beside uploads; again for more."),
+        typer.Option(help="Folder whose videos may be chosen on the page; may be repeated."),
     ] = None,
     host: Annotated[
-        str, typer.Option(help="Address to listen on; 0.0.0.0 lets everyone in.")
+        str,
+        typer.Option(help="Address to listen on; 0.0.0.0 accepts visitors from other machines."),
     ] = "localhost",
     port: Annotated[int, typer.Option(min=1, max=65535, help="Port to listen on.")] = 8501,
-    max_upload_mb: Annotated[int, typer.Option(min=1, help="Largest upload.")] = 200,
-    open_: Annotated[bool, typer.Option("--open", help="Open the page in a browser, too.")] = False,
+    max_upload_mb: Annotated[
+        int, typer.Option(min=1, help="Maximum size of an upload in MB.")
+    ] = 200,
+    open_: Annotated[bool, typer.Option("--open", help="Also open the page in a browser.")] = False,
     device: Annotated[str, typer.Option(help="auto, gpu or cpu.")] = "auto",
 ) -> None:
-    """Serve a page for one video: its frames, its label, its timeline.
+    """Serve a web page for one video: its label, its frames and its timeline.
 
-    It listens on this machine alone unless --host says otherwise; whoever
-    reaches it may upload videos, and pick those of --videos, and no others.
-    Nothing that is uploaded stays. Ctrl-C ends it.
+    Only this machine can open the page unless --host says otherwise. Visitors
+    may upload videos and choose those below --videos, and no others. Uploads
+    are deleted. Ctrl-C ends the server.
 
     Example: [bold]engine app run fast --videos films[/bold]
     """
@@ -47,32 +50,32 @@ def app(
         class_names_of(path)
     for folder in videos or ():
         if not folder.is_dir():
-            raise UserError(f"{folder} is no folder; name a folder of videos with --videos.")
-    asked = site.Site(
+            raise UserError(f"{folder} is not a folder: pass a folder of videos with --videos.")
+    settings = site.Site(
         models={name: str(path) for name, path in short_names(models).items()},
         folders=tuple(str(folder.absolute()) for folder in videos or ()),
         max_upload_mb=max_upload_mb,
         device=device,
     )
     _refuse_taken_port(site.address_of(host), port)
-    options = site.streamlit_options(asked, host=host, port=port, open_browser=open_)
+    options = site.streamlit_options(settings, host=host, port=port, open_browser=open_)
     script = Path(site.__file__).with_name("script.py")
     print(f"the page is at http://{host}:{port}; Ctrl-C ends it", flush=True)
     bootstrap.load_config_options(options)
-    bootstrap.run(str(script), False, [asked.to_json()], options)
+    bootstrap.run(str(script), False, [settings.to_json()], options)
 
 
 def _refuse_taken_port(address: str, port: int) -> None:
-    """Before anything is loaded; Streamlit would say so in its log."""
+    """Fail before anything is loaded; Streamlit would report it in its log only."""
     import socket
 
     from engine.errors import UserError
 
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
-    with socket.socket(family) as trial:
-        trial.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    with socket.socket(family) as server:
+        server.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
-            trial.bind((address, port))
+            server.bind((address, port))
         except OSError as error:
             raise UserError(
                 f"{address}:{port} can't be listened on ({error.strerror}): "

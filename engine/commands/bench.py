@@ -1,6 +1,6 @@
-"""`engine bench`: how fast this machine goes from files to answers, and how right the answers are.
+"""`engine bench`: clips per second and accuracy on this machine.
 
-`bench_stages.py` calls what measures; here it is read what was asked for.
+benchmarks/commands.py does the work; here are the flags.
 """
 
 from pathlib import Path
@@ -17,59 +17,67 @@ def bench(
         list[Path] | None,
         typer.Argument(
             metavar="[RUN ARTIFACT...]",
-            help="Runs, and artifacts compiled from them; for --stage model, one run first. "
+            help="Runs, and artifacts compiled from them; with --stage model the first is a run. "
             "Or: compare A.json B.json.",
         ),
     ] = None,
     data: Annotated[
         Path | None,
-        typer.Option(help="Folder of a dataset; else the run's own, or 200 synthetic clips."),
+        typer.Option(help="Folder of a dataset. Default: the run's own, else 200 synthetic clips."),
     ] = None,
     stage: Annotated[
         str | None,
-        typer.Option(help="loader, model, or end-to-end; end-to-end where runs are named."),
+        typer.Option(
+            help="loader, model or end-to-end. Default: end-to-end if runs are given, else loader."
+        ),
     ] = None,
-    out: Annotated[Path, typer.Option(help="Folder for JSON, CSV, charts and page.")] = Path(
-        "bench"
-    ),
+    out: Annotated[
+        Path, typer.Option(help="Folder for JSON, CSV, charts and an HTML page.")
+    ] = Path("bench"),
     against: Annotated[
         str | None,
         typer.Option(
-            help="What people use today, with the run's weights: hf, torch, torch-compile, "
-            "onnxruntime, torchcodec, decord."
+            help="Baselines to compare with, comma-separated: hf, torch, torch-compile, "
+            "onnxruntime, torchcodec, decord. They get the run's weights."
         ),
     ] = None,
-    split: Annotated[str, typer.Option(help="The part that accuracy is measured on.")] = "test",
+    split: Annotated[str, typer.Option(help="Split on which accuracy is measured.")] = "test",
     views: Annotated[
-        str, typer.Option(help="Looks at each video, in time and crops: 1x1,3x1,10x3.")
+        str, typer.Option(help="Views per video as CLIPSxCROPS; several as in 1x1,3x1,10x3.")
     ] = "1x1",
     batches: Annotated[
-        str | None, typer.Option(help="Clips in a batch, one or more sizes; 1,8 for model, else 8.")
+        str | None,
+        typer.Option(help="Batch sizes, comma-separated. Default: 1,8 for model, else 8."),
     ] = None,
     clips: Annotated[
-        int | None, typer.Option(min=1, help="For end-to-end: so many clips of the part at most.")
+        int | None, typer.Option(min=1, help="For end-to-end: maximum number of clips.")
     ] = None,
-    repeats: Annotated[int, typer.Option(min=1, help="How often each way is timed.")] = 5,
+    repeats: Annotated[int, typer.Option(min=1, help="Timed runs of each pipeline.")] = 5,
     seconds: Annotated[
-        float, typer.Option(min=0.1, help="For end-to-end: about how long a repeat lasts.")
+        float, typer.Option(min=0.1, help="For end-to-end: approximate length of a repeat.")
     ] = 10.0,
     target_clips_per_s: Annotated[
-        float | None, typer.Option(help="Choose the most accurate way that is so fast.")
+        float | None,
+        typer.Option(help="Recommend the most accurate pipeline that is at least this fast."),
     ] = None,
     max_drop: Annotated[
         float | None,
-        typer.Option(help="Choose the fastest way within so many points of the best top-1."),
+        typer.Option(
+            help="Recommend the fastest pipeline within this many points of the best top-1."
+        ),
     ] = None,
-    frames: Annotated[int, typer.Option(min=1, help="For loader: frames of a clip.")] = 8,
-    size: Annotated[int, typer.Option(min=1, help="For loader: side of the crop.")] = 224,
-    batch_size: Annotated[int, typer.Option(min=1, help="For loader: clips in a batch.")] = 16,
+    frames: Annotated[int, typer.Option(min=1, help="For loader: frames per clip.")] = 8,
+    size: Annotated[
+        int, typer.Option(min=1, help="For loader: height and width of a frame.")
+    ] = 224,
+    batch_size: Annotated[int, typer.Option(min=1, help="For loader: batch size.")] = 16,
 ) -> None:
-    """Time loaders, models, or all from files to labels, beside what people use.
+    """Measure loaders, models, or everything from files to labels, beside baselines.
 
-    All ways are timed in turn, in one run. end-to-end measures accuracy, too,
-    on clips that the run held back, and draws both as a chart.
-    [bold]compare[/bold] says what became slower or less accurate from one result
-    to another, beyond noise; its exit code is then 3.
+    All pipelines are timed in one run, interleaved. end-to-end also measures
+    accuracy on clips that the run did not train on, and draws a chart.
+    [bold]compare[/bold] lists what became slower or less accurate between two
+    results, beyond noise; the exit code is then 3.
 
     Example: [bold]engine bench run fast --against torch,hf --max-drop 0.5 --out bench[/bold]
 
@@ -93,11 +101,11 @@ def bench(
         raise unknown_name("stage", stage, list(STAGES))
     has_budget = target_clips_per_s is not None or max_drop is not None
     if has_budget and stage != "end-to-end":
-        raise UserError("a budget needs accuracy: leave --stage out.")
+        raise UserError("--target-clips-per-s and --max-drop need accuracy: leave --stage out.")
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise UserError(f"{out} can't be made a folder ({error.strerror}).") from error
+        raise UserError(f"{out} can't be created ({error.strerror}).") from error
     result: dict[str, Any]
     if stage == "loader":
         result = commands.loader(data, frames, size, batch_size, repeats)

@@ -1,4 +1,4 @@
-"""`engine compile`: a run to an artifact that is fast here, and proved to give the same answers."""
+"""`engine compile`: from a trained run to a compiled artifact with checked accuracy."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, cast
@@ -13,7 +13,7 @@ def compile_(
     run: Annotated[
         Path, typer.Argument(help="Folder of a run, a checkpoint, or (--rebuild) an artifact.")
     ],
-    out: Annotated[Path, typer.Option(help="Folder of the artifact.")],
+    out: Annotated[Path, typer.Option(help="New folder for the artifact.")],
     backend: Annotated[
         str,
         typer.Option(
@@ -21,48 +21,53 @@ def compile_(
         ),
     ] = "auto",
     precision: Annotated[
-        str, typer.Option(help="fp32, tf32, bf16, fp16, int8 or fp8; int8 is calibrated.")
+        str, typer.Option(help="fp32, tf32, bf16, fp16, int8 or fp8; int8 and fp8 are calibrated.")
     ] = "fp32",
     data: Annotated[
-        Path | None, typer.Option(help="Folder of the dataset; without it, the run's own.")
+        Path | None, typer.Option(help="Folder of the dataset. Default: the run's own.")
     ] = None,
     batches: Annotated[
-        str, typer.Option(help="Least, best and greatest batch; others are padded or split.")
+        str,
+        typer.Option(help="Minimum, optimal and maximum batch size; others are padded or split."),
     ] = "1,8,32",
     clips: Annotated[
-        int, typer.Option(min=1, help="Held-out clips on which the artifact is proved, at most.")
+        int, typer.Option(min=1, help="Maximum number of held-out clips for the accuracy check.")
     ] = 256,
     calibration_clips: Annotated[
-        int, typer.Option(min=1, help="Training clips on which int8 is calibrated, at most.")
+        int, typer.Option(min=1, help="Maximum number of training clips for calibration.")
     ] = 128,
     accept_drift: Annotated[
         float | None,
         typer.Option(
-            min=0, max=100, help="Percent of clips that may get another label or be lost."
+            min=0, max=100, help="Accept that up to this percentage of the clips get another label."
         ),
     ] = None,
     unproved: Annotated[
-        bool, typer.Option("--unproved", help="Write an engine that this machine can't run.")
+        bool,
+        typer.Option(
+            "--unproved", help="Skip the check: write an engine that this machine can't run."
+        ),
     ] = False,
     workspace_gb: Annotated[
-        float | None, typer.Option(min=0, help="GPU memory that a TensorRT build may use.")
+        float | None, typer.Option(min=0, help="GPU memory in GB that a TensorRT build may use.")
     ] = None,
     optimization_level: Annotated[
-        int | None, typer.Option(min=0, max=5, help="How long TensorRT may search.")
+        int | None, typer.Option(min=0, max=5, help="TensorRT's builder optimization level.")
     ] = None,
     rebuild: Annotated[
         bool,
-        typer.Option("--rebuild", help="From an artifact for another machine to one for this."),
+        typer.Option("--rebuild", help="Rebuild an artifact from another machine for this one."),
     ] = False,
     cache: Annotated[
-        Path | None, typer.Option(help="Folder of finished builds; ~/.cache/engine/artifacts.")
+        Path | None,
+        typer.Option(help="Folder of finished builds. Default: ~/.cache/engine/artifacts."),
     ] = None,
 ) -> None:
-    """Compile a trained model, and prove it on held-out clips before anything is written.
+    """Compile a trained model and check its predictions on held-out clips.
 
-    The artifact and the fp32 model answer the same clips. Where fewer than 99% get the same label,
-    or top-1 falls by more than 0.5 points, the layers that break are found and kept in fp32; if
-    that doesn't help, nothing is written and the exit code is 3.
+    The compiled and the fp32 model label the same clips. If fewer than 99% get the same label, or
+    top-1 drops by more than 0.5 points, the layers that lose accuracy are found and kept in fp32.
+    If that doesn't help, nothing is written and the exit code is 3.
 
     Example: [bold]engine compile run --precision int8 --out fast[/bold]
     """
@@ -85,10 +90,10 @@ def compile_(
         num_calibration_clips=calibration_clips, workspace_gb=workspace_gb,
         optimization_level=optimization_level, cache=cache, log=print,
     )  # fmt: skip
-    _tell(config, out)
+    _print(config, out)
 
 
-def _tell(config: "ArtifactConfig", out: Path) -> None:
+def _print(config: "ArtifactConfig", out: Path) -> None:
     parity, built = config.parity, config.build
     low, high = parity["accuracy_interval"]
     print(

@@ -1,4 +1,4 @@
-"""`engine data audit`: how much of the test part can be answered from memory."""
+"""`engine data audit`: test clips that share a source with training clips, or look like one."""
 
 from pathlib import Path
 from typing import Annotated
@@ -9,16 +9,18 @@ import typer
 def audit(
     root: Annotated[Path, typer.Argument(metavar="ROOT", help="Folder of the dataset.")],
     strict: Annotated[
-        bool, typer.Option("--strict", help="Exit with code 3 when the split in force leaks: a "
+        bool, typer.Option("--strict", help="Exit with code 3 if the current split leaks: a "
                                             "test clip shares source and class with a training "
                                             "clip, or looks like one.")
     ] = False,
     look: Annotated[
-        bool, typer.Option(help="Also compare the pictures of training and test clips.")
+        bool, typer.Option(help="Also search for test clips that look like a training clip.")
     ] = True,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of the schemes compared.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Random seed of the split schemes.")] = 0,
 ) -> None:  # fmt: skip
-    """Count test clips that share a source with training clips, scheme by scheme.
+    """Count test clips that share a source with training clips, for each split scheme.
+
+    A model can recognize such clips by their scene, so that accuracy is overestimated.
 
     Example: [bold]engine data audit my_videos --strict[/bold]
     """
@@ -44,7 +46,7 @@ def audit(
     if alike:
         num_alike = len({pair.test for pair in alike.pairs})
         print(
-            f"near-duplicates under the split in force: {num_alike:,} test clips look like a "
+            f"near-duplicates under the current split: {num_alike:,} test clips look like a "
             f"training clip ({alike.num_compared:,} clips compared, {alike.num_left_out:,} bad or "
             "too plain to compare)"
         )

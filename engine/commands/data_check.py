@@ -1,4 +1,4 @@
-"""`engine data check`: the dataset's doctor."""
+"""`engine data check`: decode every clip of a dataset and list the bad ones."""
 
 from pathlib import Path
 from typing import Annotated
@@ -9,12 +9,15 @@ import typer
 def check(
     root: Annotated[Path, typer.Argument(metavar="ROOT", help="Folder of the dataset.")],
     timeout: Annotated[
-        float, typer.Option(min=0.1, help="Seconds after which decoding a clip counts as stuck.")
+        float,
+        typer.Option(
+            min=0.1, help="Seconds after which a clip counts as bad because decoding it hangs."
+        ),
     ] = 600.0,
 ) -> None:
-    """Decode every clip to its end and write health.csv; exit code 1 when some are bad.
+    """Decode every clip completely and write health.csv; exit code 1 if some are bad.
 
-    Later commands leave out the clips that are listed as bad, and say how many.
+    Other commands skip the clips that are listed as bad, and print how many.
 
     Example: [bold]engine data check my_videos[/bold]
     """

@@ -1,4 +1,4 @@
-"""`engine data hmdb51`: the official archives or folders to a dataset."""
+"""`engine data hmdb51`: import HMDB51 from its official archives."""
 
 from pathlib import Path
 from typing import Annotated
@@ -11,13 +11,13 @@ def hmdb51(
         Path,
         typer.Argument(
             metavar="PATH",
-            help="Folder with hmdb51_org.rar and test_train_splits.rar, or with what was unpacked "
-            "from them.",
+            help="Folder with hmdb51_org.rar and test_train_splits.rar, or with their unpacked "
+            "contents.",
         ),
     ],
     out: Annotated[Path, typer.Option(help="New folder for the dataset.")],
 ) -> None:
-    """Turn HMDB51 as it is distributed into a dataset, under official split 1.
+    """Import HMDB51 as it is distributed, with official split 1.
 
     Example: [bold]engine data hmdb51 ~/Downloads --out hmdb51[/bold]
     """

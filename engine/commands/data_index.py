@@ -1,4 +1,4 @@
-"""`engine data index`: find the clips of a folder and write its manifest."""
+"""`engine data index`: find the clips in a folder and write its manifest."""
 
 from pathlib import Path
 from typing import Annotated
@@ -10,20 +10,20 @@ def index(
     root: Annotated[Path, typer.Argument(metavar="ROOT", help="Folder of the dataset.")],
     list_files: Annotated[
         list[Path] | None,
-        typer.Option("--list", help="Take clips and labels from this list (CSV, Kinetics, UCF101); "
-                                    "give it again for more lists."),
+        typer.Option("--list", help="Read clips and labels from this list (CSV, Kinetics, UCF101); "
+                                    "may be repeated."),
     ] = None,
     skip_missing: Annotated[
-        bool, typer.Option("--skip-missing", help="Pass over clips that a list names in vain.")
+        bool, typer.Option("--skip-missing", help="Ignore listed clips that don't exist.")
     ] = False,
     frames_fps: Annotated[
-        float, typer.Option("--frames-fps", min=0, help="Frame rate of extracted frames, if known.")
+        float, typer.Option("--frames-fps", min=0, help="Frame rate of extracted frames.")
     ] = 0.0,
 ) -> None:  # fmt: skip
-    """Write manifest.csv: every clip with label, source, split, frames, rate, size and codec.
+    """Write manifest.csv: label, source, split, frames, frame rate, size and codec of each clip.
 
-    ROOT holds <class>/<video>, or train|val|test/<class>/<video>; a folder of numbered JPEG or PNG
-    frames may stand for a video.
+    ROOT contains <class>/<video>, or train|val|test/<class>/<video>. A folder of numbered JPEG or
+    PNG files counts as a video, too.
 
     Example: [bold]engine data index my_videos[/bold]
 

@@ -1,4 +1,4 @@
-"""`engine data split`: decide which clips train, choose and test."""
+"""`engine data split`: divide a dataset into train, val and test."""
 
 from pathlib import Path
 from typing import Annotated
@@ -9,13 +9,13 @@ import typer
 def split(
     root: Annotated[Path, typer.Argument(metavar="ROOT", help="Folder of the dataset.")],
     scheme: Annotated[
-        str, typer.Option(help="official, stratified, grouped or hmdb-simp; grouped keeps every "
-                               "source on one side.")
+        str, typer.Option(help="official, stratified, grouped or hmdb-simp; grouped keeps all "
+                               "clips of a source in one split.")
     ],
-    fold: Annotated[int, typer.Option(help="Which official split, 1 to 3.")] = 1,
-    seed: Annotated[int, typer.Option(min=0, help="The same seed deals the same way.")] = 0,
+    fold: Annotated[int, typer.Option(help="Number of the official split, 1 to 3.")] = 1,
+    seed: Annotated[int, typer.Option(min=0, help="Random seed.")] = 0,
 ) -> None:  # fmt: skip
-    """Write train, val and test into the manifest, and a CSV of them into splits/.
+    """Assign each clip to train, val or test; written to manifest.csv and to splits/.
 
     Example: [bold]engine data split my_videos --scheme grouped[/bold]
     """
@@ -26,7 +26,7 @@ def split(
     if scheme not in splits.SCHEMES:
         raise unknown_name("scheme", scheme, list(splits.SCHEMES))
     if fold != 1 and scheme != "official":
-        raise UserError(f"--fold belongs to the scheme official, not to {scheme}; leave it out.")
+        raise UserError("--fold only goes with --scheme official: leave it out.")
     settings = {"seed": seed} | ({"fold": fold} if scheme == "official" else {})
     dataset = splits.apply(manifest.load(root), splits.SCHEMES[scheme](**settings))
     counts = dataset.split_counts()

@@ -1,4 +1,4 @@
-"""What several data commands print of a dataset."""
+"""Summaries of a dataset that several data commands print."""
 
 import unicodedata
 from pathlib import Path
@@ -24,21 +24,21 @@ def print_index(index: Index, root: Path) -> None:
             ", ".join(f"{count:,} {split or 'unused'}" for split, count in sorted(counts.items()))
         )
     if index.ignored:
-        print(f"{len(index.ignored):,} passed over, the first being {index.ignored[0]}")
+        print(f"{len(index.ignored):,} ignored, for example {index.ignored[0]}")
     for alike in alike_classes(index.manifest.class_names):
-        print(f"are these one class? {', '.join(map(repr, alike))}")
+        print(f"possibly the same class: {', '.join(map(repr, alike))}")
     for path, reason in list(index.unreadable.items())[:MANY]:
         print(f"unreadable: {path}: {reason}")
     if index.unreadable:
         print(
-            f"{len(index.unreadable):,} can't be read and will be left out; "
-            f"`engine data check {root}` writes what is wrong with each clip"
+            f"{len(index.unreadable):,} can't be read and are skipped; "
+            f"`engine data check {root}` says what is wrong with each"
         )
     print(f"written to {root / FILE_NAME}")
 
 
 def alike_classes(names: list[str]) -> list[list[str]]:
-    """Names that differ in case, spaces or the form of their Unicode alone."""
+    """Class names that differ only in case, spaces or Unicode normalization."""
     groups: dict[str, list[str]] = {}
     for name in names:
         plain = unicodedata.normalize("NFKC", name).casefold()

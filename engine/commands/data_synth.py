@@ -1,4 +1,4 @@
-"""`engine data synth`: a dataset of moving figures, to try everything on."""
+"""`engine data synth`: generate a small synthetic dataset."""
 
 from pathlib import Path
 from typing import Annotated
@@ -8,13 +8,13 @@ import typer
 
 def synth(
     out: Annotated[Path, typer.Argument(metavar="DIR", help="New folder for the dataset.")],
-    classes: Annotated[int, typer.Option(help="How many motions, 2 to 10.")] = 8,
-    clips_per_class: Annotated[int, typer.Option(help="Clips in each class.")] = 50,
-    seed: Annotated[int, typer.Option(help="The same seed draws the same videos.")] = 0,
+    classes: Annotated[int, typer.Option(help="Number of classes, 2 to 10.")] = 8,
+    clips_per_class: Annotated[int, typer.Option(help="Clips per class.")] = 50,
+    seed: Annotated[int, typer.Option(help="Random seed.")] = 0,
 ) -> None:
-    """Draw a synthetic dataset in HMDB51's layout, whose classes only motion tells apart.
+    """Generate a dataset of moving figures whose classes differ only in their motion.
 
-    Its videos are encoded as HMDB51's are: MPEG-4 with packed B-frames, in several sizes.
+    Folders, names and encoding are those of HMDB51: MPEG-4 with packed B-frames, several sizes.
 
     Example: [bold]engine data synth moves --classes 8 --clips-per-class 50[/bold]
     """

@@ -1,4 +1,4 @@
-"""`engine demo`: the whole way on videos that it draws, and one page with the results."""
+"""`engine demo`: every step on synthetic videos, and one page with the results."""
 
 from pathlib import Path
 from typing import Annotated
@@ -6,11 +6,11 @@ from typing import Annotated
 import typer
 
 NEXT = """
-Everything that was made, on one page:
+All results on one page:
 
   {page}
 
-Now with your own videos, in one folder a class:
+Next, your own videos, one folder per class:
 
   engine data index my_videos
   engine data split my_videos --scheme grouped
@@ -20,18 +20,18 @@ Now with your own videos, in one folder a class:
 
 
 def demo(
-    out: Annotated[Path, typer.Option(help="New folder for all that the demo makes.")] = Path(
-        "demo"
-    ),
+    out: Annotated[
+        Path, typer.Option(help="New folder for everything that the demo writes.")
+    ] = Path("demo"),
     clips_per_class: Annotated[
-        int, typer.Option(min=10, help="Clips to draw for each of 8 classes.")
+        int, typer.Option(min=10, help="Synthetic clips for each of 8 classes.")
     ] = 100,
-    epochs: Annotated[int, typer.Option(min=1, help="How often training sees each clip.")] = 12,
+    epochs: Annotated[int, typer.Option(min=1, help="Training epochs.")] = 12,
 ) -> None:
-    """Draw videos, train on them, compile, bench, label a folder; a few minutes without a GPU.
+    """Generate videos, train, compile, benchmark and label a folder; a few minutes without a GPU.
 
-    What each step is for is said before it runs. The page at the end shows the accuracy, what
-    was confused, clips/s beside what people use today, and the labels of new videos.
+    Each step is a normal command and is explained before it runs. The page at the end shows the
+    accuracy, confused classes, clips/s beside baselines, and the labels of new videos.
 
     Example: [bold]engine demo --out demo[/bold]
     """
@@ -39,6 +39,6 @@ def demo(
     from engine.errors import UserError
 
     if out.exists() and any(out.iterdir() if out.is_dir() else [out]):
-        raise UserError(f"{out} is there already: remove it, or name another folder with --out.")
+        raise UserError(f"{out} exists already: remove it, or pass another folder with --out.")
     page = steps.run(out, clips_per_class=clips_per_class, epochs=epochs)
     print(NEXT.format(page=page.absolute()))

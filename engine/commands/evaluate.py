@@ -1,4 +1,4 @@
-"""`engine evaluate`: how good one or more runs are, and under which protocol."""
+"""`engine evaluate`: accuracy of one or more runs on held-out clips."""
 
 import itertools
 from pathlib import Path
@@ -20,31 +20,33 @@ def evaluate(
         typer.Argument(metavar="RUN...", help="Folders of runs, checkpoints, or artifacts."),
     ],
     data: Annotated[
-        Path | None, typer.Option(help="Folder of the dataset; without it, the run's own.")
+        Path | None, typer.Option(help="Folder of the dataset. Default: the run's own.")
     ] = None,
     split: Annotated[str, typer.Option(help="train, val or test.")] = "test",
     views: Annotated[
-        str, typer.Option(help="Looks at each video, in time and crops: 10x3 is the field's.")
+        str, typer.Option(help="Views per video as CLIPSxCROPS, averaged; papers often use 10x3.")
     ] = "1x1",
     splits: Annotated[
         str | None,
-        typer.Option(help="official: of three runs, one for each fold, mean and deviation."),
+        typer.Option(
+            help="official: mean and standard deviation of three runs, one per HMDB51 split."
+        ),
     ] = None,
     out: Annotated[
         Path | None,
         typer.Option(
-            help="Folder of the report; RUN/evaluation, or RUN/evaluation-SPLIT-VIEWS by itself. "
-            "Several runs need one."
+            help="Folder of the report. Default: RUN/evaluation, or RUN/evaluation-SPLIT-VIEWS. "
+            "Required for several runs."
         ),
     ] = None,
     loader: Annotated[str | None, typer.Option(help="dali or torch.")] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Videos in a batch.")] = 16,
     device: Annotated[str, typer.Option(help="auto, gpu or cpu.")] = "auto",
 ) -> None:
-    """Test the best checkpoint of each run, and write a report as JSON, CSV and one HTML page.
+    """Test the best checkpoint of each run; write a report as JSON, CSV and one HTML page.
 
-    The clips are those that the run held back: its own splits count, whatever was dealt since.
-    Several runs stand side by side on the page.
+    The test clips are those of the split that the run was trained with, even if the dataset was
+    split again since. Several runs appear side by side.
 
     Example: [bold]engine evaluate run --data my_videos --split test --views 5x3[/bold]
     """
@@ -54,7 +56,7 @@ def evaluate(
     from engine.evaluation.clips import parse_views
 
     if len(runs) > 1 and out is None:
-        raise UserError("several runs share one report: name a folder for it with --out.")
+        raise UserError("several runs share one report: pass a folder for it with --out.")
     num_clips, num_crops = parse_views(views)
     evaluated = [
         api.evaluate(

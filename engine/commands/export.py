@@ -1,4 +1,4 @@
-"""`engine export triton`: an artifact as a model repository for NVIDIA's Triton."""
+"""`engine export triton`: write a model repository for NVIDIA Triton Inference Server."""
 
 from pathlib import Path
 from typing import Annotated
@@ -7,18 +7,22 @@ import typer
 
 
 def triton(
-    artifact: Annotated[Path, typer.Argument(metavar="ARTIFACT", help="What compile wrote.")],
-    folder: Annotated[Path, typer.Argument(metavar="DIR", help="The model repository; new.")],
+    artifact: Annotated[
+        Path, typer.Argument(metavar="ARTIFACT", help="An artifact of `engine compile`.")
+    ],
+    folder: Annotated[
+        Path, typer.Argument(metavar="DIR", help="New folder for the model repository.")
+    ],
     name: Annotated[
-        str, typer.Option(help="Of the model in Triton; the artifact's own if left out.")
+        str, typer.Option(help="Name of the model in Triton. Default: the artifact's folder.")
     ] = "",
     device: Annotated[
-        str, typer.Option(help="Where the server preprocesses. gpu: it takes video files, and "
-                               "decodes them. cpu: it takes decoded frames. auto: gpu, but cpu "
+        str, typer.Option(help="Where the server preprocesses. gpu: it takes video files and "
+                               "decodes them; cpu: it takes decoded frames; auto: gpu, but cpu "
                                "for OpenVINO.")
     ] = "auto",
 ) -> None:  # fmt: skip
-    """Write the model, its preprocessing and both in one, with a README that has a client.
+    """Write the model, its preprocessing, an ensemble of both, and a README with a client.
 
     Example: [bold]engine export triton artifacts/onnx triton_models[/bold]
     """

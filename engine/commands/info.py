@@ -1,4 +1,4 @@
-"""`engine info`: what this machine can decode, train and compile, and what would help it."""
+"""`engine info`: what this machine can decode and compile, and what would make it faster."""
 
 from typing import TYPE_CHECKING, Annotated
 
@@ -16,9 +16,9 @@ TIMEOUT_S = 60.0
 def info(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")] = False,
 ) -> None:
-    """Show CPU, GPU, decoders, compile backends, and what would make this machine faster.
+    """Show CPU, GPU, decoders and compile backends, and what would make this machine faster.
 
-    Codecs are tried, not looked up: a tiny video of each is made and decoded.
+    Decoders are tested by encoding and decoding a tiny video of each codec.
 
     Example: [bold]engine info[/bold]
     """
@@ -65,7 +65,7 @@ def advice(
     decoders: dict[str, dict["Decoder", bool | None]],
     backends: dict[str, "Status"],
 ) -> list[str]:
-    """One sentence each, with what to type."""
+    """Hints, one sentence each, with the command."""
     fastest = "openvino" if machine.gpu is None else "tensorrt"
     hints = []
     if not backends[fastest].usable:
@@ -76,27 +76,27 @@ def advice(
     if machine.gpu is None:
         if "driver found" in machine.cuda:
             hints.append(
-                "There is a driver, and torch sees no GPU: look at CUDA_VISIBLE_DEVICES, and at "
-                "whether the driver is as new as this torch wants."
+                "There is an NVIDIA driver, but torch sees no GPU: check CUDA_VISIBLE_DEVICES, and "
+                "whether the driver is recent enough for this version of torch."
             )
         else:
             hints.append(
-                "A GPU, for training the published sizes; until then train with --preset small."
+                "A GPU for training the published sizes; without one, train with --preset small."
             )
         low = "int8" if "VNNI (int8)" in machine.cpu_extras else "fp32"
         low = "bf16 or int8" if {"bf16", "AMX"} & set(machine.cpu_extras) else low
-        hints.append(f"This CPU is at its best in {low}: `engine compile RUN --precision ...`.")
+        hints.append(f"This CPU is fastest in {low}: `engine compile RUN --precision ...`.")
     elif not any(each["DALI on GPU"] for each in decoders.values()):
         hints.append(
-            "DALI decodes nothing on this GPU, so the CPU does: install the driver's video library "
+            "DALI can't decode on this GPU, so the CPU decodes: install the driver's video library "
             "(libnvcuvid); in a container, NVIDIA_DRIVER_CAPABILITIES must name `video`."
         )
-    hints.append("A cache of decoded frames, where epochs wait for data: `engine train --cache`.")
+    hints.append("A cache of decoded frames if training waits for data: `engine train --cache`.")
     return hints
 
 
 def try_decoders(*, with_gpu: bool) -> dict[str, dict["Decoder", bool | None]]:
-    """Each codec in a worker process; one that crashes a decoder or hangs counts as unopened."""
+    """Test each codec in a worker process; a crash or a hang counts as unsupported."""
     from functools import partial
 
     from dali_pipelines.decode.decoders import CODECS, DECODERS, probe_codec

@@ -1,17 +1,17 @@
-"""Settings on the command line: KEY=VALUE, as in `--set lr=0.001`."""
+"""Settings on the command line as KEY=VALUE, for example `--set lr=0.001`."""
 
 from typing import Any
 
 
 def setting(text: str) -> tuple[str, Any]:
-    """KEY=VALUE as TOML reads it; a bare word is a text."""
+    """Parse KEY=VALUE; the value is TOML, and a bare word is a string."""
     import tomllib
 
     from engine.errors import UserError
 
     key, equals, value = text.partition("=")
     if not equals or not key:
-        raise UserError(f"{text!r} is no setting; write KEY=VALUE, lr=0.001 say.")
+        raise UserError(f"{text!r} is not a setting: write KEY=VALUE, for example lr=0.001.")
     try:
         return key, tomllib.loads(f"value = {value}")["value"]
     except tomllib.TOMLDecodeError:
@@ -21,7 +21,7 @@ def setting(text: str) -> tuple[str, Any]:
 
 
 def nested(settings: list[tuple[str, Any]]) -> dict[str, Any]:
-    """options.recurrence.hidden = 5 belongs into a table in a table; none lies deeper."""
+    """Turn dotted keys into nested tables: options.recurrence.hidden=5."""
     from engine.training.recipe import merge
 
     nested: dict[str, Any] = {}

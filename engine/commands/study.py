@@ -1,4 +1,4 @@
-"""`engine study` and `engine reproduce`: many trainings, one table."""
+"""`engine study` and `engine reproduce`: train many configurations and compare them."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -8,16 +8,18 @@ import typer
 if TYPE_CHECKING:
     from engine.experiments.experiment import Experiment
 
-DATA = typer.Option(help="Folder of the dataset; its own splits stay as they are.")
-OUT = typer.Option(help="Folder of the runs and results; what lies there is not run again.")
-SET = typer.Option("--set", help="A setting that wins over the file's, KEY=VALUE, again and again.")
+DATA = typer.Option(help="Folder of the dataset; its splits are not changed.")
+OUT = typer.Option(help="Folder of runs and results; finished runs are not repeated.")
+SET = typer.Option("--set", help="Override a setting of the file, as KEY=VALUE; may be repeated.")
 CACHE = typer.Option(help="Keep decoded frames in this folder for later epochs and runs.")
 DEVICE = typer.Option(help="auto, gpu or cpu.")
-SCHEME = typer.Option(help="Split the clips this way instead of the file's.")
+SCHEME = typer.Option(help="Split scheme instead of the file's.")
 
 
 def study(
-    file: Annotated[str, typer.Argument(metavar="STUDY", help="A TOML file, or a shipped name.")],
+    file: Annotated[
+        str, typer.Argument(metavar="STUDY", help="A TOML file, or the name of a shipped study.")
+    ],
     data: Annotated[Path, DATA],
     out: Annotated[Path, OUT],
     set_: Annotated[list[str] | None, SET] = None,
@@ -25,10 +27,10 @@ def study(
     cache: Annotated[Path | None, CACHE] = None,
     device: Annotated[str, DEVICE] = "auto",
 ) -> None:
-    """Train every combination of settings that a file names, and find out which matters.
+    """Train every combination of settings in a file and compare the results.
 
-    The file has [train] with settings, and [vary] with lists or [search] with ranges for Optuna;
-    engine/recipes holds examples. Stopped or killed, the same command goes on.
+    The file contains [train] with settings, and [vary] with lists or [search] with ranges for
+    Optuna; see engine/recipes for examples. If it is stopped, the same command continues.
 
     Example: [bold]engine study study-sampling --data my_videos --scheme grouped
     --set preset=small --out study[/bold]
@@ -40,14 +42,20 @@ def study(
 
 
 def reproduce(
-    recipe: Annotated[str, typer.Argument(help="A shipped recipe; a wrong name lists them.")],
-    data: Annotated[Path | None, typer.Option(help="Folder of HMDB51, as imported.")] = None,
-    out: Annotated[Path | None, typer.Option(help="Folder of the runs; RECIPE by itself.")] = None,
+    recipe: Annotated[
+        str, typer.Argument(help="Name of a shipped recipe; a wrong name lists them all.")
+    ],
+    data: Annotated[
+        Path | None, typer.Option(help="Folder of HMDB51, made by `engine data hmdb51`.")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder of the runs. Default: the name of the recipe.")
+    ] = None,
     set_: Annotated[list[str] | None, SET] = None,
     cache: Annotated[Path | None, CACHE] = None,
     device: Annotated[str, DEVICE] = "auto",
 ) -> None:
-    """Run a published experiment, and print its figures beside ours.
+    """Repeat a published experiment and print its results beside ours.
 
     Example: [bold]engine reproduce timesformer-hmdb-simp --data hmdb51[/bold]
     """
@@ -84,7 +92,7 @@ def _run(
     from engine.experiments import outcome, search
     from engine.experiments import trial as trials
 
-    files = file_digest(manifest.load(data))  # a wrong folder is told at once
+    files = file_digest(manifest.load(data))  # a wrong folder fails at once
     if changes:
         experiment = experiment.with_settings(nested([setting(each) for each in changes]))
     if scheme:
@@ -96,10 +104,10 @@ def _run(
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise UserError(f"{out} can't be made a folder ({error.strerror}).") from error
+        raise UserError(f"{out} can't be created ({error.strerror}).") from error
     flags = ["--device", device, *(["--cache", str(cache)] if cache else [])]
     all_of = [] if experiment.search else experiment.trials()
-    for each in all_of:  # another trial's folder is told before the first hour, too
+    for each in all_of:  # so does a folder of another trial, before the first hour of training
         trials.begin(each, data, out, views=experiment.views, files=files)
 
     def run_trial(each: trials.Trial) -> trials.Result:
@@ -112,8 +120,8 @@ def _run(
         results = [run_trial(each) for each in all_of]
     outcome.print_table(experiment, results)
     if changes or scheme:
-        told = [*changes, *([f"scheme={scheme}"] if scheme else [])]
-        print(f"not as in the file: {', '.join(told)}; published figures don't compare")
+        changed = [*changes, *([f"scheme={scheme}"] if scheme else [])]
+        print(f"changed settings: {', '.join(changed)}; published results are not comparable")
     chart = outcome.write(out, experiment, results, shlex.join(["engine", *sys.argv[1:]]))
     print(f"written to {out / 'results.csv'} and {chart}")
     raise typer.Exit(1 if any(each.error for each in results) else 0)

@@ -1,4 +1,4 @@
-"""What `engine train` says of a run that ended."""
+"""What `engine train` prints at the end of a run."""
 
 import sys
 from typing import TYPE_CHECKING
@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
 
 def conclude(trained: "Trained") -> int:
-    """Say how it ended; returns the exit code."""
+    """Print the result of a run, and return the exit code."""
     from engine.training import history
 
     if not trained.is_first:
@@ -20,9 +20,9 @@ def conclude(trained: "Trained") -> int:
     for path, reason in trained.report.failures.items():
         print(f"bad: {path}: {reason}", file=sys.stderr)
     if damage := trained.report.describe_damage():
-        print(f"{damage}: `engine data check` says which are bad", file=sys.stderr)
+        print(f"{damage}: `engine data check` lists the bad ones", file=sys.stderr)
     if not trained.finished:
-        print(f"stopped; `engine train --out {out} --resume` goes on from here", file=sys.stderr)
+        print(f"stopped; `engine train --out {out} --resume` continues", file=sys.stderr)
         return INTERRUPTED
     if trained.best is not None:
         row = trained.best_row
