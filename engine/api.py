@@ -1,4 +1,4 @@
-"""The public Python API beside Predictor and read_frames: models and loaders."""
+"""The functions of the public Python API; engine/__init__.py exports them."""
 
 import fnmatch
 from collections.abc import Callable
@@ -23,15 +23,15 @@ def load(path: str | Path, device: Literal["auto", "gpu", "cpu"] = "auto") -> "P
     """Open a trained model.
 
     Args:
-        path: A run of `engine train`, of which the best checkpoint is taken; a checkpoint; or an
-            artifact of `engine compile`.
-        device: Where it shall run; `auto` takes a GPU where there is one.
+        path: A run of `engine train` (its best checkpoint is opened), a checkpoint, or an artifact
+            of `engine compile`.
+        device: `auto` uses a GPU if there is one.
 
     Returns:
         A Predictor with `predict` and `predict_windows`.
 
     Raises:
-        UserError: There is no model, or it can't run on this machine.
+        UserError: The path has no model, or its model can't run on this machine.
 
     Example:
         >>> model = engine.load("run")
@@ -65,35 +65,35 @@ def train(
     on_ready: "Callable[[Trainer], None]" = lambda trainer: None,
     **settings: Any,
 ) -> "Trained":
-    """Train a model on a dataset, and keep the checkpoint that does best on its validation part.
+    """Train a model on a dataset and keep the checkpoint with the best validation score.
 
     Args:
-        data: Folder of a dataset with splits, as `engine data split` makes them. A resumed run
-            knows its own: pass None, or where it lies now.
-        out: Folder of the run; it may not hold one yet.
-        resume: Go on with the run in `out`, which keeps its settings.
-        recipe: Settings from a TOML file like a run's `recipe.toml`, or the name of a shipped one;
-            those given here win.
-        model: One of `list_models()`; by itself the one that a recipe names.
-        preset: `base` or `small`; without a GPU `small`, else `base`.
-        scheme: Split the clips this way for this run alone, as in `"grouped"`.
-        size: Side of the crop, in pixels.
-        loader: The DALI pipeline, or plain PyTorch; by itself DALI where it is installed.
+        data: Folder of a dataset with splits, as `engine data split` makes them. To resume a run,
+            pass None, or the folder's new place.
+        out: New folder for the run.
+        resume: Continue the run in `out`, with its own settings.
+        recipe: Settings from a TOML file such as a run's `recipe.toml`, or the name of a shipped
+            recipe. Settings given here override them.
+        model: One of `list_models()`. Required unless a recipe names it.
+        preset: `base` or `small`. Default: `base` with a GPU, else `small`.
+        scheme: Split the clips this way for this run only, for example `"grouped"`.
+        size: Height and width of a frame in pixels.
+        loader: The DALI pipeline, or plain PyTorch. Default: DALI if it is installed.
         cache: Keep decoded frames in this folder for later epochs.
-        cache_gb: Greatest size of the cache.
-        device: `auto` takes a GPU where there is one.
-        devices: How many GPUs, or processes on a CPU.
-        nodes: How many machines, where torchrun has started it on each.
-        save_minutes: Save this often within an epoch, too.
-        command: What the run's folder notes as the command that made it.
-        log: Called with each line that `engine train` would print; None shows them on stderr as it
-            does, with a live line on a terminal.
-        on_ready: Called with the trainer before its first step; its `stop` ends the run early.
+        cache_gb: Maximum size of the cache in GB.
+        device: `auto` uses a GPU if there is one.
+        devices: Number of GPUs, or of processes on a CPU.
+        nodes: Number of machines, if torchrun started this on each of them.
+        save_minutes: Minutes between checkpoints within an epoch.
+        command: The command to record in the run's folder.
+        log: Called with each line that `engine train` would print. None prints them to stderr,
+            with a live progress line on a terminal.
+        on_ready: Called with the trainer before its first step; `trainer.stop()` ends the run.
         **settings: Any setting of a recipe: `epochs`, `batch_size`, `lr`, `num_frames`, ….
 
     Returns:
-        A Trained: `best` is the best checkpoint, `history` has a row of figures for each epoch,
-        and `report` names files that can't be read.
+        A Trained: `best` is the best checkpoint, `history` has one row of metrics per epoch, and
+        `report` names the files that can't be read.
 
     Raises:
         UserError: A setting or the dataset is wrong; nothing was written.
@@ -110,10 +110,10 @@ def train(
     given = {name: value for name, value in chosen.items() if value is not None}
     if resume:
         if given or size or recipe or scheme:
-            raise UserError("a resumed run keeps its settings: leave them out.")
+            raise UserError("a resumed run keeps its settings: don't pass any.")
         resolved, facts = run.read(Path(out), _as_path(data))
     elif data is None:
-        raise UserError("no dataset is named: pass the folder of one.")
+        raise UserError("no dataset given: pass its folder.")
     else:
         resolved, facts = run.begin(
             merge(_settings_of(recipe), given) if recipe else given,
@@ -155,26 +155,26 @@ def evaluate(
     on_clip: Callable[[], None] = lambda: None,
     log: Callable[[str], None] = lambda words: None,
 ) -> "Evaluated":
-    """Test a trained model on clips that it has not learned from.
+    """Test a trained model on clips that it was not trained on.
 
     Args:
         run: A run, a checkpoint or an artifact.
-        data: Folder of the dataset, where it isn't the run's own or has moved.
-        split: Which part of it.
-        views: Clips in time and crops of each video, whose mean counts, as in `"10x3"`.
+        data: Folder of the dataset. Default: the run's own.
+        split: Split of the dataset to test on.
+        views: Views per video as CLIPSxCROPS, whose predictions are averaged, as in `"10x3"`.
         batch_size: Videos in a batch.
-        loader: The DALI pipeline, or plain PyTorch; by itself DALI where it is installed.
-        device: `auto` takes a GPU where there is one.
-        name: What the report calls it; by itself the name of its folder.
+        loader: The DALI pipeline, or plain PyTorch. Default: DALI if it is installed.
+        device: `auto` uses a GPU if there is one.
+        name: Name in the report. Default: the name of its folder.
         on_clip: Called after each video.
-        log: Called with what makes the loader slow on this machine, if anything does.
+        log: Called with a note if the loader is slower than usual on this machine.
 
     Returns:
-        An Evaluated: `scores` are the figures of `engine evaluate`'s report, `predictions` the
-        probabilities of each video, and `protocol` says how they came about.
+        An Evaluated: `scores` are the metrics of `engine evaluate`'s report, `predictions` the
+        probabilities of each video, and `protocol` says how they were measured.
 
     Raises:
-        UserError: The classes are not those that were learned, or there are no such clips.
+        UserError: The dataset has other classes than the model, or no clips in this split.
     """
     from engine.evaluation.held_out_test import HeldOutTest
 
@@ -210,31 +210,30 @@ def compile(
     cache: str | Path | None = None,
     log: Callable[[str], None] = lambda words: None,
 ) -> "ArtifactConfig":
-    """Compile a trained model, and prove on held-out clips that it gives the same labels.
+    """Compile a trained model and check on held-out clips that it gives the same labels.
 
     Args:
         run: A run or a checkpoint.
-        out: Folder of the artifact; it may not be there yet.
+        out: New folder for the artifact.
         precision: fp32, tf32, bf16, fp16, int8 or fp8.
-        backend: Which compiler; `auto` is the fastest that this machine has.
-        data: Folder of the dataset, where it isn't the run's own or has moved.
-        batches: The least, the best and the greatest batch; others are padded or split.
-        num_clips: Held-out clips on which it is proved, at most.
-        num_calibration_clips: Training clips on which int8 is calibrated, at most.
-        accept_drift: Percent of clips that may get another label; by itself 1%.
-        unproved: Write it also where this machine can't run it.
-        workspace_gb: GPU memory that a TensorRT build may use.
-        optimization_level: How long TensorRT may search, 0 to 5.
-        cache: Folder of finished builds; by itself ~/.cache/engine/artifacts.
-        log: Called with what is being done, in words.
+        backend: The compiler; `auto` uses the fastest one that is installed.
+        data: Folder of the dataset. Default: the run's own.
+        batches: Minimum, optimal and maximum batch size; others are padded or split.
+        num_clips: Maximum number of held-out clips for the check.
+        num_calibration_clips: Maximum number of training clips for int8 calibration.
+        accept_drift: Percentage of clips that may get another label. Default: 1.
+        unproved: Skip the check: write an artifact that this machine can't run.
+        workspace_gb: GPU memory in GB that a TensorRT build may use.
+        optimization_level: TensorRT's builder optimization level, 0 to 5.
+        cache: Folder of finished builds. Default: ~/.cache/engine/artifacts.
+        log: Called with a line for each step.
 
     Returns:
-        The artifact's ArtifactConfig, whose `parity` holds the figures of the proof.
+        The artifact's config; its `parity` has the results of the check.
 
     Raises:
-        RefusedError: It gives other labels than the model, or can't be built here; nothing is
-            written.
-        UserError: A setting is wrong, or `out` is there already.
+        RefusedError: The labels differ too much, or it can't be built here; nothing is written.
+        UserError: A setting is wrong, or `out` exists.
     """
     from engine import atomic
     from engine.compilation.build import compile_run
@@ -255,7 +254,7 @@ def list_models(pattern: str = "*") -> list[str]:
     """Names of the model families, as `create_model` takes them.
 
     Args:
-        pattern: Only names like this, as in `"*former*"`.
+        pattern: Only names that match, for example `"*former*"`.
     """
     from engine.models.registry import FAMILIES
 
@@ -274,17 +273,17 @@ def create_model(
 
     Args:
         name: One of `list_models()`.
-        num_classes: Outputs of its classifier.
-        preset: `base` is the published size; `small` learns from nothing on a laptop.
-        pretrained: Begin with the weights that the preset names, which are downloaded once. Those
-            of another number of classes lose their classifier.
-        **options: The family's options that shall differ from the preset, for instance `depth`.
+        num_classes: Number of classes.
+        preset: `base` is the published size; `small` trains from scratch on a laptop.
+        pretrained: Load the preset's published weights, which are downloaded once. The classifier
+            is new if its number of classes differs.
+        **options: Options of the family that differ from the preset, for example `depth`.
 
     Returns:
         A module from normalized clips (B, T, C, H, W) to logits (B, num_classes).
 
     Raises:
-        UserError: There is no such model, preset or option, or no such weights.
+        UserError: The model, preset, option or weights don't exist.
     """
     from engine.models import registry, weights
 
@@ -299,7 +298,7 @@ def create_model(
 
 
 def clip_spec(name: str, preset: str = "base") -> "ClipSpec":
-    """Which frames, of which size, a model of this preset is given."""
+    """The ClipSpec of a preset: which frames the model gets, and their size."""
     from engine.models import registry
 
     return registry.ModelSpec.of_preset(name, preset, 1)[1]
@@ -321,23 +320,23 @@ def make_loader(
     """Iterate over the clips of a dataset as batches of tensors, once an epoch.
 
     Args:
-        data: Folder of a dataset that `engine data index` has looked through.
-        split: Which part of it, as `engine data split` dealt them; None for all clips.
-        spec: Which frames, of which size; by itself 8 frames of 224².
+        data: Folder of a dataset with a manifest, as `engine data index` writes it.
+        split: A split of the dataset; None for all clips.
+        spec: Which frames to load, and their size. Default: 8 frames of 224 × 224.
         batch_size: Clips in a batch.
-        augment: Vary each clip as in training.
-        shuffle: Another order in each epoch; by itself where `augment` is.
-        seed: Of everything that is random.
-        values: float32 or float16, normalized, or the pixels as uint8.
-        loader: The DALI pipeline, or plain PyTorch; by itself DALI where it is installed.
-        gpu: Number of the GPU that decodes, and on which the batches lie.
+        augment: Random flips, crops and colors, as in training.
+        shuffle: Another order in each epoch. Default: the value of `augment`.
+        seed: Random seed.
+        values: float32 or float16 for normalized values, or uint8 for pixels.
+        loader: The DALI pipeline, or plain PyTorch. Default: DALI if it is installed.
+        gpu: Index of the GPU that decodes and that gets the batches. Default: the CPU.
 
     Returns:
-        A ClipLoader. Its batches have `clips` (B, T, C, H, W), `labels` and `ids`, the clips'
-        places in the manifest; its `report` names files that can't be read.
+        A ClipLoader. Its batches have `clips` (B, T, C, H, W), `labels`, and `ids`, the rows of
+        the manifest; its `report` names the files that can't be read.
 
     Raises:
-        UserError: The dataset isn't indexed, or the part has no clips.
+        UserError: The dataset has no manifest, or the split has no clips.
     """
     from dali_pipelines.augment import Augment
     from dali_pipelines.loaders.loader_config import LoaderConfig
@@ -358,7 +357,7 @@ def make_loader(
 
 
 def _settings_of(recipe: str | Path) -> dict[str, Any]:
-    """Of a run's `recipe.toml`, or of a shipped experiment."""
+    """The settings of a recipe file, or of a shipped recipe."""
     from engine.experiments.experiment import Experiment
     from engine.training import recipe as recipes
 

@@ -1,4 +1,4 @@
-"""The `engine` command: which subcommands there are, and what becomes of errors."""
+"""The `engine` command: its subcommands, and how errors are reported."""
 
 import io
 import os
@@ -48,10 +48,9 @@ DATA_COMMANDS: dict[str, Callable[..., None]] = {
     "audit": audit,
 }
 EXPORT_COMMANDS: dict[str, Callable[..., None]] = {"triton": triton}
-STOPPED = {"label": "what was labelled is kept, and the same command goes on from there"}
-"""What a command leaves behind when Ctrl-C stops it."""
+STOPPED = {"label": "finished labels are kept, and the same command continues"}
+"""What Ctrl-C leaves behind, by command; REMOVED for the others."""
 REMOVED = "what was being written is removed"
-"""By all others."""
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -60,7 +59,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 data_app = typer.Typer(no_args_is_help=True)
-app.add_typer(data_app, name="data", help="Make, index, split, check and audit datasets.")
+app.add_typer(data_app, name="data", help="Create, index, split, check and audit datasets.")
 export_app = typer.Typer(no_args_is_help=True)
 app.add_typer(export_app, name="export", help="Write compiled models for other servers.")
 for name, command in COMMANDS.items():
@@ -74,12 +73,12 @@ for name, command in EXPORT_COMMANDS.items():
 @app.callback()
 def engine(
     debug: Annotated[
-        bool, typer.Option("--debug", help="Show the traceback of an error; works anywhere.")
+        bool, typer.Option("--debug", help="Show the traceback of an error; works in any position.")
     ] = False,
 ) -> None:
-    """Video action recognition, as fast as this machine allows.
+    """Train, compile and run video action recognition as fast as this machine allows.
 
-    Start with [bold]engine demo[/bold], or with your own videos in one folder a class:
+    Start with [bold]engine demo[/bold], or with your own videos, one folder per class:
     [bold]engine data index FOLDER[/bold].
     """
 
@@ -88,16 +87,16 @@ def _run(arguments: list[str]) -> None:
     try:
         app(arguments, prog_name="engine")
     except Exception as error:
-        each: BaseException | None = error
-        while each is not None:
-            if isinstance(each, Interrupted):  # a lock, say, that it found half taken
-                raise each from error
-            each = each.__context__
+        cause: BaseException | None = error
+        while cause is not None:
+            if isinstance(cause, Interrupted):  # it may have broken a lock, whose error hides it
+                raise cause from error
+            cause = cause.__context__
         raise
 
 
 def main() -> None:
-    """Run the command line; the only place where errors become words and exit codes."""
+    """Run the command line. Errors are printed in one sentence; each has an exit code."""
     from engine import progress
     from engine.errors import EngineError
     from trt.errors import CompileError
@@ -120,11 +119,11 @@ def main() -> None:
     except Interrupted:
         if debug:
             raise
-        command = next((each for each in arguments if not each.startswith("-")), "")
+        command = next((word for word in arguments if not word.startswith("-")), "")
         print(f"engine: stopped; {STOPPED.get(command, REMOVED)}.", file=sys.stderr)
         sys.exit(INTERRUPTED)
     except BrokenPipeError:
-        os._exit(1)  # whoever read our output has enough
+        os._exit(1)  # the reader of a pipe has closed it
     except OSError as error:
         if debug:
             raise

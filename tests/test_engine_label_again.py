@@ -117,7 +117,7 @@ def test_ctrl_c_says_that_labels_are_kept(run: Path, films: Path, tmp_path: Path
         process.kill()
     assert process.returncode == 130
     assert errors == (
-        "engine: stopped; what was labelled is kept, and the same command goes on from there.\n"
+        "engine: stopped; finished labels are kept, and the same command continues.\n"
     )
     assert paths_in(out) == ["a.mp4", "b.mp4", "c.mp4"]
 
