@@ -245,7 +245,7 @@ def test_bad_files_print_nothing(tmp_path: Path) -> None:
     """FFmpeg's own chatter would bury the one line that matters."""
     path = _scrambled(tmp_path)
     code = (
-        "import sys; from pathlib import Path; from dali_pipelines import clip_file; "
+        "import sys; from pathlib import Path; from dali_pipelines.decode import clip_file; "
         "clip_file.check(Path(sys.argv[1]))"
     )
     result = subprocess.run(

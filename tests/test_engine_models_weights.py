@@ -181,7 +181,7 @@ def test_weights_that_cannot_be_loaded_name_the_flag(
 
 
 @pytest.mark.parametrize(
-    ("name", "mend"),
+    ("name", "fix"),
     [
         ("mobilenetv2_100", "pass --weights none"),
         ("hf:google/vit-base-patch16-224", "--option backbone=hf:FOLDER"),

@@ -33,7 +33,7 @@ def peak_of(code: str, *words: object) -> tuple[int, str]:
     """MiB that a process took beyond what its libraries take, and what it said."""
     begin = (
         "import resource, sys; from pathlib import Path; import numpy as np\n"
-        "from dali_pipelines import clip_file\n"
+        "from dali_pipelines.decode import clip_file\n"
         "from dali_pipelines.errors import VideoError\n"
         "from dali_pipelines.loaders.windows import plan_windows\n"
         "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
