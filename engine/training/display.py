@@ -6,9 +6,10 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
+from engine.progress import clock
+
 if TYPE_CHECKING:
-    from engine.progress import clock
-from engine.training.train_state import TrainState
+    from engine.training.train_state import TrainState
 
 PLAIN_EVERY_S = 60.0
 
