@@ -1,6 +1,6 @@
-# Set-up happens by itself, once, and again when pyproject.toml or constraints.txt change.
-# Another interpreter: make test PYTHON=python3.12
-# A part of the tests: make test TESTS="-k label"
+# Every target installs first if needed, and again when pyproject.toml or constraints.txt change.
+# Use another interpreter: make test PYTHON=python3.12
+# Run some of the tests: make test TESTS="-k label"
 
 PYTHON ?= python3
 VENV := .venv
@@ -10,23 +10,24 @@ INSTALLED := $(VENV)/.installed
 .PHONY: help install test lint demo readme clean
 
 help:
-	@echo "make test   set up if need be, then run every test that this machine can"
-	@echo "make demo   set up if need be, then show the product on synthetic videos"
-	@echo "make lint   formatting, lint and types"
-	@echo "make readme write the README's figures anew from benchmarks/results"
-	@echo "make clean  remove the virtual environment and the demo"
+	@echo "make install  create $(VENV) and install everything into it"
+	@echo "make demo     run every step on synthetic videos; the results go to demo/"
+	@echo "make test     run every test that this machine can run"
+	@echo "make lint     check formatting, lint and types"
+	@echo "make readme   write the tables of README.md and docs/ from benchmarks/results"
+	@echo "make clean    remove $(VENV) and demo/"
 
 install: $(INSTALLED)
 
 $(INSTALLED): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 13))' || { \
-	  echo "engine needs Python 3.11 or 3.12, and $(PYTHON) is $$($(PYTHON) -V 2>&1);" \
-	    "name another: make $(MAKECMDGOALS) PYTHON=python3.11" >&2; exit 2; }
-	@echo "==> making a virtual environment in $(VENV)"
+	  echo "engine needs Python 3.11 or 3.12, but $(PYTHON) is $$($(PYTHON) -V 2>&1);" \
+	    "choose another: make $(MAKECMDGOALS) PYTHON=python3.11" >&2; exit 2; }
+	@echo "==> creating a virtual environment in $(VENV)"
 	@$(PYTHON) -m venv $(VENV) || { \
-	  echo "no virtual environment could be made; on Debian: apt-get install python3-venv" >&2; \
+	  echo "can't create a virtual environment; on Debian: apt-get install python3-venv" >&2; \
 	  exit 2; }
-	@echo "==> installing engine and what it needs: about 7 GB, a few minutes the first time"
+	@echo "==> installing engine and its dependencies: about 7 GB, a few minutes the first time"
 	@$(BIN)/pip install --quiet --progress-bar off --constraint constraints.txt --editable '.[dev]'
 	@touch $@
 	@echo "==> installed"
@@ -42,7 +43,7 @@ lint: $(INSTALLED)
 	@$(BIN)/mypy
 
 demo: $(INSTALLED)
-	@echo "==> running the demo; its files go to demo/"
+	@echo "==> running the demo; the results go to demo/"
 	@rm -rf demo
 	@$(BIN)/engine demo --out demo
 
