@@ -109,14 +109,14 @@ def _serve(pipe: Connection, spec: PipelineSpec, cores: int | None, started: flo
         os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:cores])
     if spec.kind != "ours":  # others' decoders write FFmpeg's remarks on each odd file there
         os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
-    eval_model = _Served(pipe, spec, started)
+    served = _Served(pipe, spec, started)
     while True:
         try:
             what, arguments = pipe.recv()
         except (EOFError, OSError):
             return
         try:
-            answer = "done", getattr(eval_model, what)(*arguments)
+            answer = "done", getattr(served, what)(*arguments)
         except UserError as error:
             answer = "error", str(error)
         except Exception as error:

@@ -113,13 +113,13 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def server(run: Path, home: Path) -> Iterator[Server]:
-    eval_model = serve(run, home, "--max-upload-mb", "1")
+    served = serve(run, home, "--max-upload-mb", "1")
     try:
-        yield eval_model
-        end(eval_model, signal.SIGINT)
-        assert list(eval_model.temporary.iterdir()) == []
+        yield served
+        end(served, signal.SIGINT)
+        assert list(served.temporary.iterdir()) == []
     finally:
-        eval_model.process.kill()
+        served.process.kill()
 
 
 def listing(home: Path) -> dict[str, bytes]:

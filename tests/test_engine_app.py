@@ -249,15 +249,15 @@ def test_a_server_that_is_ended_midway_leaves_nothing(
     path = videos.write_video(
         tmp_path / "films" / "long", codec="mpeg4", frames=3000, fps=10, size=(96, 72), draw=scenes
     )
-    eval_model = serve(run, tmp_path)
+    served = serve(run, tmp_path)
     try:
         page = chromium.new_page()
-        page.goto(eval_model.url)
+        page.goto(served.url)
         upload(page, path)
         page.get_by_text(re.compile(r"\d+ of 299 windows")).wait_for(timeout=WAIT_MS)
-        assert list(eval_model.temporary.iterdir()) == []  # there is a file, but it has no name
-        end(eval_model, signal.SIGTERM)
+        assert list(served.temporary.iterdir()) == []  # there is a file, but it has no name
+        end(served, signal.SIGTERM)
         page.close()
     finally:
-        eval_model.process.kill()
-    assert list(eval_model.temporary.iterdir()) == []
+        served.process.kill()
+    assert list(served.temporary.iterdir()) == []

@@ -188,10 +188,10 @@ def test_the_model_in_the_repository_gives_the_artifacts_logits(
     config = export(artifact, tmp_path / "models")["act"]
     clips = torch.randint(0, 256, (5, 4, 3, 40, 40), dtype=torch.uint8)
     expected = artifacts.load(artifact)(clips).numpy()
-    assert np.array_equal(eval_model(tmp_path / "models" / "act", config, clips.numpy()), expected)
+    assert np.array_equal(served(tmp_path / "models" / "act", config, clips.numpy()), expected)
 
 
-def eval_model(model: Path, config: dict[str, Any], clips: np.ndarray) -> np.ndarray:
+def served(model: Path, config: dict[str, Any], clips: np.ndarray) -> np.ndarray:
     """By the tensors' names and shapes in the config, as Triton's backend would."""
     (given,), (wanted,) = config["input"], config["output"]
     open_batch = [-1] * (config["max_batch_size"] > 0)
@@ -246,7 +246,7 @@ class Server:
         pipeline.feed_input("source", list(self.sent["source"]))
         (clips,) = pipeline.run()
         self.clips = clips.as_array()
-        logits = eval_model(self.folder / "act", self.configs["act"], self.clips)
+        logits = served(self.folder / "act", self.configs["act"], self.clips)
         best = int(logits[0].argmax())
         label = (self.folder / name / "labels.txt").read_text().split("\n")[best]
         answer = np.array([f"{logits[0, best]}:{best}:{label}".encode()], object)

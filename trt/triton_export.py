@@ -70,7 +70,7 @@ def payload_of(config: ArtifactConfig, folder: Path) -> Payload:
         why = REFUSED.get(config.backend, "is unknown to this export")
         known = " or ".join(PAYLOADS)
         raise CompileError(
-            f"{folder} can't be eval_model by Triton: {config.backend} {why}; "
+            f"{folder} can't be served by Triton: {config.backend} {why}; "
             f"compile with --backend {known}."
         )
     return PAYLOADS[config.backend]

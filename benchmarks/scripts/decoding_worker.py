@@ -24,11 +24,11 @@ def main() -> None:
     os.dup2(2, 1)  # what libraries print must not come between the answers
     if core:
         os.sched_setaffinity(0, {int(core[0])})
-    eval_model = _Served(Path(checkout), is_pinned=bool(core))
+    served = _Served(Path(checkout), is_pinned=bool(core))
     for line in sys.stdin:
         question = json.loads(line)
         try:
-            answer = getattr(eval_model, question.pop("what"))(**question)
+            answer = getattr(served, question.pop("what"))(**question)
         except Exception as error:
             answer = {"error": f"{type(error).__name__}: {error}".splitlines()[0]}
         print(json.dumps(answer), file=out, flush=True)

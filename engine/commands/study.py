@@ -27,9 +27,9 @@ def study(
     cache: Annotated[Path | None, CACHE] = None,
     device: Annotated[str, DEVICE] = "auto",
 ) -> None:
-    """Train every combination of settings in a file and compare the results.
+    r"""Train every combination of settings in a file and compare the results.
 
-    The file contains [train] with settings, and [vary] with lists or [search] with ranges for
+    The file contains \[train] with settings, and \[vary] with lists or \[search] with ranges for
     Optuna; see engine/recipes for examples. If it is stopped, the same command continues.
 
     Example: [bold]engine study study-sampling --data my_videos --scheme grouped

@@ -1,6 +1,6 @@
 """Checkpoints of a run: folders that appear whole or not at all, and never hold a pickle.
 
-    RUN/checkpoints/000120/model.safetensors   weights, as they are eval_model
+    RUN/checkpoints/000120/model.safetensors   weights for evaluation
                            config.json         model, classes, clip, metrics, versions
                            state.pt            what resuming needs, read with weights_only
     RUN/best.json                              which of them did best on validation
