@@ -124,7 +124,7 @@ def test_changed_cut_or_swapped_files_are_refused(tmp_path, backend, of_backend)
         trt.load(folder)
     folder, payload = copy("cut")
     payload.write_bytes(payload.read_bytes()[:-100])
-    with pytest.raises(RefusedError, match="compile it anew"):
+    with pytest.raises(RefusedError, match="compile it again"):
         trt.load(folder)
     folder, payload = copy("swapped")
     shutil.copyfile(folder / CONFIG, payload)
