@@ -40,7 +40,7 @@ def folded(model: Uint8Input, example: Tensor) -> Uint8Input:
 
 
 def _conv_norm_pairs(model: nn.Module, example: Tensor) -> list[tuple[str, str]]:
-    """Names of the convolutions whose output is the input of a batch normalization, and of that."""
+    """List the names of (convolution, batch normalization) that directly follow each other."""
     producers: dict[int, str] = {}
     alive: list[Tensor] = []  # keeps the ids unique
     pairs = []

@@ -121,8 +121,9 @@ def read_windows(
 ) -> Iterator[ReadWindow]:
     """Read the windows of one file, in order of time; each is yielded once its frames are decoded.
 
-    A file that is one whole window must be as sound as `clip_file.check` requires. Of a damaged
-    file in several windows, all that can be decoded are yielded.
+    If one window covers the whole file, a damaged file is rejected, as in `clip_file.check`. If the
+    file has several windows, all windows that can be decoded are yielded.
+
 
     Args:
         windows: Windows from `plan_windows`.
