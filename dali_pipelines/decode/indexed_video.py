@@ -84,9 +84,9 @@ class IndexedVideo:
         index = self.index
         assert index is not None
         seek_point = index.seek_points[int(index.keyframes.searchsorted(run.start))]
-        stamp = (
-            seek_point.pts if seek_point.dts is None else seek_point.dts
-        )  # dts is the earlier one
+        # dts is the earlier one; seeking to a later time would miss the keyframe.
+        stamp = seek_point.pts if seek_point.dts is None else seek_point.dts
+
         if stamp is None:
             return
         self.container.seek(stamp, stream=self.stream)
