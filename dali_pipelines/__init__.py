@@ -1,1 +1,1 @@
-"""Video files to clips on a device. Knows nothing of the task, the models or the compilers."""
+"""Turns video files into clips on a device. Independent of the task, models and compilers."""

@@ -1,7 +1,7 @@
-"""How a training clip is varied, and how a test clip is viewed: numbers only, no pixels.
+"""Augmentation parameters of a clip: crop, flip and color. No pixels are changed here.
 
-What is drawn is a pure function of (seed, epoch, clip, repeat), so that every loader, every rank
-and a resumed run draws the same; the loaders hand the numbers to their operators as arguments.
+The random parameters are a pure function of (seed, epoch, clip, repeat), so every loader, every
+rank and a resumed run draws the same values. The loaders pass them to their operators.
 """
 
 import math
@@ -18,11 +18,14 @@ from dali_pipelines.spec import ClipSpec
 
 @dataclass(frozen=True, kw_only=True)
 class Augment:
-    """Where the crop sits is always drawn. The four of color are the greatest change from 1, and
-    for hue in degrees; 0 leaves it alone. All frames of a clip are changed alike."""
+    """Training augmentation. All frames of a clip get the same parameters.
+
+    The crop position is always random. Brightness, contrast and saturation are drawn from
+    [1 - value, 1 + value], hue from [-value, value] degrees; 0 disables them.
+    """
 
     flip: bool = True
-    """Mirror every second clip; switch it off where classes tell left from right."""
+    """Mirror a clip with probability 0.5; disable it when classes differ by left and right."""
     brightness: Share = 0.0
     contrast: Share = 0.0
     saturation: Share = 0.0
@@ -38,7 +41,7 @@ class Augment:
 
 @dataclass(frozen=True, kw_only=True)
 class ClipView:
-    """One look at a clip: its frames, where the crop sits (0 to 1), and what is done to it."""
+    """One view of a clip: its frames, the crop position (0 to 1) and the augmentation values."""
 
     plan: FramePlan
     crop_x: float = 0.5
@@ -61,6 +64,18 @@ def training_view(
     clip: int,
     repeat: int = 0,
 ) -> ClipView:
+    """Draw a random training view.
+
+    Args:
+        num_available: Frames in the clip.
+        fps: Frame rate of the clip; 0 if unknown.
+        spec: How frames are sampled.
+        augment: Which augmentations are applied, and how strongly.
+        seed: Seed of the run.
+        epoch: Number of the epoch.
+        clip: Id of the clip.
+        repeat: Which repetition of the clip within the epoch.
+    """
     rng = np.random.default_rng([seed, epoch, clip, repeat])
     plan = plan_frames(num_available, fps, spec, rng)
     crop_x, crop_y, coin = rng.random(3)
@@ -82,18 +97,18 @@ def training_view(
 
 
 def crop_offset(length: int, crop: int, position: float) -> int:
-    """First pixel of a crop: `position` 0 is the left or top end, 1 the other, 0.5 the middle."""
+    """First pixel of a crop: `position` 0 is left or top, 1 is right or bottom, 0.5 the center."""
     return int(np.float32(position) * np.float32(length - crop))
 
 
 def color_matrix(view: ClipView) -> tuple[np.ndarray, float]:
-    """(M, b): a pixel becomes M·pixel + b. This is what DALI's color_twist computes.
+    """Return (M, b) so that a pixel becomes M·pixel + b, as in DALI's color_twist.
 
-    Hue and saturation turn and stretch the color plane of YIQ; contrast pivots on 128.
+    Hue rotates and saturation scales the color plane of YIQ; contrast is relative to 128.
     """
     to_yiq = np.array([[0.299, 0.587, 0.114], [0.596, -0.274, -0.322], [0.211, -0.523, 0.312]])
-    turn = math.radians(view.hue)
-    cos, sin = view.saturation * math.cos(turn), view.saturation * math.sin(turn)
+    angle = math.radians(view.hue)
+    cos, sin = view.saturation * math.cos(angle), view.saturation * math.sin(angle)
     in_yiq = np.array([[1, 0, 0], [0, cos, sin], [0, -sin, cos]])
     matrix = np.linalg.inv(to_yiq) @ in_yiq @ to_yiq * (view.brightness * view.contrast)
     return matrix, 128 * (1 - view.contrast) * view.brightness

@@ -4,7 +4,7 @@ import os
 
 
 def num_cores() -> int:
-    """Those that the scheduler gives this process, which may be fewer than the machine has."""
+    """Number of cores in this process's CPU affinity; may be fewer than the machine has."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1

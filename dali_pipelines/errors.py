@@ -1,22 +1,22 @@
-"""What this package raises when the user, not the code, can mend it."""
+"""Exceptions of this package."""
 
 import difflib
 from pathlib import Path
 
 
 class EngineError(Exception):
-    """Base of all errors whose cause lies outside the code: a setting, a file, the machine."""
+    """Base class of errors that the user can fix: a wrong setting, file or machine setup."""
 
     exit_code = 2
-    """Of the command line."""
+    """Exit code of the command line."""
 
 
 class SpecError(EngineError, ValueError):
-    """A clip setting that can't be used."""
+    """A setting has an invalid value."""
 
 
 class VideoError(EngineError, ValueError):
-    """A file that can't be read as video. The message names the file."""
+    """A file can't be read as video. The message names the file."""
 
     def __init__(self, path: Path | str, reason: str) -> None:
         super().__init__(f"{path}: {reason}")
@@ -28,15 +28,15 @@ class VideoError(EngineError, ValueError):
 
 
 class Stopped(Exception):
-    """The caller no longer wants what it asked for."""
+    """The caller canceled the work."""
 
 
 class LoaderError(EngineError, RuntimeError):
-    """A loader broke down, through no fault of the file's that its message names."""
+    """A loader failed for a reason other than a bad file."""
 
 
 def unknown_words(kind: str, name: str, choices: list[str]) -> str:
-    """What is said of a misspelled name: all choices, and the nearest one."""
-    near = difflib.get_close_matches(name, choices, n=1)
-    hint = f"; did you mean {near[0]!r}?" if near else "."
+    """Error message for an unknown name: lists all choices and suggests the closest one."""
+    matches = difflib.get_close_matches(name, choices, n=1)
+    hint = f"; did you mean {matches[0]!r}?" if matches else "."
     return f"unknown {kind} {name!r}{hint} Choose from: {', '.join(choices)}"

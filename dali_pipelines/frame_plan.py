@@ -1,7 +1,7 @@
-"""FramePlan: which frames to decode for a clip, and what to mix from them.
+"""FramePlan: which frames of a clip to decode, and how to mix them into output frames.
 
-A plan names output frames by the source frames they are made of, so that the lengthening pipeline
-costs nothing until pixels are needed, and every loader, CPU or GPU, can carry out the same plan.
+A plan describes output frames by their source frames, so lengthening a clip costs nothing until
+pixels are needed, and every loader, on CPU or GPU, can execute the same plan.
 """
 
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ BRIGHTNESS_GAINS = (0.6, 0.8, 1.2, 1.4)
 
 @dataclass(frozen=True, kw_only=True)
 class FramePlan:
-    """Output frame t is gain[t] × the mean of source frames left[t] and right[t]."""
+    """Output frame t is gain[t] × the mean of the source frames left[t] and right[t]."""
 
     left: IntArray
     right: IntArray
@@ -32,12 +32,12 @@ class FramePlan:
 
     @property
     def source_indices(self) -> IntArray:
-        """The source frames a decoder must deliver: sorted, each once."""
+        """Source frames to decode: sorted and unique."""
         return np.unique(np.concatenate([self.left, self.right]))
 
     @property
     def is_plain(self) -> bool:
-        """True where every output frame is a source frame as it is."""
+        """Whether every output frame is an unchanged source frame."""
         return bool(np.array_equal(self.left, self.right) and np.all(self.gain == 1))
 
     def take(self, positions: IntArray) -> "FramePlan":
@@ -54,44 +54,49 @@ class FramePlan:
         )
 
     def compose(self, decoded: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """Pixels of the output frames; `decoded` holds the frames of `source_indices` in order."""
-        order = self.source_indices
-        left = decoded[np.searchsorted(order, self.left)]
+        """Return the pixels of the output frames.
+
+        Args:
+            decoded: Pixels of the frames `source_indices`, in this order.
+        """
+        indices = self.source_indices
+        left = decoded[np.searchsorted(indices, self.left)]
         if self.is_plain:
             return left
-        right = decoded[np.searchsorted(order, self.right)]
+        right = decoded[np.searchsorted(indices, self.right)]
         gain = self.gain.reshape(-1, *[1] * (decoded.ndim - 1))
         mixed: NDArray[Any] = (left.astype(np.float32) + right) * (gain / 2)
         return np.clip(np.rint(mixed), 0, 255).astype(np.uint8)
 
 
-def lengthen(plan: FramePlan, wanted: int) -> FramePlan:
-    """Make `plan` at least `wanted` frames long; the gentlest step comes first.
+def lengthen(plan: FramePlan, min_frames: int) -> FramePlan:
+    """Extend a plan to at least `min_frames` frames.
 
-    A frame averaged from its neighbors goes between each two; then the whole runs backwards; then
-    it is repeated darker and brighter; what is still too short begins again.
+    These steps are applied in order until the plan is long enough: insert the average of each two
+    neighboring frames; append the frames in reverse order; append darker and brighter copies;
+    repeat everything from the start.
     """
-    if len(plan) < wanted:
-        plan = _with_averages_between(plan)
-    if len(plan) < wanted:
+    if len(plan) < min_frames:
+        plan = _interpolated(plan)
+    if len(plan) < min_frames:
         plan = plan.then(plan.take(np.arange(len(plan))[::-1]))
-    natural = plan
+    unscaled = plan
     for gain in BRIGHTNESS_GAINS:
-        if len(plan) < wanted:
+        if len(plan) < min_frames:
             plan = plan.then(
                 FramePlan(
-                    left=natural.left,
-                    right=natural.right,
-                    gain=(natural.gain * gain).astype(np.float32),
+                    left=unscaled.left,
+                    right=unscaled.right,
+                    gain=(unscaled.gain * gain).astype(np.float32),
                 )
             )
-    if len(plan) < wanted:
-        plan = plan.take(np.arange(wanted) % len(plan))
+    if len(plan) < min_frames:
+        plan = plan.take(np.arange(min_frames) % len(plan))
     return plan
 
 
-def _with_averages_between(plan: FramePlan) -> FramePlan:
-    """Expects a plain plan: an average of averages would need more than two source frames."""
+def _interpolated(plan: FramePlan) -> FramePlan:
+    """Needs a plain plan: an average of averages would need more than two source frames."""
     assert plan.is_plain
     size = 2 * len(plan) - 1
     left = np.repeat(plan.left, 2)[:size]

@@ -1,8 +1,8 @@
-"""Which frames of a clip make a sample: the one place where that is decided.
+"""Frame sampling: which frames of a clip make a sample.
 
-Every loader, on CPU and GPU, in training and in testing, calls these functions. They are pure: the
-same frame count, rate, spec and random state give the same plan, always inside the clip and always
-of the length asked for. Mixing pixels is frame_plan.py's business, decoding video_file.py's.
+All loaders use these functions, in training and in testing. They are pure: the same frame count,
+frame rate, spec and random state give the same plan. A plan never leaves the clip and always has
+`spec.num_frames` frames. Pixels are mixed in frame_plan.py and decoded in decode/.
 """
 
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ from dali_pipelines.spec import ClipSpec
 
 @dataclass(frozen=True, kw_only=True)
 class View:
-    """One of several looks at a clip in testing: frames, and where the crop sits (0 to 1)."""
+    """One of several test views of a clip: its frames and the crop position (0 to 1)."""
 
     plan: FramePlan
     crop_x: float
@@ -29,10 +29,17 @@ def plan_frames(
     spec: ClipSpec,
     rng: np.random.Generator | None = None,
 ) -> FramePlan:
-    """The frames of one sample from a clip of `num_available` frames at `fps` (0: unknown).
+    """Choose the frames of one sample.
 
-    Without `rng` the plan is the deterministic one for testing: the middle window, the middle of
-    each segment, and for `random` evenly spaced frames.
+    Args:
+        num_available: Frames in the clip.
+        fps: Frame rate of the clip; 0 if unknown.
+        spec: How frames are sampled.
+        rng: Source of randomness in training. None gives the deterministic plan for testing: the
+            middle window, the middle of each segment, and evenly spaced frames for `random`.
+
+    Raises:
+        SpecError: The clip has no frames.
     """
     return _plan(num_available, fps, spec, rng, phase=None)
 
@@ -47,20 +54,33 @@ def plan_views(
     num_clips: int = 1,
     num_crops: int = 1,
 ) -> list[View]:
-    """`num_clips` looks spread over time, by one center crop or three along the long side."""
+    """Choose the test views of a clip: `num_clips` positions in time × `num_crops` crops.
+
+    Args:
+        num_available: Frames in the clip.
+        fps: Frame rate of the clip; 0 if unknown.
+        width: Width of the frames.
+        height: Height of the frames.
+        spec: How frames are sampled.
+        num_clips: Number of views spread over time.
+        num_crops: 1 for a center crop, 3 for crops along the long side.
+
+    Raises:
+        SpecError: `num_clips` or `num_crops` is invalid, or the clip has no frames.
+    """
     if num_clips < 1:
-        raise SpecError(f"the number of clips in a test must be at least 1, not {num_clips}")
+        raise SpecError(f"the number of test clips must be at least 1, not {num_clips}")
     if num_crops not in (1, 3):
-        raise SpecError(f"the number of crops in a test is 1 or 3, not {num_crops}")
+        raise SpecError(f"the number of test crops must be 1 or 3, not {num_crops}")
     if num_clips == 1:
         plans = [plan_frames(num_available, fps, spec)]
     else:
         phases = np.linspace(0.0, 1.0, num_clips)
         plans = [_plan(num_available, fps, spec, None, phase=float(phase)) for phase in phases]
     anchors = (0.5,) if num_crops == 1 else (0.0, 0.5, 1.0)
-    wide = width >= height
+    is_wide = width >= height
     return [
-        View(plan=plan, crop_x=anchor if wide else 0.5, crop_y=0.5 if wide else anchor)
+        View(plan=plan, crop_x=anchor if is_wide else 0.5, crop_y=0.5 if is_wide else anchor)
         for plan in plans
         for anchor in anchors
     ]
@@ -91,13 +111,13 @@ def _plan(
     if spec.short == "lengthen-before":
         longer = lengthen(FramePlan.of_indices(np.arange(num_available)), needed)
         return longer.take(pick(len(longer)))
-    walk = step if spec.sampling == "uniform" else 1.0
-    sampled = np.floor(np.arange(0, num_available, walk)).astype(np.int64)
+    sample_step = step if spec.sampling == "uniform" else 1.0
+    sampled = np.floor(np.arange(0, num_available, sample_step)).astype(np.int64)
     return lengthen(FramePlan.of_indices(sampled), spec.num_frames).take(np.arange(spec.num_frames))
 
 
 def _frame_step(fps: float, spec: ClipSpec) -> float:
-    """`stride` in frames of this file; never under one frame, so that no frame comes twice."""
+    """`stride` in frames of this file; at least one frame, so that no frame is repeated."""
     if spec.fps is None or fps <= 0:
         return float(spec.stride)
     return max(1.0, spec.stride * fps / spec.fps)
@@ -110,7 +130,7 @@ def _span(num_frames: int, step: float) -> int:
 def _pick(
     length: int, step: float, spec: ClipSpec, rng: np.random.Generator | None, phase: float | None
 ) -> IntArray:
-    """Indices into `length` frames, which are enough. `phase`, 0 to 1, places a view in time."""
+    """Choose indices from `length` frames, which must be enough; `phase` (0 to 1) is the time."""
     count = spec.num_frames
     if spec.sampling == "uniform":
         slack = length - _span(count, step)

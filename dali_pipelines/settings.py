@@ -1,7 +1,7 @@
-"""Settings that are checked by what their dataclass says: the type of each field, and its range.
+"""Validation of settings dataclasses by the types and ranges of their fields.
 
-A range stands with the field, as in `lr: Annotated[float, Range(above=0)]`. A dataclass of settings
-calls `check(self)` in its __post_init__; `from_plain` makes one of what TOML or JSON held.
+The range is part of a field's type, as in `lr: Annotated[float, Range(above=0)]`. A settings
+dataclass calls `check(self)` in `__post_init__`; `from_plain` creates one from TOML or JSON values.
 """
 
 import dataclasses
@@ -13,13 +13,13 @@ from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 from dali_pipelines.errors import SpecError, unknown_words
 
 Kind = TypeVar("Kind")
-SHOWN = 60
-"""Characters of a wrong value that a message repeats."""
+MAX_VALUE_CHARS = 60
+"""Longest value that an error message quotes in full."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Range:
-    """Which numbers a field takes. That a float is finite goes without saying."""
+    """Range of valid numbers for a field. Floats must always be finite."""
 
     least: float | None = None
     above: float | None = None
@@ -49,47 +49,50 @@ NotNegative = Annotated[float, Range(least=0)]
 Share = Annotated[float, Range(least=0, most=1)]
 ShareBelowOne = Annotated[float, Range(least=0, below=1)]
 
-WORDS: dict[Any, str] = {
+TYPE_NAMES: dict[Any, str] = {
     int: "a whole number",
     float: "a number",
     bool: "true or false",
-    str: "a text",
+    str: "a string",
     dict: "a table",
     list: "a list",
 }
 
 
 def check(settings: Any) -> None:
-    """Raise SpecError for the first field whose value is not of its type or not in its range."""
-    kind = type(settings)
-    for name in _hints(kind):
-        check_value(kind, name, getattr(settings, name))
+    """Raise SpecError for the first field whose value has a wrong type or is out of range."""
+    cls = type(settings)
+    for name in _hints(cls):
+        check_value(cls, name, getattr(settings, name))
 
 
-def check_value(kind: type, name: str, value: Any) -> None:
-    """The same for one value, before there is an object that has it."""
-    hint = _hints(kind)[name]
+def check_value(cls: type, name: str, value: Any) -> None:
+    """Check the value of one field, before an object of the dataclass `cls` exists."""
+    hint = _hints(cls)[name]
     if _fits(value, hint):
         return
     if get_origin(hint) is Literal and isinstance(value, str):
         raise SpecError(unknown_words(name, value, list(get_args(hint))))
-    raise SpecError(f"{name} must be {_describe(hint)}, not {_shown(value)}")
+    raise SpecError(f"{name} must be {_describe(hint)}, not {_quoted(value)}")
 
 
 def from_plain(kind: type[Kind], values: dict[str, Any]) -> Kind:
-    """A `kind` of those values that it has fields for; a list becomes a tuple where that is due."""
-    own = {}
+    """Create a `kind` from plain values.
+
+    Keys without a field are ignored; lists are converted to tuples for tuple fields.
+    """
+    fields = {}
     for name, hint in _hints(kind).items():
         if name in values:
             value = values[name]
             is_tuple = get_origin(hint) is tuple and isinstance(value, list)
-            own[name] = tuple(value) if is_tuple else value
-    return kind(**own)
+            fields[name] = tuple(value) if is_tuple else value
+    return kind(**fields)
 
 
-def _hints(kind: type) -> dict[str, Any]:
-    hints = get_type_hints(kind, include_extras=True)
-    return {each.name: hints[each.name] for each in dataclasses.fields(kind)}
+def _hints(cls: type) -> dict[str, Any]:
+    hints = get_type_hints(cls, include_extras=True)
+    return {field.name: hints[field.name] for field in dataclasses.fields(cls)}
 
 
 def _fits(value: Any, hint: Any) -> bool:
@@ -99,24 +102,24 @@ def _fits(value: Any, hint: Any) -> bool:
     if origin is Annotated:
         return _fits(value, parts[0]) and parts[1].holds(value)
     if origin in (Union, UnionType):
-        return any(_fits(value, each) for each in parts)
+        return any(_fits(value, part) for part in parts)
     if origin is Literal:
         return isinstance(value, str) and value in parts
     if origin is tuple:
         return (
             isinstance(value, tuple)
             and len(value) == len(parts)
-            and all(_fits(each, part) for each, part in zip(value, parts, strict=True))
+            and all(_fits(item, part) for item, part in zip(value, parts, strict=True))
         )
     if origin is list:
-        return isinstance(value, list) and all(_fits(each, parts[0]) for each in value)
+        return isinstance(value, list) and all(_fits(item, parts[0]) for item in value)
     if origin is dict:
         return isinstance(value, dict) and all(
-            _fits(key, parts[0]) and _fits(each, parts[1]) for key, each in value.items()
+            _fits(key, parts[0]) and _fits(item, parts[1]) for key, item in value.items()
         )
     if isinstance(value, bool):
         return hint is bool
-    if hint is float:  # a whole number may be larger than any float
+    if hint is float:  # an int may be larger than any float
         largest = sys.float_info.max
         return isinstance(value, int | float) and -largest <= value <= largest
     return isinstance(value, hint)
@@ -127,19 +130,19 @@ def _describe(hint: Any) -> str:
     if origin is Annotated:
         return f"{_describe(parts[0])} {parts[1]}"
     if origin in (Union, UnionType):
-        return " or ".join(_describe(each) for each in parts if each is not type(None))
+        return " or ".join(_describe(part) for part in parts if part is not type(None))
     if origin is Literal:
         return f"one of {', '.join(parts)}"
     if origin is tuple:
         return f"a list of {len(parts)}, each {_describe(parts[0])}"
     if origin in (list, dict) and parts[-1] is not Any:
-        return f"{WORDS[origin]}, each value {_describe(parts[-1])}"
-    return WORDS.get(origin or hint, "a table of settings")
+        return f"{TYPE_NAMES[origin]}, each value {_describe(parts[-1])}"
+    return TYPE_NAMES.get(origin or hint, "a table of settings")
 
 
-def _shown(value: Any) -> str:
+def _quoted(value: Any) -> str:
     try:
         text = repr(value)
-    except ValueError:  # Python doesn't print numbers of more than some thousand digits
+    except ValueError:  # Python refuses to print ints of several thousand digits
         return "a number too long to print"
-    return text if len(text) <= SHOWN else f"{text[:SHOWN]}..."
+    return text if len(text) <= MAX_VALUE_CHARS else f"{text[:MAX_VALUE_CHARS]}..."

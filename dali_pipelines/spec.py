@@ -1,8 +1,7 @@
-"""ClipSpec: everything that turns a video into one tensor, in one object.
+"""ClipSpec: all preprocessing settings that turn a video into one tensor.
 
-`train` writes it into the checkpoint and `compile` into the artifact; whoever runs the model later
-reads it from there, so that training and serving can't drift apart. How frames are chosen from a
-spec is in sampling.py; how pixels are made is the business of the loaders.
+`train` saves it in the checkpoint and `compile` in the artifact, so training and inference always
+use the same preprocessing. Frames are chosen in sampling.py; the loaders produce the pixels.
 """
 
 import dataclasses
@@ -13,29 +12,32 @@ from dali_pipelines.errors import SpecError
 from dali_pipelines.settings import Count, Positive, check, from_plain
 
 Sampling = Literal["uniform", "equidistant", "random", "segments"]
-"""uniform: every `stride`-th frame of a window. equidistant: from first to last frame, evenly.
-random: any frames, in order. segments: one frame from each of `num_frames` equal parts."""
+"""uniform: every `stride`-th frame of a window. equidistant: evenly from the first to the last
+frame. random: random frames, in order. segments: one frame from each of `num_frames` equal parts.
+"""
 
 Short = Literal["loop", "hold", "lengthen-before", "lengthen-after"]
-"""What a clip shorter than asked for gets: begin again, repeat the last frame, or be lengthened
-(frame_plan.py) before its frames are sampled or after."""
+"""How a clip that is too short is extended: start again, repeat the last frame, or lengthen it (see
+frame_plan.py) before or after its frames are sampled."""
 
 Values = Literal["float32", "float16", "uint8"]
-"""What a batch is made of. float: normalized, for training. uint8: the pixels as they are, for
-whatever normalizes by itself; a quarter of the bytes."""
+"""Data type of a batch. float: normalized values, for training. uint8: raw pixels, for models that
+normalize their input; a quarter of the memory of float32."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ClipSpec:
+    """Preprocessing settings: frame sampling, resizing, cropping and normalization."""
+
     num_frames: Count = 8
     sampling: Sampling = "equidistant"
     stride: Count = 32
-    """Frames from one sampled frame to the next; `uniform` alone uses it."""
+    """Distance between sampled frames; only `uniform` uses it."""
     fps: Positive | None = None
-    """Frame rate at which `stride` is counted; None counts the file's own frames."""
+    """Frame rate that `stride` refers to; None counts the frames of the file."""
     short: Short = "loop"
     resize: Count = 256
-    """Length of the short side after resizing."""
+    """Short side of a frame after resizing."""
     crop: Count = 224
     mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
     std: tuple[Positive, Positive, Positive] = (0.229, 0.224, 0.225)
@@ -56,8 +58,8 @@ class ClipSpec:
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Self:
         values = dict(values)
-        if values.pop("layout", "TCHW") != "TCHW":  # a setting until 0.1, which no model used
-            raise SpecError("clips of layout CTHW are no longer made")
+        if values.pop("layout", "TCHW") != "TCHW":  # a setting until version 0.1
+            raise SpecError("the clip layout CTHW is no longer supported; use TCHW")
         known = {field.name for field in dataclasses.fields(cls)}
         if unknown := sorted(set(values) - known):
             raise SpecError(f"unknown clip settings: {', '.join(unknown)}")

@@ -153,7 +153,7 @@ def test_a_cache_needs_room(max_gb: float, tmp_path: Path) -> None:
 
 def test_a_cache_that_cant_be_made_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(SpecError, match="file can't be made a cache"):
+    with pytest.raises(SpecError, match="file can't be used as a cache"):
         FrameCache(tmp_path / "file", max_gb=GB)
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from dali_pipelines.decode import indexed_video
-from dali_pipelines.decode.indexed_video import IndexMemory, Known
+from dali_pipelines.decode.indexed_video import FileScan, IndexMemory
 
 
 def test_the_latest_files_are_remembered_and_no_more(
@@ -17,7 +17,7 @@ def test_the_latest_files_are_remembered_and_no_more(
     for path in paths:
         path.touch()
         for _ in range(3):  # again and again counts once
-            memory.put(path, Known(index=None, is_packed=False, is_whole=True))
+            memory.put(path, FileScan(index=None, is_packed=False, is_whole=True))
     assert [memory.get(path) is not None for path in paths] == [False] * 40 + [True] * 10
     paths[-1].write_bytes(b"changed")
     assert memory.get(paths[-1]) is None

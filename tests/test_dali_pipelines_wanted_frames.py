@@ -101,7 +101,7 @@ def test_frames_behind_a_keyframe_but_shown_before_it_begin_earlier() -> None:
         numbers=np.array(order),
         ranks=np.array(order),
         keyframes=np.array([0, 4]),
-        marks=[],
+        seek_points=[],
         sizes=np.zeros(7, np.int64),
     )
     assert index.runs([5]) == [Run(start=0, stop=7)]

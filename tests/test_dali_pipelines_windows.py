@@ -114,7 +114,7 @@ def test_of_a_film_with_faults_the_rest_is_read_and_the_faults_are_told(tmp_path
     assert loader.report.damaged_frames[path] > 2
     told = loader.report.describe_damage()
     assert "damaged frames of 1 files were used" in told
-    assert "1 files aren't whole" in told
+    assert "1 files are incomplete" in told
     assert "cut short: " in told
 
 

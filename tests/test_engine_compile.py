@@ -202,7 +202,7 @@ def test_what_a_device_lacks_is_said_and_recorded(trained, compile_, tmp_path) -
         (["--backend", "openvnio"], 2, "did you mean 'openvino'?"),
         (["--precision", "int4"], 2, "unknown precision"),
         (["--batches", "8"], 2, "three numbers as in 1,8,32"),
-        (["--batches", "8,1,32"], 2, "must rise"),
+        (["--batches", "8,1,32"], 2, "must be ascending"),
         (["--backend", "tensorrt"], 3, "no NVIDIA GPU"),
     ],
 )

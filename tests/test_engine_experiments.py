@@ -101,7 +101,7 @@ def write(folder: Path, text: str) -> str:
             "vary must be a table, each value a list",
         ),
         ('[train]\nmodel = "cnn-lstm"\n[vary]\nlr = []\n', "lr is an empty list"),
-        ("views = 3\n", "views must be a text, not 3"),
+        ("views = 3\n", "views must be a string, not 3"),
         ("search = 5\n", "search must be a table"),
         ("published = [1]\n", "study.toml: published must be a list, each value a table"),
         ("[[published]]\nwhen = 'x'\n", "study.toml: .*number 1: when must be a table of settings"),

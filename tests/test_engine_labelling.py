@@ -469,7 +469,8 @@ def test_a_part_of_a_cluster_may_be_empty_and_tells_of_damage(tmp_path: Path) ->
             cluster._write(batch, whole, "m", tally, lambda tally: None)
         assert whole.counts() == (2, 0)
     assert tally.report.describe_damage() == (
-        "3 damaged frames of 1 files were used (one.mp4); 1 files aren't whole (two.mp4: cut short)"
+        "3 damaged frames of 1 files were used (one.mp4); "
+        "1 files are incomplete (two.mp4: cut short)"
     )
     assert tally.report.describe_streams().startswith("1 files hold several videos")
 

@@ -326,7 +326,7 @@ def test_the_readmes_client_sends_the_part_of_a_file_that_is_wanted_to_a_gpu(
         run_client(tmp_path / "models", strange, monkeypatch)
 
 
-@pytest.mark.parametrize("backend", sorted(triton_export.REFUSED))
+@pytest.mark.parametrize("backend", sorted(triton_export.UNSUPPORTED))
 def test_what_triton_cant_open_is_refused_in_one_sentence(
     backend: str, onnx: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -341,8 +341,8 @@ def test_what_triton_cant_open_is_refused_in_one_sentence(
 
 
 def test_every_backend_is_exported_or_refused() -> None:
-    assert set(BACKENDS) <= {*triton_export.PAYLOADS, *triton_export.REFUSED}
-    assert not set(triton_export.PAYLOADS) & set(triton_export.REFUSED)
+    assert set(BACKENDS) <= {*triton_export.PAYLOADS, *triton_export.UNSUPPORTED}
+    assert not set(triton_export.PAYLOADS) & set(triton_export.UNSUPPORTED)
 
 
 def test_a_changed_artifact_is_refused(artifact: Path, tmp_path: Path) -> None:
@@ -380,7 +380,7 @@ def test_the_commands_mistakes_get_one_sentence(onnx: Path, run_engine, tmp_path
     (changed / "model.onnx").write_bytes(b"")
     out = tmp_path / "models"
     for arguments, code, words in [
-        ([tmp_path / "full", out], 2, "full is no artifact"),
+        ([tmp_path / "full", out], 2, "full is not an artifact"),
         ([changed, out], 3, "is not the file that was written"),
         ([onnx, tmp_path / "full"], 2, "already exists and isn't empty"),
         ([onnx, out, "--device", "tpu"], 2, "Choose from: auto, gpu, cpu"),

@@ -52,10 +52,10 @@ def test_every_way_to_a_frame_gives_the_true_one(
 ) -> None:
     """Sparsely, in turn and from a part of the file, against decoding all of it."""
     by_turns: list[Path] = []
-    fall_back = wanted_frames._behind_damage
+    fall_back = wanted_frames._decode_remaining
     monkeypatch.setattr(
         wanted_frames,
-        "_behind_damage",
+        "_decode_remaining",
         lambda path, *rest: [by_turns.append(path), fall_back(path, *rest)][1],
     )
     for path in clips_of(name):
@@ -77,7 +77,7 @@ def test_every_way_to_a_frame_gives_the_true_one(
     assert not by_turns
 
 
-def wanted_frames_pixels(item: wanted_frames.DecodedFrames) -> np.ndarray:
+def wanted_frames_pixels(item: wanted_frames.DecodedFrame) -> np.ndarray:
     pixels = item.frame.to_ndarray(format="rgb24")
     return np.rot90(pixels, item.frame.rotation // 90)
 

@@ -160,12 +160,12 @@ def test_an_extracted_frame_of_absurd_size_is_refused_by_all_who_read_it(
 def test_a_frame_that_is_a_pipe_is_no_frame(tmp_path: Path) -> None:
     """Reading it would wait for ever."""
     os.mkfifo(tmp_path / "frame_1.jpg")
-    with pytest.raises(VideoError, match="it is no file"):
+    with pytest.raises(VideoError, match="it is not a file"):
         clip_file.probe(tmp_path)
     row = Sample(id=0, path=tmp_path, label=0, frames=1, codec="jpeg")
     loader = DaliLoader([row], LoaderConfig(spec=SMALL))
     assert not list(loader)
-    assert loader.report.failures == {tmp_path: "frame_1.jpg: it is no file"}
+    assert loader.report.failures == {tmp_path: "frame_1.jpg: it is not a file"}
 
 
 def test_a_video_that_claims_to_last_for_years_is_refused(tmp_path: Path) -> None:

@@ -138,7 +138,7 @@ def test_torch_tensorrt_converts_every_operator(
     """All but opening the engine, which takes a GPU."""
     if not installed("torch-tensorrt-rtx"):
         pytest.skip("only the RTX flavour builds without a GPU")
-    torch_tensorrt = partition_report.imported()
+    torch_tensorrt = partition_report.import_torch_tensorrt()
     from torch_tensorrt.dynamo.conversion import _TRTInterpreter
 
     class Runtime:
@@ -151,7 +151,7 @@ def test_torch_tensorrt_converts_every_operator(
 
     monkeypatch.setattr(_TRTInterpreter.trt, "Runtime", Runtime)
     exported = job_of(family, "bf16").program()
-    with partition_report.imagined_gpu():
+    with partition_report.fake_gpu():
         engine = torch_tensorrt.dynamo.convert_exported_program_to_serialized_trt_engine(
             exported, inputs=partition_report.input_ranges(exported, 8)
         )

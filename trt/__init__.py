@@ -1,4 +1,4 @@
-"""A module to a fast callable: compilers, artifacts, parity. Knows nothing of video or the task."""
+"""Compiles a module to a fast callable: backends, artifacts, parity. Independent of the task."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -8,7 +8,12 @@ if TYPE_CHECKING:
 
 
 def load(folder: Path) -> "Artifact":
-    """Open an artifact: bytes (B, T, C, H, W) to logits, whatever the size of the batch."""
+    """Load an artifact: a callable from uint8 clips (B, T, C, H, W) to logits, for any batch size.
+
+    Raises:
+        CompileError: The artifact is damaged.
+        RefusedError: A file was changed, or the artifact can't run on this machine.
+    """
     from trt import artifact
 
     return artifact.load(folder)

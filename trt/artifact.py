@@ -1,4 +1,4 @@
-"""An artifact on disk: written whole by whoever stages the folder, opened only when it is sound."""
+"""Artifacts on disk: sealing a finished folder, and checking and loading it."""
 
 import dataclasses
 import hashlib
@@ -16,11 +16,16 @@ if TYPE_CHECKING:
     from trt.build_input import Run
 
 PROOF = "proof.safetensors"
-"""A few clips of bytes, their labels, and the logits that the fp32 model gave them."""
+"""A few uint8 clips, their labels, and the logits of the fp32 model."""
 
 
 class Artifact:
-    """Bytes (B, T, C, H, W) to logits (B, classes), whatever the size of the batch."""
+    """A compiled model: maps uint8 clips (B, T, C, H, W) to logits (B, classes), for any B.
+
+    Attributes:
+        config: Metadata of the artifact.
+        on_gpu: Whether it runs on a GPU.
+    """
 
     def __init__(self, config: ArtifactConfig, run: "Run", *, on_gpu: bool = False) -> None:
         self.config = config
@@ -31,21 +36,21 @@ class Artifact:
         import torch
 
         batches = self.config.target.batches
-        return torch.cat([self._padded(part) for part in clips.split(batches.max)])
+        return torch.cat([self._run_padded(part) for part in clips.split(batches.max)])
 
-    def _padded(self, clips: "torch.Tensor") -> "torch.Tensor":
-        """A batch that is too small is filled up with its last clip."""
+    def _run_padded(self, clips: "torch.Tensor") -> "torch.Tensor":
+        """Run a batch; one that is too small is padded with its last clip."""
         import torch
 
-        lacking = self.config.target.batches.min - len(clips)
-        if lacking <= 0:
+        num_missing = self.config.target.batches.min - len(clips)
+        if num_missing <= 0:
             return self._run(clips)
-        filler = clips[-1:].expand(lacking, *clips.shape[1:])
+        filler = clips[-1:].expand(num_missing, *clips.shape[1:])
         return self._run(torch.cat([clips, filler]))[: len(clips)]
 
 
 def seal(folder: Path, config: ArtifactConfig) -> ArtifactConfig:
-    """Write the config of a filled folder, with the digest of every file in it."""
+    """Write the config of a finished folder, with the digest of every file in it."""
     files = {
         str(path.relative_to(folder)): digest(path)
         for path in sorted(folder.rglob("*"))
@@ -57,7 +62,12 @@ def seal(folder: Path, config: ArtifactConfig) -> ArtifactConfig:
 
 
 def load(folder: Path) -> Artifact:
-    """Open an artifact that is whole and made for this machine."""
+    """Load an artifact.
+
+    Raises:
+        CompileError: The artifact is damaged.
+        RefusedError: A file was changed, or the artifact can't run on this machine.
+    """
     config = check(folder)
     backend = BACKENDS[config.backend]
     status = backend.probe(this_gpu())
@@ -81,32 +91,39 @@ def _check_machine(folder: Path, config: ArtifactConfig) -> None:
     for package, number in versions(backend.PACKAGES).items():
         if config.versions.get(package) != number:
             raise RefusedError(
-                f"{folder} was built with {package} {config.versions.get(package)}, and here is "
-                f"{number}: {rebuild}"
+                f"{folder} was built with {package} {config.versions.get(package)}, but "
+                f"{number} is installed: {rebuild}"
             )
 
 
 def check(folder: Path) -> ArtifactConfig:
-    """Its config, where no file was changed, cut short or taken away."""
+    """Check that an artifact's files are unchanged and complete, and return its config.
+
+    Raises:
+        CompileError: The config can't be read, or the backend is unknown.
+        RefusedError: A file was changed, added or removed.
+    """
     config = ArtifactConfig.read(folder)
     if config.backend not in BACKENDS:
         raise CompileError(f"{folder} was made by {config.backend!r}, which this version lacks.")
     if CONFIG in config.files or not config.files:
-        raise RefusedError(f"{folder / CONFIG} lists no files with their digests: compile it anew.")
-    there = {path.name for path in folder.iterdir() if path.name[0] != "." and path.is_file()}
-    if unknown := sorted(there - {CONFIG, *config.files}):
         raise RefusedError(
-            f"{folder / unknown[0]} is no file of the artifact: take it away, or compile anew."
+            f"{folder / CONFIG} lists no files with their digests: compile it again."
+        )
+    present = {path.name for path in folder.iterdir() if path.name[0] != "." and path.is_file()}
+    if unknown := sorted(present - {CONFIG, *config.files}):
+        raise RefusedError(
+            f"{folder / unknown[0]} is not a file of the artifact: remove it, or compile again."
         )
     for name, expected in config.files.items():
         path = folder / name
         if PurePath(name).is_absolute() or ".." in PurePath(name).parts:
-            raise RefusedError(f"{folder} lists {name}, outside itself: compile it anew.")
+            raise RefusedError(f"{folder} lists {name}, outside itself: compile it again.")
         if not path.is_file():
-            raise RefusedError(f"{folder} lacks {name}: compile it anew.")
+            raise RefusedError(f"{folder} lacks {name}: compile it again.")
         if digest(path) != expected:
             raise RefusedError(
-                f"{path} is not the file that was written (its digest differs): compile it anew."
+                f"{path} is not the file that was written (its digest differs): compile it again."
             )
     return config
 

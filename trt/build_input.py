@@ -1,4 +1,4 @@
-"""What a backend is given to build from, and what it gives back."""
+"""BuildInput: what a backend compiles; Run: the compiled model."""
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -14,30 +14,34 @@ if TYPE_CHECKING:
     from trt.program import Uint8Input
 
     Run = Callable[[torch.Tensor], torch.Tensor]
-    """Bytes (B, T, C, H, W) to logits (B, classes), for a batch within the artifact's range."""
+    """Maps uint8 clips (B, T, C, H, W) to logits (B, classes); B must be in the artifact's range.
+    """
 
 
 @dataclass(frozen=True, kw_only=True)
 class BuildInput:
-    """The model is in fp32 where the backend lowers it by itself, and else lowered already."""
+    """Input of a backend's `build`."""
 
     model: "Uint8Input | None"
+    """In fp32 if the backend converts to the precision itself (see LOWERS), else already converted.
+    """
     example: "torch.Tensor"
-    """One clip as the loader gives it: (1, T, C, H, W) of bytes."""
+    """One clip from the loader: uint8 (1, T, C, H, W)."""
     target: Target
     stored: Path | None = None
-    """An artifact to build from where there is no model: the program in it is already lowered."""
+    """Artifact to build from if there is no model; its program is already converted."""
     calibration: "Callable[[], Iterable[torch.Tensor]] | None" = None
-    """Clips on which the ranges of int8 are measured, each like `example`; None: no int8."""
+    """Returns the calibration clips of int8, each like `example`; None: no int8."""
     on_step: Callable[[str], None] = lambda step: None
-    """Told what is being done, for a progress display."""
+    """Called with the name of each build step, for a progress display."""
 
     def program(self) -> "ExportedProgram":
+        """Export the model, or load the stored program."""
         from trt import program
 
         if self.stored is not None:
             exported = program.load(self.stored / PROGRAM)
-            exported._example_inputs = ((self.example,), {})  # some compilers look at it
+            exported._example_inputs = ((self.example,), {})  # some compilers need it
             return exported
         assert self.model is not None
         return program.export(self.model, self.example, self.target.batches)

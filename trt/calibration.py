@@ -1,4 +1,4 @@
-"""What int8 needs before a compiler can have it: NNCF, and clips to measure ranges on."""
+"""Prerequisites of int8 quantization: NNCF and calibration clips."""
 
 import logging
 from typing import TYPE_CHECKING, Any
@@ -12,7 +12,12 @@ if TYPE_CHECKING:
 
 
 def nncf_and_clips(inputs: BuildInput) -> "tuple[Any, list[torch.Tensor]]":
-    logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # it looks for CUDA
+    """Import NNCF and load the calibration clips.
+
+    Raises:
+        CompileError: NNCF is not installed, or there are no calibration clips.
+    """
+    logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # warns without CUDA
     try:
         import nncf
     except ImportError as error:

@@ -1,4 +1,4 @@
-"""What is asked of a compiler, and the `config.json` that an artifact carries."""
+"""Compile settings (Target), and the `config.json` of an artifact (ArtifactConfig)."""
 
 import dataclasses
 import json
@@ -11,66 +11,77 @@ from trt.errors import CompileError
 Precision = Literal["fp32", "tf32", "bf16", "fp16", "int8", "fp8"]
 PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 Bond = Literal["device", "versions"]
-"""What an artifact may be bound to: the device that it was built on, and its libraries."""
+"""What must match to load an artifact: the device it was built for, or the library versions."""
 FORMAT = 1
 CONFIG = "config.json"
 PROGRAM = "program.pt2"
-"""The exported program in an artifact, from which an engine for another machine is built."""
-INSTEAD: dict[Precision, tuple[Precision, ...]] = {
+"""The exported program in an artifact; engines for other machines are built from it."""
+FALLBACKS: dict[Precision, tuple[Precision, ...]] = {
     "fp8": ("bf16", "fp16", "fp32"),
     "int8": ("bf16", "fp16", "fp32"),
     "fp16": ("bf16", "fp32"),
     "bf16": ("fp32",),
     "tf32": ("fp32",),
 }
-"""What runs where a device doesn't execute a precision: never a less exact one."""
+"""Fallbacks for precisions that a device doesn't support: always a more exact precision."""
 
 
-def nearest(asked: Precision, known: set[Precision], where: str) -> tuple[Precision, str]:
-    """The precision that runs, and in words why it isn't the one that was asked for."""
-    for precision in (asked, *INSTEAD.get(asked, ())):
-        if precision in known:
-            reason = "" if precision == asked else f"{where} doesn't compute in {asked}"
+def nearest(requested: Precision, supported: set[Precision], where: str) -> tuple[Precision, str]:
+    """Choose a supported precision.
+
+    Args:
+        requested: The precision that the user requested.
+        supported: Precisions that the device supports.
+        where: Name of the device, for the reason.
+
+    Returns:
+        The precision to use, and why it isn't the requested one (empty if it is).
+    """
+    for precision in (requested, *FALLBACKS.get(requested, ())):
+        if precision in supported:
+            reason = "" if precision == requested else f"{where} doesn't compute in {requested}"
             return precision, reason
     raise AssertionError(f"{where} has no fp32")
 
 
 @dataclass(frozen=True, kw_only=True)
 class BatchRange:
-    """The sizes that an artifact is made for; others are padded or split when they come."""
+    """Batch sizes that an artifact supports; other batches are padded or split."""
 
     min: int = 1
     opt: int = 8
-    """For which it is fastest."""
+    """Batch size to optimize for."""
     max: int = 32
 
     def __post_init__(self) -> None:
         if not all(isinstance(size, int) for size in (self.min, self.opt, self.max)):
-            raise ValueError("the sizes of batches must be whole numbers")
+            raise ValueError("the batch sizes must be whole numbers")
         if not 1 <= self.min <= self.opt <= self.max:
             raise CompileError(
-                f"--batches {self.min},{self.opt},{self.max} must rise, and begin at 1 or more."
+                f"--batches {self.min},{self.opt},{self.max} must be ascending and at least 1."
             )
 
 
 @dataclass(frozen=True, kw_only=True)
 class Target:
+    """Compile settings."""
+
     precision: Precision = "fp32"
-    """What runs; see Backend.resolve_precision for what was asked for and can't."""
+    """The precision that runs, as returned by Backend.resolve_precision."""
     batches: BatchRange = field(default_factory=BatchRange)
     fp32_layers: tuple[str, ...] = ()
-    """Modules of the model that stay in fp32, by name."""
+    """Names of the modules that stay in fp32."""
     workspace_gb: float | None = None
     optimization_level: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
 class ArtifactConfig:
-    """The facts of an artifact. The model and the clip are plain values here: data, not objects."""
+    """Metadata of an artifact. The model and the clip settings are plain values, not objects."""
 
     backend: str
     asked: Precision
-    """The precision that the user asked for; `target` says what runs."""
+    """The precision that the user requested; `target` has the one that runs."""
     target: Target
     clip: dict[str, Any]
     model: dict[str, Any]
@@ -78,58 +89,63 @@ class ArtifactConfig:
     source: str
     """SHA-256 of the checkpoint's weights."""
     chosen_by: str
-    """Which figure of which part chose that checkpoint."""
+    """Metric and split that selected the checkpoint."""
     key: str
     device: str
-    """What it was built for; an engine that is bound to it opens nowhere else."""
+    """Device it was built for; some engines run only there."""
     versions: dict[str, str]
     parity: dict[str, Any] = field(default_factory=dict)
     partition: dict[str, Any] = field(default_factory=dict)
     build: dict[str, float] = field(default_factory=dict)
-    """Seconds, and the peak of memory in MiB."""
+    """Build time in seconds, and peak memory in MiB."""
     files: dict[str, str] = field(default_factory=dict)
     """SHA-256 of each file of the artifact."""
     format: int = FORMAT
 
     def __post_init__(self) -> None:
-        """What is read from a file may be anything."""
+        """Validate the types, because the file may hold anything."""
         tables = (self.clip, self.model, self.versions, self.parity, self.partition, self.build)
-        if not all(isinstance(each, dict) for each in (*tables, self.files)):
-            raise ValueError("a table is none")
+        if not all(isinstance(table, dict) for table in (*tables, self.files)):
+            raise ValueError("a table was expected")
         if not isinstance(self.class_names, list):
-            raise ValueError("class_names is no list")
-        texts = [self.backend, self.source, self.chosen_by, self.key, self.device]
+            raise ValueError("class_names is not a list")
+        strings = [self.backend, self.source, self.chosen_by, self.key, self.device]
         for names in (self.class_names, *self.versions.items(), *self.files.items()):
-            texts += names
-        if not all(isinstance(each, str) for each in texts):
-            raise ValueError("a text is none")
+            strings += names
+        if not all(isinstance(string, str) for string in strings):
+            raise ValueError("a string was expected")
         if {self.asked, self.target.precision} - set(PRECISIONS):
-            raise ValueError(f"the precision is none of {', '.join(PRECISIONS)}")
+            raise ValueError(f"the precision is not one of {', '.join(PRECISIONS)}")
 
     def write(self, folder: Path) -> None:
         (folder / CONFIG).write_text(json.dumps(dataclasses.asdict(self), indent=2) + "\n")
 
     @classmethod
     def read(cls, folder: Path) -> Self:
+        """Read the config of an artifact.
+
+        Raises:
+            CompileError: The folder is not an artifact, or its config is damaged or too old.
+        """
         path = folder / CONFIG
         try:
             values = json.loads(path.read_text())
             if values["format"] != FORMAT:
                 raise CompileError(
-                    f"{folder} was written by another version of engine: compile it anew."
+                    f"{folder} was written by another version of engine: compile it again."
                 )
             target = _with_new_names(values["target"])
             target["batches"] = BatchRange(**_with_new_names(target["batches"]))
             target["fp32_layers"] = tuple(target["fp32_layers"])
             return cls(**{**values, "target": Target(**target)})
         except FileNotFoundError as error:
-            raise CompileError(f"{folder} is no artifact: it holds no {CONFIG}.") from error
+            raise CompileError(f"{folder} is not an artifact: it has no {CONFIG}.") from error
         except (ValueError, KeyError, TypeError, RecursionError) as error:
-            raise CompileError(f"{path} is damaged ({error}): compile it anew.") from error
+            raise CompileError(f"{path} is damaged ({error}): compile it again.") from error
 
 
 OLD_NAMES = {"kept": "fp32_layers", "least": "min", "best": "opt", "most": "max"}
-"""In artifacts from before these were renamed."""
+"""Old key → new key, for artifacts of earlier versions."""
 
 
 def _with_new_names(values: dict[str, Any]) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""All the kernels of a model as one CUDA graph, for each batch size: one launch, not hundreds."""
+"""Runs a model as one CUDA graph per batch size, which takes one launch instead of hundreds."""
 
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -8,13 +8,14 @@ if TYPE_CHECKING:
     from trt.build_input import Run
 
 MAX_SIZES = 4
-"""Each graph keeps memory of its own; sizes beyond these run kernel by kernel."""
+"""Largest number of recorded batch sizes, since each graph keeps its own memory; other sizes run
+without a graph."""
 NUM_WARM_UP = 3
-"""Runs before recording, in which libraries choose their kernels and reserve memory."""
+"""Runs before recording, in which libraries choose kernels and allocate memory."""
 
 
 class CudaGraphRunner:
-    """Records a batch size when it is first seen, and replays it from then on."""
+    """Records a graph for each new batch size, and replays it from then on."""
 
     def __init__(self, run: "Run") -> None:
         self._run = run
@@ -32,22 +33,22 @@ class CudaGraphRunner:
         return recorded.logits.clone()
 
     def _record(self, clips: torch.Tensor) -> "_Recorded":
-        own = clips.clone()
-        beside = torch.cuda.Stream()
-        beside.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(beside):
+        static_clips = clips.clone()
+        side_stream = torch.cuda.Stream()
+        side_stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(side_stream):
             for _ in range(NUM_WARM_UP):
-                self._run(own)
-        torch.cuda.current_stream().wait_stream(beside)
+                self._run(static_clips)
+        torch.cuda.current_stream().wait_stream(side_stream)
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph):
-            logits = self._run(own)
-        return _Recorded(graph, own, logits)
+            logits = self._run(static_clips)
+        return _Recorded(graph, static_clips, logits)
 
 
 class _Recorded(NamedTuple):
     graph: torch.cuda.CUDAGraph
     clips: torch.Tensor
-    """Where the graph reads."""
+    """Input buffer of the graph."""
     logits: torch.Tensor
-    """Where it writes."""
+    """Output buffer of the graph."""

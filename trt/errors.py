@@ -1,13 +1,13 @@
-"""What this package raises when the user, not the code, can mend it."""
+"""Exceptions of this package."""
 
 
 class CompileError(Exception):
-    """An input, a library or a file that won't do; the message names it and the mend."""
+    """An input, library or file can't be used. The message names it and the fix."""
 
     exit_code = 2
 
 
 class RefusedError(CompileError):
-    """A gate, a digest or the machine said no."""
+    """A check failed: accuracy, a file's digest, or compatibility with this machine."""
 
     exit_code = 3

@@ -1,7 +1,7 @@
-"""What can be worked out before a model is compiled: batch normalization goes into convolutions.
+"""Folds batch normalizations into the convolutions before them.
 
-The parts are found by watching one clip pass, so that any library's modules will do; whether the
-folded model still says the same is looked at, too.
+The pairs are found by tracing one clip with hooks, so models of any library are supported. The
+folded model is compared with the original.
 """
 
 import copy
@@ -16,43 +16,49 @@ from trt.program import Uint8Input
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 TOLERANCE = 1e-3
-"""Of the greatest logit."""
+"""Largest change of a logit, relative to the largest logit."""
 
 
 def folded(model: Uint8Input, example: Tensor) -> Uint8Input:
-    """A copy without the batch normalizations that follow a convolution."""
+    """Return a copy without the batch normalizations that directly follow a convolution.
+
+    Returns the model itself if folding would change its logits.
+    """
     changed = copy.deepcopy(model).eval()
     with torch.no_grad():
-        for first, second in _pairs(changed, example):
+        for first, second in _conv_norm_pairs(changed, example):
             convolution, norm = changed.get_submodule(first), changed.get_submodule(second)
             _replace(changed, first, fuse_conv_bn_eval(convolution, norm))
-            _replace(changed, second, nn.Sequential(*norm.children()))  # an activation, in timm
-        right, found = model(example), changed(example)
-    scale = max(1.0, float(right.abs().max()))
-    close = math.isfinite(scale) and float((right - found).abs().max()) <= TOLERANCE * scale
-    return changed if close else model
+            _replace(
+                changed, second, nn.Sequential(*norm.children())
+            )  # timm's norms hold an activation
+        expected, actual = model(example), changed(example)
+    scale = max(1.0, float(expected.abs().max()))
+    error = float((expected - actual).abs().max())
+    is_close = math.isfinite(scale) and error <= TOLERANCE * scale
+    return changed if is_close else model
 
 
-def _pairs(model: nn.Module, example: Tensor) -> list[tuple[str, str]]:
-    """Convolutions whose very output is what a batch normalization takes in."""
-    made_by: dict[int, str] = {}
-    alive: list[Tensor] = []  # so that no address comes twice
+def _conv_norm_pairs(model: nn.Module, example: Tensor) -> list[tuple[str, str]]:
+    """List the names of (convolution, batch normalization) that directly follow each other."""
+    producers: dict[int, str] = {}
+    alive: list[Tensor] = []  # keeps the ids unique
     pairs = []
 
-    def made(name: str, found: Tensor) -> None:
-        made_by[id(found)] = name
-        alive.append(found)
+    def record(name: str, output: Tensor) -> None:
+        producers[id(output)] = name
+        alive.append(output)
 
-    def taken(name: str, inputs: tuple[Tensor, ...]) -> None:
-        if id(inputs[0]) in made_by:
-            pairs.append((made_by[id(inputs[0])], name))
+    def match(name: str, inputs: tuple[Tensor, ...]) -> None:
+        if id(inputs[0]) in producers:
+            pairs.append((producers[id(inputs[0])], name))
 
     hooks = []
-    for name, each in model.named_modules():
-        if isinstance(each, CONVOLUTIONS):
-            hooks.append(each.register_forward_hook(lambda _, __, out, n=name: made(n, out)))
-        elif isinstance(each, NORMS):
-            hooks.append(each.register_forward_pre_hook(lambda _, given, n=name: taken(n, given)))
+    for name, module in model.named_modules():
+        if isinstance(module, CONVOLUTIONS):
+            hooks.append(module.register_forward_hook(lambda _, __, out, n=name: record(n, out)))
+        elif isinstance(module, NORMS):
+            hooks.append(module.register_forward_pre_hook(lambda _, args, n=name: match(n, args)))
     try:
         model(example)
     finally:
@@ -61,6 +67,6 @@ def _pairs(model: nn.Module, example: Tensor) -> list[tuple[str, str]]:
     return pairs
 
 
-def _replace(model: nn.Module, name: str, by: nn.Module) -> None:
+def _replace(model: nn.Module, name: str, replacement: nn.Module) -> None:
     parent, _, attribute = name.rpartition(".")
-    setattr(model.get_submodule(parent), attribute, by)
+    setattr(model.get_submodule(parent), attribute, replacement)

@@ -1,6 +1,6 @@
-"""Whether a compiled model gives the same answers as the model that it was made from.
+"""Compares the logits of a compiled model with those of the original model.
 
-N clips, C classes.
+Shape letters: N clips, C classes.
 """
 
 import dataclasses
@@ -19,26 +19,30 @@ Logits = NDArray[np.float32]
 
 @dataclass(frozen=True, kw_only=True)
 class Budget:
+    """Largest accepted differences."""
+
     agreement: float = 0.99
-    """Least share of clips that get the same label."""
+    """Smallest share of clips with the same label."""
     drop: float = 0.005
-    """Greatest loss of accuracy."""
+    """Largest drop of accuracy."""
     accepted: bool = False
-    """Whether a user asked for a wider one than the default."""
+    """Whether the user accepted a larger difference than the default."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Parity:
+    """Result of a comparison."""
+
     num_clips: int
     max_error: float
-    """Of a logit."""
+    """Largest difference of a logit."""
     mean_error: float
     agreement: float
     accuracy: float
     reference_accuracy: float
     budget: Budget
     proved_on: str
-    """The device that gave the answers."""
+    """Device that ran the compiled model."""
 
     @property
     def drop(self) -> float:
@@ -52,35 +56,44 @@ class Parity:
         return {**dataclasses.asdict(self), "passed": self.passed}
 
     def in_words(self) -> str:
+        """One-line summary."""
         return (
             f"{self.agreement:.2%} of {self.num_clips} clips get the same label, top-1 "
             f"{self.accuracy:.1%} against {self.reference_accuracy:.1%}, logits at most "
-            f"{self.max_error:.3g} apart ({self.mean_error:.2g} in the mean)"
+            f"{self.max_error:.3g} apart ({self.mean_error:.2g} on average)"
         )
 
 
 def compare(
     reference_NC: Logits,
-    found_NC: Logits,
+    compiled_NC: Logits,
     labels_N: NDArray[np.int64],
     *,
     budget: Budget,
     proved_on: str,
 ) -> Parity:
-    """A clip whose logits are no numbers agrees with nothing."""
+    """Compare logits; a clip with NaN or infinite logits counts as wrong.
+
+    Args:
+        reference_NC: Logits of the original model.
+        compiled_NC: Logits of the compiled model.
+        labels_N: The labels.
+        budget: Largest accepted differences.
+        proved_on: Device that ran the compiled model.
+    """
     with np.errstate(all="ignore"):
-        errors = np.abs(found_NC.astype(np.float64) - reference_NC)
-    sound_N = np.isfinite(found_NC).all(axis=1)
+        errors = np.abs(compiled_NC.astype(np.float64) - reference_NC)
+    finite_N = np.isfinite(compiled_NC).all(axis=1)
     errors[~np.isfinite(errors)] = np.inf
-    best_N = np.where(sound_N, np.nan_to_num(found_NC).argmax(axis=1), -1)
-    theirs_N = reference_NC.argmax(axis=1)
+    best_N = np.where(finite_N, np.nan_to_num(compiled_NC).argmax(axis=1), -1)
+    reference_best_N = reference_NC.argmax(axis=1)
     return Parity(
         num_clips=len(labels_N),
         max_error=float(errors.max()),
         mean_error=float(errors.mean()),
-        agreement=float((best_N == theirs_N).mean()),
+        agreement=float((best_N == reference_best_N).mean()),
         accuracy=float((best_N == labels_N).mean()),
-        reference_accuracy=float((theirs_N == labels_N).mean()),
+        reference_accuracy=float((reference_best_N == labels_N).mean()),
         budget=budget,
         proved_on=proved_on,
     )
@@ -89,7 +102,7 @@ def compare(
 def answers(
     run: "Callable[[torch.Tensor], torch.Tensor]", clips: "Iterable[torch.Tensor]"
 ) -> Logits:
-    """The logits of every clip of every batch."""
+    """Run a model on batches of clips and return all logits."""
     import torch
 
     with torch.no_grad():

@@ -1,6 +1,7 @@
-"""Which operators TensorRT takes, which stay in PyTorch, and why: by Torch-TensorRT's dry run.
+"""Reports which operators run in TensorRT, which stay in PyTorch, and why.
 
-It needs no GPU; where there is none, Torch-TensorRT is told of one.
+Uses Torch-TensorRT's dry run. Without a GPU, Torch-TensorRT's GPU queries are answered for a fake
+one.
 """
 
 import contextlib
@@ -18,15 +19,19 @@ if TYPE_CHECKING:
     from torch.export import ExportedProgram
     from torch.fx import GraphModule, Node
 
-ENGINE = "_run_on_acc"
-"""How Torch-TensorRT begins the name of a part that becomes an engine."""
+ENGINE_PREFIX = "_run_on_acc"
+"""Prefix of Torch-TensorRT's names for the parts that become engines."""
 MIN_OPERATORS = 5
-"""Shorter runs of operators aren't worth the way into an engine and out again."""
-MEMORY = 1 << 34
+"""Smallest number of operators in an engine; fewer aren't worth the overhead of calling one."""
+FAKE_MEMORY = 1 << 34
 
 
 def report(program: "ExportedProgram") -> dict[str, Any]:
-    """Counts, and for each operator that stays in PyTorch its module and the reason."""
+    """Count the engines and operators, and list the operators that stay in PyTorch.
+
+    Returns:
+        The counts, and under "breaks" the name, module and reason of each operator in PyTorch.
+    """
     parts = partitioned(program)
     modules = _modules(program)
     breaks = [
@@ -35,78 +40,92 @@ def report(program: "ExportedProgram") -> dict[str, Any]:
             "module": modules.get(_origin(node), ""),
             "why": _why(node),
         }
-        for node in _outside(parts)
+        for node in _operators_in_torch(parts)
     ]
-    engines = [each for name, each in parts.named_children() if name.startswith(ENGINE)]
-    inside = sum(node.op == "call_function" for each in engines for node in each.graph.nodes)
+    engines = [part for name, part in parts.named_children() if name.startswith(ENGINE_PREFIX)]
+    num_in_engines = sum(
+        node.op == "call_function" for engine in engines for node in engine.graph.nodes
+    )
     return {
         "engines": len(engines),
-        "in_engine": inside,
+        "in_engine": num_in_engines,
         "in_torch": len(breaks),
         "breaks": breaks,
     }
 
 
 def partitioned(program: "ExportedProgram") -> "GraphModule":
-    """The lowered graph, cut as `compile` would cut it: each engine-to-be is a child.
+    """Lower and partition a program as `compile` would; each future engine is a child module.
 
-    `program` itself goes to the GPU, if there is one, and is lowered a little: save it before.
+    This changes `program` (it is moved to the GPU, if there is one, and partly lowered), so save it
+    first.
     """
     import torch
     from torch.export.passes import move_to_device_pass
 
-    dynamo = imported().dynamo
+    dynamo = import_torch_tensorrt().dynamo
     if torch.cuda.is_available():
         program = move_to_device_pass(program, "cuda")
     ranges = input_ranges(program)
-    with imagined_gpu(), contextlib.redirect_stdout(io.StringIO()):  # it prints its report
+    with fake_gpu(), contextlib.redirect_stdout(io.StringIO()):  # it prints its report
         return dynamo.compile(program, inputs=ranges, dryrun=True, min_block_size=MIN_OPERATORS)
 
 
-def input_ranges(program: "ExportedProgram", best: int | None = None) -> list[Any]:
-    """What Torch-TensorRT is told of each input: least, best and greatest shape, and type."""
+def input_ranges(program: "ExportedProgram", opt: int | None = None) -> list[Any]:
+    """Torch-TensorRT's input specs: min, opt and max shape, and data type.
+
+    Args:
+        program: An exported program.
+        opt: Size of dynamic dimensions to optimize for; None means the maximum.
+    """
     from torch.export.graph_signature import InputKind
 
-    given = {
+    user_inputs = {
         spec.arg.name
         for spec in program.graph_signature.input_specs
         if spec.kind is InputKind.USER_INPUT
     }
     ranges = []
     for node in program.graph.nodes:
-        if node.op != "placeholder" or node.name not in given:
+        if node.op != "placeholder" or node.name not in user_inputs:
             continue
         value = node.meta["val"]
-        least, most = [], []
+        min_shape, max_shape = [], []
         for size in value.shape:
-            known = None if isinstance(size, int) else program.range_constraints[size.node.expr]
-            least.append(size if known is None else max(1, int(known.lower)))
-            most.append(size if known is None else int(known.upper))
-        middle = [min(best or high, high) if low != high else low
-                  for low, high in zip(least, most, strict=True)]  # fmt: skip
+            bounds = None if isinstance(size, int) else program.range_constraints[size.node.expr]
+            min_shape.append(size if bounds is None else max(1, int(bounds.lower)))
+            max_shape.append(size if bounds is None else int(bounds.upper))
+        opt_shape = [min(opt or high, high) if low != high else low
+                     for low, high in zip(min_shape, max_shape, strict=True)]  # fmt: skip
         ranges.append(
-            imported().Input(min_shape=least, opt_shape=middle, max_shape=most, dtype=value.dtype)
+            import_torch_tensorrt().Input(
+                min_shape=min_shape, opt_shape=opt_shape, max_shape=max_shape, dtype=value.dtype
+            )
         )
     return ranges
 
 
-def imported() -> Any:
-    """Torch-TensorRT of either flavour; it asks for the GPU when it is imported."""
-    with imagined_gpu():
+def import_torch_tensorrt() -> Any:
+    """Import Torch-TensorRT, in the version for TensorRT or for TensorRT-RTX.
+
+    Raises:
+        CompileError: It is not installed.
+    """
+    with fake_gpu():
         try:
             import torch_tensorrt
         except ImportError as error:
             raise CompileError(
-                f"Torch-TensorRT is not installed: {install_command('tensorrt')}, or with "
-                "tensorrt-rtx in its place."
+                f"Torch-TensorRT is not installed: {install_command('tensorrt')}, or use "
+                "tensorrt-rtx instead of tensorrt."
             ) from error
     logging.getLogger("torch_tensorrt").setLevel(logging.ERROR)
     return torch_tensorrt
 
 
 @contextlib.contextmanager
-def imagined_gpu() -> Iterator[None]:
-    """Answers Torch-TensorRT's questions about the GPU where there is none; else does nothing."""
+def fake_gpu() -> Iterator[None]:
+    """Without a GPU, answer Torch-TensorRT's GPU queries for a fake one; else do nothing."""
     import torch
 
     if torch.cuda.is_available():
@@ -115,32 +134,29 @@ def imagined_gpu() -> Iterator[None]:
     answers: dict[tuple[Any, str], Any] = {
         (torch.cuda, "current_device"): lambda: 0,
         (torch.cuda, "get_device_capability"): lambda device=None: (8, 9),
-        (torch.cuda, "mem_get_info"): lambda device=None: (MEMORY, MEMORY),
+        (torch.cuda, "mem_get_info"): lambda device=None: (FAKE_MEMORY, FAKE_MEMORY),
     }
     if compiler := sys.modules.get("torch_tensorrt.dynamo._compiler"):
-        # where the weights go that stay in PyTorch
+        # device of the weights that stay in PyTorch
         answers[compiler, "to_torch_device"] = lambda device: torch.device("cpu")
-    before = {(owner, name): getattr(owner, name) for owner, name in answers}
+    originals = {(owner, name): getattr(owner, name) for owner, name in answers}
     for (owner, name), answer in answers.items():
         setattr(owner, name, answer)
     try:
         yield
     finally:
-        for (owner, name), function in before.items():
+        for (owner, name), function in originals.items():
             setattr(owner, name, function)
 
 
-def _outside(parts: "GraphModule") -> "list[Node]":
-    """The operators in no engine: in the parts for PyTorch, or in the graph that joins all parts.
-
-    Taking an element of a tuple is no work, and isn't counted.
-    """
+def _operators_in_torch(parts: "GraphModule") -> "list[Node]":
+    """List the operators that are in no engine; taking an element of a tuple isn't counted."""
     from torch.fx import GraphModule
 
     graphs = [parts.graph]
-    for name, each in parts.named_children():
-        if isinstance(each, GraphModule) and not name.startswith(ENGINE):
-            graphs.append(each.graph)
+    for name, part in parts.named_children():
+        if isinstance(part, GraphModule) and not name.startswith(ENGINE_PREFIX):
+            graphs.append(part.graph)
     return [
         node
         for graph in graphs
@@ -150,7 +166,7 @@ def _outside(parts: "GraphModule") -> "list[Node]":
 
 
 def _modules(program: "ExportedProgram") -> dict[str, str]:
-    """The innermost module that each operator came from, by the operator's name."""
+    """Innermost module of each operator, by the operator's name."""
     stacks = {node.name: node.meta.get("nn_module_stack") for node in program.graph.nodes}
     return {
         name: [path for path, _ in stack.values()][-1] for name, stack in stacks.items() if stack
@@ -158,7 +174,7 @@ def _modules(program: "ExportedProgram") -> dict[str, str]:
 
 
 def _origin(node: "Node") -> str:
-    """The operator's name in the exported program, before it was lowered."""
+    """Name of an operator in the exported program, before lowering."""
     name, sources = node.name, node.meta.get("from_node")
     while sources:
         name, sources = sources[-1].name, sources[-1].from_node
@@ -171,5 +187,5 @@ def _why(node: "Node") -> str:
     if node.target not in DYNAMO_CONVERTERS:
         return "Torch-TensorRT has no converter for it"
     if node not in DYNAMO_CONVERTERS:
-        return "its converter doesn't take these arguments, or not with a batch that changes"
-    return f"fewer than {MIN_OPERATORS} operators in a row that TensorRT would take"
+        return "its converter doesn't support these arguments, or a dynamic batch size"
+    return f"fewer than {MIN_OPERATORS} consecutive operators that TensorRT supports"

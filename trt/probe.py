@@ -1,4 +1,4 @@
-"""Whether a backend can be used on this machine, without loading what is slow."""
+"""Probes the device and the installed packages, without slow imports."""
 
 import os
 import platform
@@ -10,22 +10,24 @@ from pathlib import Path
 
 @dataclass(frozen=True, kw_only=True)
 class Status:
+    """Whether a backend can be used on this machine."""
+
     usable: bool
     why: str
     fix: str = ""
-    """One command that makes the backend usable; empty where none can."""
+    """A command that makes the backend usable; empty if there is none."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Gpu:
-    """What a probe needs to know of the first NVIDIA GPU."""
+    """Properties of the first NVIDIA GPU."""
 
     name: str
     capability: tuple[int, int]
 
 
 def installed(package: str) -> str:
-    """Name and version, or nothing."""
+    """Name and version of a package; empty if it is not installed."""
     try:
         return f"{package} {version(package)}"
     except PackageNotFoundError:
@@ -37,12 +39,15 @@ def missing(library: str, extra: str) -> Status:
 
 
 def install_command(extra: str) -> str:
-    """Of an extra in pyproject.toml. On PyPI the name engine belongs to somebody else's package."""
+    """Command that installs an extra of pyproject.toml.
+
+    It installs from a clone, because `engine` on PyPI is a different package.
+    """
     return f"pip install -e '.[{extra}]' in the folder of the clone"
 
 
 def this_device() -> str:
-    """The GPU, or the CPU by its model."""
+    """Name of the GPU, or the CPU model."""
     gpu = this_gpu()
     if gpu is not None:
         return f"{gpu.name}, compute capability {'.'.join(map(str, gpu.capability))}"
@@ -50,7 +55,7 @@ def this_device() -> str:
 
 
 def this_cpu() -> tuple[str, set[str]]:
-    """The model, and what it can do in the kernel's words."""
+    """CPU model, and the CPU flags in /proc/cpuinfo."""
     model, flags = platform.processor() or "a CPU", set[str]()
     path = Path("/proc/cpuinfo")
     for line in path.read_text().splitlines() if path.is_file() else []:
@@ -73,11 +78,11 @@ def this_gpu() -> Gpu | None:
 
 
 def user_cache() -> Path:
-    """Where what was built once is kept for the next time."""
+    """Cache folder of the user."""
     return Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "engine"
 
 
 def versions(packages: Iterable[str]) -> dict[str, str]:
-    """Of those that are installed."""
-    found = {package: installed(package).rpartition(" ")[2] for package in packages}
-    return {package: number for package, number in found.items() if number}
+    """Versions of those packages that are installed."""
+    numbers = {package: installed(package).rpartition(" ")[2] for package in packages}
+    return {package: number for package, number in numbers.items() if number}

@@ -1,6 +1,6 @@
-"""From a trained module to the program that compilers take: bytes in, logits out, precision chosen.
+"""Prepares a trained model for the compilers: uint8 input, precision, export, saving and loading.
 
-Shape letters: B batch, T frames, C colors, H, W.
+Shape letters: B batch, T frames, C channels, H height, W width.
 """
 
 import copy
@@ -22,11 +22,18 @@ from trt.errors import CompileError
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 ALWAYS_KEPT: dict[torch.dtype, tuple[type[nn.Module], ...]] = {torch.float16: (nn.LayerNorm,)}
-"""The sums of squares of a LayerNorm leave the range of fp16, in every transformer we know of."""
+"""Modules that stay in fp32: the sums of squares in a LayerNorm overflow fp16."""
 
 
 class Uint8Input(nn.Module):
-    """Normalizes by itself, so that the clips that travel to it are bytes: a quarter of floats."""
+    """Wraps a model to take uint8 clips, which are a quarter of the size of fp32 ones.
+
+    Args:
+        model: Takes normalized clips.
+        mean: Mean of each channel, for pixel values from 0 to 1.
+        std: Standard deviation of each channel.
+        dtype: Data type of the model's input.
+    """
 
     def __init__(
         self,
@@ -50,7 +57,7 @@ class Uint8Input(nn.Module):
 
 
 class Fp32Module(nn.Module):
-    """A part that keeps fp32 in a model of lower precision."""
+    """Runs a module in fp32 inside a model of lower precision."""
 
     def __init__(self, module: nn.Module, dtype: torch.dtype) -> None:
         super().__init__()
@@ -58,14 +65,18 @@ class Fp32Module(nn.Module):
         self.dtype = dtype
 
     def forward(self, *inputs: Any) -> Any:
-        found = self.module(*cast(inputs, torch.float32))
-        return cast(found, self.dtype)
+        outputs = self.module(*cast(inputs, torch.float32))
+        return cast(outputs, self.dtype)
 
 
 def lowered(model: Uint8Input, precision: str, fp32_layers: Collection[str] = ()) -> Uint8Input:
-    """A copy that computes in `precision`, but for the modules `kept`: the casts are its own ops.
+    """Return a copy that computes in bf16 or fp16, with explicit casts.
 
-    Precisions that a compiler brings about by itself (tf32, int8) leave the copy in fp32.
+    Args:
+        model: A model in fp32.
+        precision: With any other precision (tf32, int8, …) the compiler converts the model, and
+            it is returned unchanged.
+        fp32_layers: Names of modules that stay in fp32.
     """
     dtype = DTYPES.get(precision)
     if dtype is None:
@@ -73,35 +84,39 @@ def lowered(model: Uint8Input, precision: str, fp32_layers: Collection[str] = ()
     changed = copy.deepcopy(model)
     changed.dtype = dtype
     changed.model.to(dtype)
-    always = ALWAYS_KEPT.get(dtype, ())
+    always_fp32 = ALWAYS_KEPT.get(dtype, ())
     for name in outermost(
         [
             *fp32_layers,
-            *(name for name, each in model.model.named_modules() if isinstance(each, always)),
+            *(
+                name
+                for name, module in model.model.named_modules()
+                if isinstance(module, always_fp32)
+            ),
         ]
     ):
         parent, _, attribute = name.rpartition(".")
-        whole = Fp32Module(copy.deepcopy(model.model.get_submodule(name)), dtype)
-        setattr(changed.model.get_submodule(parent), attribute, whole)
+        original = Fp32Module(copy.deepcopy(model.model.get_submodule(name)), dtype)
+        setattr(changed.model.get_submodule(parent), attribute, original)
     return changed
 
 
 def outermost(names: Collection[str]) -> list[str]:
-    """Without those that lie inside another."""
+    """Remove the modules that are inside another module of the list."""
     chosen: list[str] = []
     for name in sorted(set(names)):
-        if not any(name.startswith(f"{other}.") for other in chosen):
+        if not any(name.startswith(f"{parent}.") for parent in chosen):
             chosen.append(name)
     return chosen
 
 
 def export(model: nn.Module, example_BTCHW: Tensor, batches: BatchRange) -> ExportedProgram:
-    """The whole model as one graph; its batch may be anything within `batches`."""
+    """Export the model as one graph, with a dynamic batch size up to `batches.max`."""
     size = max(2, min(batches.opt, batches.max))
     example = example_BTCHW[:1].expand(size if batches.max > 1 else 1, *example_BTCHW.shape[1:])
     dims = {0: Dim("batch", min=1, max=batches.max)} if batches.max > 1 else {}
     with torch.no_grad(), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of recurrent layers, whose flat weights come and go
+        warnings.simplefilter("ignore")  # recurrent layers warn about flattened weights
         return torch.export.export(model, (example.contiguous(),), dynamic_shapes=(dims,))
 
 
@@ -110,29 +125,34 @@ def num_operators(program: ExportedProgram) -> int:
 
 
 def save(program: ExportedProgram, path: Path) -> None:
-    """As torch does, without its one pickle, which only keeps the example."""
-    whole = path.with_suffix(".whole.pt2")
-    torch.export.save(program, whole)
-    with zipfile.ZipFile(whole) as source, zipfile.ZipFile(path, "w") as target:
+    """Save a program without torch's pickle of the example inputs."""
+    original = path.with_suffix(".whole.pt2")
+    torch.export.save(program, original)
+    with zipfile.ZipFile(original) as source, zipfile.ZipFile(path, "w") as target:
         for item in source.infolist():
             with target.open(item.filename, "w", force_zip64=True) as written:
                 if sealed.EXAMPLE not in item.filename:
                     with source.open(item) as read:
                         shutil.copyfileobj(read, written, 1 << 20)
-    whole.unlink()
+    original.unlink()
 
 
 def load(path: Path) -> ExportedProgram:
+    """Load a program that contains only data.
+
+    Raises:
+        CompileError: The file is damaged, or could run code.
+    """
     sealed.check(path)
     try:
         return torch.export.load(path)
-    except Exception as error:  # torch has dozens, of many modules, for a damaged program
-        raise CompileError(f"{path} can't be read ({error}): compile the model anew.") from error
+    except Exception as error:  # torch raises many different errors for a damaged program
+        raise CompileError(f"{path} can't be read ({error}): compile the model again.") from error
 
 
 def cast(values: Any, dtype: torch.dtype) -> Any:
-    """The floating-point tensors of a structure."""
+    """Convert the floating-point tensors in a nested structure."""
     return tree_map(
-        lambda each: each.to(dtype) if isinstance(each, Tensor) and each.is_floating_point()
-        else each, values,
+        lambda leaf: leaf.to(dtype) if isinstance(leaf, Tensor) and leaf.is_floating_point()
+        else leaf, values,
     )  # fmt: skip

@@ -1,13 +1,13 @@
-"""An artifact as a model of NVIDIA's Triton Inference Server: its payload, and a config.pbtxt.
+"""Exports an artifact as a model for NVIDIA's Triton Inference Server: files and config.pbtxt.
 
-Only what Triton's own backends open is exported. What each needs was read from its sources:
+Only artifacts that Triton's own backends can load are exported:
 
-onnx       onnxruntime takes any batch up to the largest, and Triton puts requests together.
-openvino   The backend wants batches of exactly max_batch_size clips. It can fill them up, but then
-           counts wrongly once a full one comes. So Triton isn't told of a batch: it is an open
-           dimension of the model's, and each request is run as it comes.
+onnx       onnxruntime takes any batch size up to the maximum, and Triton batches requests.
+openvino   The backend expects batches of exactly max_batch_size clips. It can pad them, but then
+           miscounts after a full batch. So batching is disabled in Triton: the batch is a dynamic
+           dimension of the model, and each request runs separately.
 
-`Message` is what a config.pbtxt holds; `written` turns it into protobuf's text format.
+A `Message` is the content of a config.pbtxt; `to_text` converts it to protobuf's text format.
 """
 
 import json
@@ -26,22 +26,24 @@ Dims = tuple[int, ...]
 LABELS = "labels.txt"
 VERSION = "1"
 QUEUE_DELAY_US = 2000
-"""How long a request waits for others to share its batch: little beside what a clip takes."""
+"""Microseconds that a request waits to be batched; short compared with the time of a clip."""
 NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
 
 
 class Word(str):
-    """A name of protobuf's, which is written without quotes."""
+    """A protobuf identifier, which is written without quotes."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Payload:
+    """What Triton needs of an artifact."""
+
     files: tuple[str, ...]
     optional: tuple[str, ...] = ()
     runs_on: Message
-    """Which of Triton's backends opens it."""
+    """Config entry that selects Triton's backend."""
     batches: bool
-    """Whether Triton may put requests together."""
+    """Whether Triton may batch requests."""
 
 
 PAYLOADS: dict[str, Payload] = {
@@ -57,17 +59,22 @@ PAYLOADS: dict[str, Payload] = {
         batches=False,
     ),
 }
-REFUSED: dict[str, str] = {
-    "tensorrt": "runs parts of the model in torch, and Triton opens only whole TensorRT plans",
-    "tensorrt-rtx": "makes engines that Triton's TensorRT backend doesn't open",
-    "inductor": "makes packages that Triton runs as a beta, and one clip at a time",
-    "eager": "keeps a torch program, for which Triton has no backend",
+UNSUPPORTED: dict[str, str] = {
+    "tensorrt": "runs parts of the model in torch, and Triton loads only complete TensorRT plans",
+    "tensorrt-rtx": "builds engines that Triton's TensorRT backend can't load",
+    "inductor": "builds packages that Triton supports only in beta, one clip at a time",
+    "eager": "saves a torch program, for which Triton has no backend",
 }
 
 
 def payload_of(config: ArtifactConfig, folder: Path) -> Payload:
+    """Return what Triton needs of an artifact.
+
+    Raises:
+        CompileError: Triton can't run artifacts of this backend.
+    """
     if config.backend not in PAYLOADS:
-        why = REFUSED.get(config.backend, "is unknown to this export")
+        why = UNSUPPORTED.get(config.backend, "is not supported by this export")
         known = " or ".join(PAYLOADS)
         raise CompileError(
             f"{folder} can't be served by Triton: {config.backend} {why}; "
@@ -77,20 +84,32 @@ def payload_of(config: ArtifactConfig, folder: Path) -> Payload:
 
 
 def check_name(name: str) -> str:
+    """Return a model name that Triton accepts, or raise CompileError."""
     if not NAME.fullmatch(name):
         raise CompileError(
-            f"{name!r} can't name a model in Triton; pass --name with letters, digits, _ . and -."
+            f"{name!r} is not a valid model name in Triton; pass --name with letters, digits, _ . "
+            "and -."
         )
     return name
 
 
 def max_batch_size(config: ArtifactConfig) -> int:
-    """Of what goes round the model, which itself may know no batch."""
+    """Largest batch size of the models around this one, which may itself have no batching."""
     return config.target.batches.max
 
 
 def write_model(folder: Path, artifact: Path, config: ArtifactConfig, *, name: str) -> None:
-    """`artifact` is a checked one; `folder` is new."""
+    """Export an artifact as a Triton model.
+
+    Args:
+        folder: New folder of the model.
+        artifact: An artifact that was checked.
+        config: Config of the artifact.
+        name: Name of the model in Triton.
+
+    Raises:
+        CompileError: Triton can't run this artifact.
+    """
     payload = payload_of(config, artifact)
     version = folder / VERSION
     version.mkdir(parents=True)
@@ -104,10 +123,11 @@ def write_model(folder: Path, artifact: Path, config: ArtifactConfig, *, name: s
 
 
 def model_config(config: ArtifactConfig, payload: Payload, *, name: str) -> Message:
+    """Content of the model's config.pbtxt."""
     batches = config.target.batches
     batched = payload.batches and batches.max > 1
     size = () if batched else (-1 if batches.max > 1 else 1,)
-    made: Message = {
+    message: Message = {
         "name": name,
         **payload.runs_on,
         "max_batch_size": batches.max if batched else 0,
@@ -115,24 +135,24 @@ def model_config(config: ArtifactConfig, payload: Payload, *, name: str) -> Mess
         "output": [logits(config, size)],
     }
     if batched:
-        made["dynamic_batching"] = dynamic_batching(config)
+        message["dynamic_batching"] = dynamic_batching(config)
     if config.backend == "openvino":
-        made["instance_group"] = [{"count": 1, "kind": Word("KIND_CPU")}]
+        message["instance_group"] = [{"count": 1, "kind": Word("KIND_CPU")}]
         if config.target.precision == "bf16":
-            made["parameters"] = [parameter("HINT_BF16", "YES")]
-    return made
+            message["parameters"] = [parameter("HINT_BF16", "YES")]
+    return message
 
 
 def clip_dims(config: ArtifactConfig) -> Dims:
-    """Of one clip as the model takes it."""
+    """Shape of one input clip."""
     clip = config.clip
     return clip["num_frames"], 3, clip["crop"], clip["crop"]
 
 
 def logits(config: ArtifactConfig, size: Dims = ()) -> Message:
-    """The output; Triton reads labels.txt to answer with a class's name."""
-    made = tensor(onnx_backend.OUTPUT, "FP32", (*size, len(config.class_names)))
-    return {**made, "label_filename": LABELS}
+    """Output of the model; Triton takes the class names from labels.txt."""
+    message = tensor(onnx_backend.OUTPUT, "FP32", (*size, len(config.class_names)))
+    return {**message, "label_filename": LABELS}
 
 
 def tensor(name: str, kind: str, dims: Dims) -> Message:
@@ -151,7 +171,7 @@ def dynamic_batching(config: ArtifactConfig) -> Message:
 
 
 def write_labels(folder: Path, config: ArtifactConfig) -> None:
-    """A class a line, in the order of the logits."""
+    """Write the class names, one per line, in the order of the logits."""
     for name in config.class_names:
         if len(name.splitlines()) != 1:
             raise CompileError(f"the class {name!r} doesn't fit one line of {LABELS}; rename it.")
@@ -161,20 +181,21 @@ def write_labels(folder: Path, config: ArtifactConfig) -> None:
 
 def write_config(folder: Path, message: Message) -> None:
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "config.pbtxt").write_text(written(message), encoding="utf-8")
+    (folder / "config.pbtxt").write_text(to_text(message), encoding="utf-8")
 
 
-def written(message: Message, indent: str = "") -> str:
+def to_text(message: Message, indent: str = "") -> str:
+    """Format a message in protobuf's text format."""
     return "".join(f"{indent}{key}{_value(value, indent)}\n" for key, value in message.items())
 
 
 def _value(value: Any, indent: str) -> str:
     if isinstance(value, dict):
-        return f" {{\n{written(value, indent + '  ')}{indent}}}"
+        return f" {{\n{to_text(value, indent + '  ')}{indent}}}"
     if isinstance(value, list) and value and isinstance(value[0], dict):
         inner = indent + "  "
-        each = ",\n".join(f"{inner}{{\n{written(one, inner + '  ')}{inner}}}" for one in value)
-        return f" [\n{each}\n{indent}]"
+        items = ",\n".join(f"{inner}{{\n{to_text(item, inner + '  ')}{inner}}}" for item in value)
+        return f" [\n{items}\n{indent}]"
     if isinstance(value, list):
         return f": [ {', '.join(map(_scalar, value))} ]"
     return f": {_scalar(value)}"

@@ -1,1 +1,1 @@
-"""Which pictures of a video file or frame folder are wanted, and their pixels."""
+"""Random access to the frames of video files and frame folders."""

@@ -1,7 +1,7 @@
-"""All frames of a video, one after the other, with their numbers and whether they are damaged.
+"""Decodes all frames of a video in order and marks the damaged ones.
 
-FFmpeg hides damage: it guesses what is missing, and what builds on a guess counts as sound. Here a
-frame is damaged where anything between its keyframe and itself is.
+FFmpeg conceals errors and doesn't mark the frames that refer to a concealed frame. Here a frame
+counts as damaged if any picture from its keyframe up to itself is damaged.
 """
 
 from bisect import bisect_left, insort
@@ -25,11 +25,15 @@ class DisplayedFrame(NamedTuple):
 
 
 class Damaged(Exception):
-    """Something doesn't decode, so that counting frames no longer gives their numbers."""
+    """A packet doesn't decode, so counting frames no longer gives their numbers."""
 
 
 class OtherOrder(Exception):
-    """Frames come out in another order than the index says, though nothing is damaged."""
+    """The decoded order differs from the index although no frame is damaged.
+
+    Attributes:
+        right_until: Number of frames that came in the expected order.
+    """
 
     def __init__(self, right_until: int) -> None:
         super().__init__()
@@ -37,27 +41,32 @@ class OtherOrder(Exception):
 
 
 def frames_by_index(video: IndexedVideo, stop: Event) -> Iterator[DisplayedFrame]:
-    """All frames that decode, with the numbers that the index gives them."""
+    """Yield all frames that decode, numbered by the index.
+
+    Raises:
+        OtherOrder: The frames come in another order than the index says.
+        Stopped: `stop` was set.
+    """
     index = video.index
     assert index is not None
-    spoiled: list[int] = []
-    """Positions of damaged pictures that others may refer to, ascending."""
+    damaged: list[int] = []
+    """Positions of damaged reference pictures, ascending."""
     count = 0
     packets = chain(video.all(), [None])
-    for group in _groups(_decode(video.stream.codec_context, packets, stop, failed=spoiled)):
+    for group in _groups(_decode(video.stream.codec_context, packets, stop, failed=damaged)):
         for frame in group:
             if frame.is_corrupt and not is_b_frame(frame):
-                insort(spoiled, frame.pts or 0)
+                insort(damaged, frame.pts or 0)
         damaged_b = min((frame.pts or 0 for frame in group if frame.is_corrupt), default=None)
         for frame in group:
             position, number = frame.pts or 0, index.number_of(frame.pts)
             if number < 0:
                 continue
-            if not spoiled and damaged_b is None and number != count:
+            if not damaged and damaged_b is None and number != count:
                 raise OtherOrder(count)
             count += 1
-            first = bisect_left(spoiled, index.keyframe_for(position))
-            is_spoiled = first < len(spoiled) and spoiled[first] <= position
+            first = bisect_left(damaged, index.keyframe_for(position))
+            is_spoiled = first < len(damaged) and damaged[first] <= position
             builds_on_b = damaged_b is not None and is_b_frame(frame) and position >= damaged_b
             yield DisplayedFrame(number, frame, is_spoiled or builds_on_b or bool(frame.is_corrupt))
 
@@ -70,18 +79,30 @@ def frames_by_counting(
     until_damaged: bool = False,
     failed: list[int] | None = None,
 ) -> Iterator[DisplayedFrame]:
-    """All frames that decode, numbered as they come; `failed` takes the packets that don't."""
+    """Yield all frames that decode, numbered in output order.
+
+    Args:
+        context: The decoder.
+        packets: All packets of the stream, then None.
+        stop: Set it to cancel decoding.
+        until_damaged: Raise `Damaged` at the first damaged frame.
+        failed: Collects the positions of packets that don't decode.
+
+    Raises:
+        Damaged: `until_damaged` is set and a frame is damaged.
+        Stopped: `stop` was set.
+    """
     failed = [] if failed is None else failed
     num_failed = count = 0
     is_spoiled: bool | None = None
     for group in _groups(_decode(context, packets, stop, failed=failed)):
         last = group[-1]
-        if is_spoiled is None:  # without a keyframe, it builds on pictures that are not there
+        if is_spoiled is None:  # without a keyframe, the references are missing
             is_spoiled = not last.key_frame and not group[0].key_frame
-        spoils = last.is_corrupt or len(failed) > num_failed
+        is_broken = last.is_corrupt or len(failed) > num_failed
         was_spoiled, num_failed = is_spoiled, len(failed)
         if not is_b_frame(last):
-            is_spoiled = spoils or (is_spoiled and not last.key_frame)
+            is_spoiled = is_broken or (is_spoiled and not last.key_frame)
         if until_damaged and (is_spoiled or any(frame.is_corrupt for frame in group)):
             raise Damaged
         for frame in group:
@@ -103,19 +124,19 @@ def _decode(
     failed: list[int],
 ) -> Iterator[av.VideoFrame]:
     context.skip_frame = "DEFAULT"
-    for place, packet in enumerate(packets):
+    for position, packet in enumerate(packets):
         if stop.is_set():
             raise Stopped
         try:
             frames = context.decode(packet)
         except av.FFmpegError:
-            insort(failed, place)
+            insort(failed, position)
             continue
         yield from frames
 
 
 def _groups(frames: Iterator[av.VideoFrame]) -> Iterator[list[av.VideoFrame]]:
-    """B-frames with the frame shown after them, on which they may build."""
+    """Group B-frames with the next displayed frame, which they may refer to."""
     group: list[av.VideoFrame] = []
     for frame in frames:
         group.append(frame)

@@ -1,8 +1,8 @@
-"""Reading of the bit strings that video headers are made of."""
+"""Bit reader for video headers."""
 
 
 class Bits:
-    """Reads numbers from the front; behind the end, zeros."""
+    """Reads unsigned numbers from the front; past the end, all bits are zero."""
 
     def __init__(self, data: bytes) -> None:
         self._value, self._left = int.from_bytes(data, "big"), 8 * len(data)
@@ -13,7 +13,7 @@ class Bits:
         return shifted & ((1 << count) - 1)
 
     def take_exp_golomb(self) -> int:
-        """A number as H.264 writes them: as many zeros as bits follow the next one."""
+        """Read an unsigned Exp-Golomb code, ue(v) in H.264."""
         zeros = 0
         while zeros < 32 and self._left > 0 and not self.take(1):
             zeros += 1

@@ -1,4 +1,4 @@
-"""What is known of a clip on disk: the facts a probe finds, and the health a full decode finds."""
+"""Metadata of a clip from a probe (ClipFacts), and the result of a full decode (ClipHealth)."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -8,36 +8,39 @@ TOLERATED_LOSS = 0.05
 
 
 MAX_PIXELS = 16384 * 8192
-"""Of a picture: what is larger is a damaged or malicious header, and would cost gigabytes."""
+"""Largest frame that is decoded: more comes from a damaged or malicious header."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ClipFacts:
+    """Metadata of a clip."""
+
     codec: str
     pixel_format: str
     width: int
-    """As displayed: rotation is applied."""
+    """Width as displayed, after rotation."""
     height: int
     rotation: int
-    """Degrees, counter-clockwise, by which decoded frames must be turned for display."""
+    """Counter-clockwise rotation of decoded frames for display, in degrees."""
     bt601: bool
-    """Whether its colors are coded by BT.601's matrix, as they are where a file states none."""
+    """Whether the colors use the BT.601 matrix, the default for files that name none."""
     fps: float
-    """0 where the clip doesn't say (extracted frames)."""
+    """Frame rate; 0 if unknown (extracted frames)."""
     variable_rate: bool
     frames_claimed: int
-    """What the container's header says; 0 where it says nothing."""
+    """Frame count in the container's header; 0 if missing."""
     frames: int
-    """Frames that the file shows; from `check`, the frames that really decode."""
+    """Displayed frames; from `check`, the frames that decode."""
     gop: int
-    """Most frames from one keyframe to the next."""
+    """Largest distance between keyframes, in frames."""
     is_packed: bool = False
-    """A packed bitstream, as DivX and Xvid write it: packets are not frames. It is no damage."""
+    """Whether it is a packed bitstream of DivX or Xvid, whose packets are not frames. Not an error.
+    """
     num_streams: int = 1
-    """Of video, of which the first is read."""
+    """Number of video streams; the first one is read."""
 
     def notes(self) -> list[str]:
-        """What is unusual and no fault."""
+        """Unusual properties that are not errors."""
         notes = []
         if self.is_packed:
             notes.append("packed bitstream")
@@ -48,24 +51,32 @@ class ClipFacts:
 
 @dataclass(frozen=True, kw_only=True)
 class ClipHealth:
+    """Result of decoding a whole clip."""
+
     status: Literal["ok", "bad"]
     reason: str
     facts: ClipFacts | None
-    """None where the clip can't be opened at all."""
+    """None if the clip can't be opened."""
     loaders: tuple[str, ...] = ()
-    """Which of dali-gpu, dali-cpu and torch can read it."""
+    """Loaders that can read it: any of dali-gpu, dali-cpu and torch."""
 
 
 NVDEC_CODECS = frozenset({"h264", "hevc", "av1", "vp8", "vp9", "mpeg4", "mjpeg"})
-"""What `fn.decoders.video` documents for a GPU; what a card really opens, `engine info` tries."""
+"""Codecs documented for `fn.decoders.video` on a GPU; `engine info` tests what this GPU opens."""
 
 
 def judge(facts: ClipFacts, *, expected: int, damaged: int) -> ClipHealth:
-    """`expected` frames should have decoded, `facts.frames` did, `damaged` of those with errors."""
+    """Decide whether a clip is good enough for training.
+
+    Args:
+        facts: Metadata, with `frames` the number of frames that decoded.
+        expected: Number of frames that should decode.
+        damaged: Number of decoded frames with errors.
+    """
     missing = max(0, expected - facts.frames)
     reasons = []
     if facts.frames == 0:
-        reasons.append("no frame of it decodes")
+        reasons.append("no frame decodes")
     elif is_too_many(missing, expected):
         reasons.append(f"cut short: {facts.frames} of {expected} frames are there")
     if damaged and is_too_many(damaged + missing, expected):
@@ -76,21 +87,21 @@ def judge(facts: ClipFacts, *, expected: int, damaged: int) -> ClipHealth:
 
 
 def is_too_many(lost: int, frames: int) -> bool:
-    """Whether so many lost of so many frames make a clip bad."""
+    """Whether a clip of `frames` frames counts as bad when `lost` of them are lost."""
     return lost > max(1, int(frames * TOLERATED_LOSS))
 
 
 def loaders_of(facts: ClipFacts) -> tuple[str, ...]:
-    """On a CPU PyAV decodes for both loaders."""
+    """Loaders that can read the clip. On a CPU both loaders decode with PyAV."""
     images = facts.codec in ("jpeg", "png")
     on_gpu = images or (facts.codec in NVDEC_CODECS and suits_dali(facts))
     return ("dali-gpu", "dali-cpu", "torch") if on_gpu else ("dali-cpu", "torch")
 
 
 def suits_dali(facts: ClipFacts) -> bool:
-    """Whether DALI's video decoder would give the right picture, if it has the codec.
+    """Whether DALI's video decoder would decode the frames correctly, if it has the codec.
 
-    It takes 4:2:0 alone, turns nothing, and knows no matrix but BT.601's.
+    It supports only 4:2:0, ignores rotation, and always uses the BT.601 matrix.
     """
     is_420 = "420" in facts.pixel_format or facts.pixel_format in ("nv12", "p010le")
     return is_420 and facts.rotation == 0 and facts.bt601

@@ -1,4 +1,4 @@
-"""One face for what a clip may be on disk: a video file, or a folder of extracted frames."""
+"""Common interface to both kinds of clips: video files and folders of extracted frames."""
 
 from pathlib import Path
 from typing import Any
@@ -12,28 +12,42 @@ from dali_pipelines.frame_plan import IntArray
 
 
 def probe(path: Path) -> ClipFacts:
-    """What the clip says of itself, without decoding all of it."""
+    """Read a clip's metadata without decoding all of it.
+
+    Raises:
+        VideoError: The clip can't be read.
+    """
     return frame_folder.probe(path) if path.is_dir() else video_file.probe(path)
 
 
 def check(path: Path) -> ClipHealth:
-    """Decode every frame and say what was found; never raises for a bad clip."""
+    """Decode every frame and report the result; a bad clip raises no error."""
     return frame_folder.check(path) if path.is_dir() else video_file.check(path)
 
 
 def read_frames(
     path: Path, indices: IntArray, *, size: tuple[int, int] | None = None, gray: bool = False
 ) -> NDArray[np.uint8]:
-    """The frames `indices` (sorted, each once) as (T, H, W, 3), or (T, H, W) in gray.
+    """Decode some frames; a damaged frame is returned as it decodes.
 
-    `size` is (width, height) before rotation; None keeps the file's own.
+    Args:
+        path: Video file or frame folder.
+        indices: Frame numbers, sorted and unique.
+        size: (width, height) before rotation; None keeps the size of the file.
+        gray: Return gray instead of RGB frames.
+
+    Returns:
+        (T, H, W, 3), or (T, H, W) with `gray`.
+
+    Raises:
+        VideoError: The frames can't be read.
     """
     reader: Any = frame_folder if path.is_dir() else pixels
     return reader.read_frames(path, indices, size=size, gray=gray)
 
 
 def read_exactly(path: Path, indices: IntArray) -> NDArray[np.uint8]:
-    """The same, or a VideoError where one of them is damaged."""
+    """Decode some frames as RGB; raises VideoError if one of them is damaged."""
     if path.is_dir():
         return frame_folder.read_frames(path, indices)
     return pixels.read_frames(path, indices, accept_damage=False)

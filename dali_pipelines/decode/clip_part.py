@@ -1,8 +1,8 @@
-"""The part of a file that DALI's video decoder is given: the pictures that the wanted frames need.
+"""Cuts out the part of a video file that DALI's decoder needs for some frames.
 
-DALI decodes a file from its first frame on, takes AVI's packets for frames in order of display, and
-counts what an edit list hides. So the needed pictures are put into a small Matroska file in memory,
-with time stamps that say in which order they are shown.
+DALI decodes a file from its first frame on, assumes that AVI packets come in display order, and
+counts frames that an edit list hides. So the needed pictures are written to a small Matroska file
+in memory, with timestamps that give the display order.
 """
 
 import io
@@ -20,23 +20,31 @@ from dali_pipelines.decode import h264, mpeg4
 from dali_pipelines.decode.clip_facts import NVDEC_CODECS
 from dali_pipelines.decode.indexed_video import IndexedVideo, open_indexed
 from dali_pipelines.decode.packet_index import PacketIndex
-from dali_pipelines.decode.video_stream import plain_words
+from dali_pipelines.decode.video_stream import ffmpeg_message
 from dali_pipelines.errors import VideoError
 from dali_pipelines.frame_plan import IntArray
 
 TICK = Fraction(1, 25)
 LEADING_IS_LOST = frozenset({"hevc", "mpeg4", "mpeg1video", "mpeg2video"})
-"""Codecs whose decoders can't show what precedes the keyframe that they begin at."""
+"""Codecs whose decoders drop leading pictures: those displayed before the first keyframe."""
 
 
 class ClipPart(NamedTuple):
     encoded: NDArray[np.uint8]
+    """A Matroska file."""
     numbers: dict[int, int]
-    """Number of a wanted frame in the file → its number in the part."""
+    """Frame number in the original file → frame number in the part."""
 
 
 def cut_part(path: Path, wanted: IntArray) -> ClipPart | None:
-    """None where a decoder that goes from one run of pictures to the next would be led astray."""
+    """Cut out the part of a video file that is needed to decode the frames `wanted`.
+
+    Returns:
+        None if the file's frames would not decode correctly from a part.
+
+    Raises:
+        VideoError: The file can't be read.
+    """
     try:
         with open_indexed(path) as video:
             index, codec = video.index, video.stream.codec_context.codec.canonical_name
@@ -48,29 +56,29 @@ def cut_part(path: Path, wanted: IntArray) -> ClipPart | None:
                 return None
             return _write(video.stream, index, chosen, numbers)
     except (av.FFmpegError, ValueError) as error:
-        raise VideoError(path, plain_words(error)) from error
+        raise VideoError(path, ffmpeg_message(error)) from error
 
 
 def _choose(
     video: IndexedVideo, index: PacketIndex, numbers: IntArray
 ) -> dict[int, av.Packet] | None:
-    """Position → the needed picture, in decoding order."""
+    """Select the needed pictures by position, in decoding order."""
     context = video.stream.codec_context
     stream = h264.Stream.of(context.extradata or b"") if context.name == "h264" else None
     needed = set(index.positions[numbers].tolist())
     chosen: dict[int, av.Packet] = {}
     for run in index.runs(numbers.tolist()):
-        first = True
+        is_first = True
         position = run.start - 1
         for position, packet in enumerate(video.run(run), run.start):
-            if first and stream is not None and not stream.is_idr(bytes(packet)):
+            if is_first and stream is not None and not stream.is_idr(bytes(packet)):
                 return None
-            first = False
+            is_first = False
             if index.kinds[position : position + 1] in ("S", "N"):
-                return None  # NVDEC has no global motion, and needs a picture for each packet
+                return None  # NVDEC lacks global motion, and needs a picture in each packet
             if position not in needed:
-                leads = index.ranks[position] < index.ranks[run.start]
-                if leads and context.name in LEADING_IS_LOST:
+                is_leading = index.ranks[position] < index.ranks[run.start]
+                if is_leading and context.name in LEADING_IS_LOST:
                     continue
                 if index.may_be_left_out(position):
                     continue
@@ -85,20 +93,20 @@ def _choose(
 def _write(
     stream: VideoStream, index: PacketIndex, pictures: dict[int, av.Packet], numbers: IntArray
 ) -> ClipPart:
-    """Each picture is stamped with its place in the order of display, behind all that it needs."""
+    """Write the pictures with timestamps in display order, delayed so that pts >= dts."""
     by_rank = sorted(pictures, key=lambda position: index.ranks[position])
-    place = {position: number for number, position in enumerate(by_rank)}
-    late = max(decoded - place[position] for decoded, position in enumerate(pictures))
+    display_place = {position: number for number, position in enumerate(by_rank)}
+    delay = max(decoded - display_place[position] for decoded, position in enumerate(pictures))
     buffer = io.BytesIO()
     with av.open(buffer, "w", format="matroska") as output:
         target = output.add_stream_from_template(stream, opaque=True)
-        if stream.codec_context.name == "mpeg4":  # the headers then say no longer that it is packed
+        if stream.codec_context.name == "mpeg4":  # removes the mark of a packed bitstream
             BitStreamFilterContext("mpeg4_unpack_bframes", stream, target)
         for decoded, (position, packet) in enumerate(pictures.items()):
             if index.kinds[position : position + 1] == "I":
                 packet = mpeg4.without_packing(packet)
             packet.stream, packet.time_base, packet.duration = target, TICK, 1
-            packet.pts, packet.dts = place[position] + late, decoded
+            packet.pts, packet.dts = display_place[position] + delay, decoded
             output.mux(packet)
     shown: dict[int, int] = {}
     for position in by_rank:
@@ -106,5 +114,5 @@ def _write(
             shown[position] = len(shown)
     return ClipPart(
         encoded=np.frombuffer(buffer.getbuffer(), np.uint8),
-        numbers={int(each): shown[int(index.positions[each])] for each in numbers},
+        numbers={int(number): shown[int(index.positions[number])] for number in numbers},
     )

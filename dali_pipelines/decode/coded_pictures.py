@@ -1,7 +1,7 @@
-"""A stream's coded pictures, one a packet, in decoding order.
+"""Reads the coded pictures of a stream, one per packet, in decoding order.
 
-What a container calls a packet is not always one picture: DivX packs two into one (mpeg4.py), and
-VP8 and VP9 have pictures that are decoded and never shown.
+A container's packet is not always one displayed picture: DivX packs two pictures into a packet (see
+mpeg4.py), and VP8 and VP9 have pictures that are decoded but never displayed.
 """
 
 from collections.abc import Iterator
@@ -15,11 +15,11 @@ from dali_pipelines.decode.mpeg4 import Unpacker
 from dali_pipelines.decode.video_stream import demux
 
 MPEG2_B = 3
-"""How a picture's header calls a B-frame, ISO/IEC 13818-2, 6.3.9."""
+"""picture_coding_type of a B-frame, ISO/IEC 13818-2, 6.3.9."""
 
 
 class PictureReader:
-    """Iterate once: packets with one picture each. What the stream is, is known at the end."""
+    """Yields packets with one picture each. Iterate once; the attributes are valid afterwards."""
 
     def __init__(self, container: InputContainer, stream: VideoStream) -> None:
         self._container, self._stream = container, stream
@@ -27,19 +27,19 @@ class PictureReader:
         self.unpacker = Unpacker(context.extradata or b"") if context.name == "mpeg4" else None
         self.h264 = h264.Stream.of(context.extradata or b"") if context.name == "h264" else None
         self.unseen: set[int] = set()
-        """Positions of pictures that are decoded for the sake of others alone."""
+        """Positions of pictures that are only decoded as references."""
         self.hidden: set[int] = self.unpacker.hidden if self.unpacker else set()
-        """Positions of pictures that an edit list keeps from being shown."""
+        """Positions of pictures that an edit list hides."""
         self.has_fields = False
-        """Whether two pictures make a frame somewhere."""
+        """Whether any frame is coded as two pictures (fields)."""
         self.may_have_b_frames = False
-        """Whether there are any among the first pictures whose time stamps ascend."""
+        """Whether the pictures before the first reordered timestamp may include B-frames."""
         self.is_whole = False
         """Whether the stream was read to its end."""
 
     @property
     def kinds(self) -> str:
-        """Of MPEG-4's pictures, I, P, S, B, or N for one that is not coded; empty for others."""
+        """Types of MPEG-4 pictures: I, P, S, B, or N (not coded). Empty for other codecs."""
         return "".join(self.unpacker.kinds) if self.unpacker else ""
 
     @property
@@ -48,12 +48,12 @@ class PictureReader:
 
     @property
     def reorders(self) -> bool:
-        """Whether the decoder shows frames in another order than it gets them."""
+        """Whether display order may differ from decoding order."""
         return bool(self._stream.codec_context.has_b_frames)
 
     @property
     def stores_order(self) -> bool:
-        """AVI doesn't say when frames are shown: there, FFmpeg's time stamps count packets."""
+        """Whether the container stores display times. AVI doesn't: its timestamps count packets."""
         return self._container.format.name != "avi"
 
     def __iter__(self) -> Iterator[av.Packet]:
@@ -97,14 +97,14 @@ def _vp8_is_frame(packet: av.Packet) -> bool:
 
 
 def _vp9_is_frame(packet: av.Packet) -> bool:
-    """Of a packet with several frames, the last one is shown."""
+    """Whether a packet is displayed; of a packet with several frames, the last one is."""
     data = memoryview(packet)
     first = data[0]
-    if first >> 6 != 2 or data[-1] & 0xE0 == 0xC0:  # an index of several frames stands at the end
+    if first >> 6 != 2 or data[-1] & 0xE0 == 0xC0:  # it ends with a superframe index
         return True
-    shift = 0 if first & 0x30 == 0x30 else 1  # profile 3 has a bit more in front
-    shows_an_earlier_one = first >> (shift + 2) & 1
-    return bool(shows_an_earlier_one or first >> shift & 1)
+    shift = 0 if first & 0x30 == 0x30 else 1  # profile 3 has one more header bit
+    shows_existing_frame = first >> (shift + 2) & 1
+    return bool(shows_existing_frame or first >> shift & 1)
 
 
 IS_FRAME = {"vp8": _vp8_is_frame, "vp9": _vp9_is_frame}

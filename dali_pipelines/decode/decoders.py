@@ -1,4 +1,4 @@
-"""Which decoder opens which codec on this machine: found out by making and decoding tiny videos."""
+"""Tests which decoders support which codecs on this machine, by decoding tiny videos."""
 
 import io
 import os
@@ -14,12 +14,14 @@ from av.video.stream import VideoStream
 Decoder = Literal["PyAV", "DALI on CPU", "DALI on GPU"]
 DECODERS: tuple[Decoder, ...] = ("PyAV", "DALI on CPU", "DALI on GPU")
 
-SIDE = 256  # NVDEC takes nothing much smaller
+SIDE = 256  # close to the smallest frame that NVDEC accepts
 NUM_FRAMES = 8
 
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
+    """How a test video of a codec is encoded."""
+
     encoder: str
     container: str
     pixel_format: str = "yuv420p"
@@ -39,12 +41,19 @@ CODECS: dict[str, Recipe] = {
 
 
 def probe_codec(codec: str, *, with_gpu: bool) -> dict[Decoder, bool | None]:
-    """Whether each decoder delivers all frames of a tiny video; None: not tried.
+    """Test which decoders return all frames of a tiny video.
 
-    Run it in a process of its own: FFmpeg's encoders and DALI print what they think, and a decoder
-    may crash or hang. Everything printed by that process is dropped.
+    Run it in a separate process, because a decoder may crash or hang. It redirects the process's
+    stdout and stderr to /dev/null, since the encoders and DALI print messages.
+
+    Args:
+        codec: A key of `CODECS`.
+        with_gpu: Also test DALI on the GPU.
+
+    Returns:
+        The result of each decoder; None if it was not tested.
     """
-    _silence()
+    _silence_output()
     results: dict[Decoder, bool | None] = dict.fromkeys(DECODERS)
     try:
         video = encode_sample(CODECS[codec])
@@ -58,7 +67,7 @@ def probe_codec(codec: str, *, with_gpu: bool) -> dict[Decoder, bool | None]:
 
 
 def encode_sample(recipe: Recipe) -> bytes:
-    """A video of NUM_FRAMES gray frames, each lighter than the one before."""
+    """Encode a video of NUM_FRAMES gray frames, each brighter than the one before."""
     buffer = io.BytesIO()
     with av.open(buffer, "w", format=recipe.container) as container:
         stream = cast(VideoStream, container.add_stream(recipe.encoder, rate=25))
@@ -75,8 +84,10 @@ def encode_sample(recipe: Recipe) -> bytes:
 
 
 def leave_real_time() -> None:
-    """SVT-AV1's encoder, run as root, makes its caller a real-time thread: that and all that it
-    starts from then on would take the processor away from everything else."""
+    """Restore normal scheduling, because SVT-AV1 run as root makes its caller a real-time thread.
+
+    That thread and all threads started from it would starve other processes.
+    """
     if sys.platform.startswith("linux"):
         os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
 
@@ -105,11 +116,11 @@ def _count_with_dali(video: bytes, device: Literal["cpu", "mixed"]) -> int:
         pipeline.build()
         (frames,) = pipeline.run()
         return int(frames.shape()[0][0])
-    except RuntimeError:  # how DALI says that it can't
+    except RuntimeError:  # DALI's error for unsupported videos
         return 0
 
 
-def _silence() -> None:
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, 1)
-    os.dup2(nowhere, 2)
+def _silence_output() -> None:
+    devnull = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(devnull, 1)
+    os.dup2(devnull, 2)

@@ -1,6 +1,7 @@
 """Folders of extracted frames: frame_0001.jpg, frame_0002.jpg, …
 
-The number that ends a name gives the order, whatever its digits; gaps don't matter.
+Frames are ordered by the number at the end of their name, with or without leading zeros. Gaps are
+allowed.
 """
 
 import re
@@ -24,7 +25,11 @@ _NUMBERED = re.compile(r"(.*?)(\d+)")
 
 
 def frame_files(folder: Path) -> list[Path]:
-    """The frames of a folder in order."""
+    """List the frame files of a folder in order.
+
+    Raises:
+        VideoError: The folder can't be read, or its file names give no clear order.
+    """
     numbered: list[tuple[int, str, Path]] = []
     prefixes: set[str] = set()
     try:
@@ -42,19 +47,20 @@ def frame_files(folder: Path) -> list[Path]:
             unnumbered.append(path.name)
     if not numbered:
         raise VideoError(folder, "it holds no numbered JPEG or PNG frames")
-    if len(unnumbered) > 1:  # one may be a cover picture
+    if len(unnumbered) > 1:  # a single one may be a cover picture
         raise VideoError(folder, f"{min(unnumbered)} and others have no number at their end")
     if len(prefixes) > 1:
         names = ", ".join(sorted(repr(prefix) for prefix in prefixes))
         raise VideoError(folder, f"its frames belong to several series ({names}); keep one")
     numbered.sort()
-    for (number, name, _), (following, other, _) in pairwise(numbered):
-        if number == following:
-            raise VideoError(folder, f"{name} and {other} are both frame {number}; remove one")
+    for (number, name, _), (next_number, next_name, _) in pairwise(numbered):
+        if number == next_number:
+            raise VideoError(folder, f"{name} and {next_name} are both frame {number}; remove one")
     return [path for _, _, path in numbered]
 
 
 def probe(folder: Path) -> ClipFacts:
+    """See clip_file.probe."""
     return _facts(frame_files(folder))
 
 
@@ -78,6 +84,7 @@ def _facts(files: list[Path]) -> ClipFacts:
 
 
 def check(folder: Path) -> ClipHealth:
+    """See clip_file.check."""
     try:
         files = frame_files(folder)
         facts = _facts(files)
@@ -115,7 +122,7 @@ def read_frames(
 def each_frame(
     folder: Path, indices: IntArray, *, size: tuple[int, int] | None = None, gray: bool = False
 ) -> Iterator[NDArray[np.uint8]]:
-    """The same one by one; the folder is listed once, however many frames are wanted."""
+    """Yield the frames `indices` one by one."""
     files = frame_files(folder)
     if int(indices.max()) >= len(files):
         raise VideoError(folder, f"frame {indices.max()} is wanted but there are {len(files)}")
@@ -128,24 +135,24 @@ def each_frame(
 
 
 def encoded(path: Path) -> NDArray[np.uint8]:
-    """A frame's file as it is, for who decodes it elsewhere."""
+    """Read a frame's file without decoding it."""
     with _opened(path):
         return np.fromfile(path, np.uint8)
 
 
 @contextmanager
 def _opened(path: Path) -> Iterator[Image.Image]:
-    """Pillow has an error of its own for each way in which a file may be broken."""
+    """Open an image; any of Pillow's errors for a broken file becomes a VideoError."""
     if not path.is_file():
-        raise VideoError(path, "it is no file")
+        raise VideoError(path, "it is not a file")
     try:
         with Image.open(path, formats=("JPEG", "PNG")) as image:
             width, height = image.size
             if width * height > MAX_PIXELS:
-                raise VideoError(path, f"it claims a picture of {width:,} × {height:,}")
+                raise VideoError(path, f"it claims a frame size of {width:,} × {height:,}")
             yield image
     except Image.DecompressionBombError as error:
-        raise VideoError(path, f"it claims too large a picture ({error})") from error
+        raise VideoError(path, f"its image is too large ({error})") from error
     except VideoError:
         raise
     except (OSError, SyntaxError, ValueError, MemoryError, EOFError, struct.error) as error:

@@ -1,4 +1,4 @@
-"""An open video with its index: the pictures that a run of it needs, from memory or read again."""
+"""An open video file with its packet index; packets are kept in memory or read again."""
 
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator
@@ -17,49 +17,54 @@ from dali_pipelines.decode.packet_index import PacketIndex, Run
 from dali_pipelines.decode.video_stream import demux, open_video
 
 KEEP_BELOW = 16 * 2**20
-"""Bytes up to which a file's packets are held in memory, so that it is read once."""
+"""Largest file in bytes whose packets are kept in memory, so that it is read only once."""
 MAX_REMEMBERED = 6_000_000
-"""Pictures in the indices that are kept for long files, over all files: about 256 MB."""
+"""Largest number of pictures in all cached indices: about 256 MB."""
 FILE_SIZE = 1000
-"""What a file counts beside its pictures, so that millions of short ones aren't kept."""
+"""Overhead of a cached file, counted as pictures; limits the number of short files."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Known:
-    """What a walk over all of a file's packets found."""
+class FileScan:
+    """Result of reading all packets of a file."""
 
     index: PacketIndex | None
-    """None where the order of its frames can't be known without decoding them."""
+    """None if the display order can't be determined without decoding."""
     is_packed: bool
     """Whether it is a packed bitstream: some packets hold two pictures."""
     is_whole: bool
-    """Whether it could be read to its end."""
+    """Whether the file could be read to its end."""
 
 
 class IndexedVideo:
+    """An open video file and its packet index; see open_indexed."""
+
     def __init__(
         self,
         path: Path,
         container: InputContainer,
         stream: VideoStream,
-        known: Known,
+        scan: FileScan,
         kept: list[av.Packet] | None,
     ) -> None:
         self.path = path
         self.container, self.stream = container, stream
-        self.index = known.index
-        self.is_packed, self.is_whole = known.is_packed, known.is_whole
+        self.index = scan.index
+        self.is_packed, self.is_whole = scan.is_packed, scan.is_whole
         self._are_stored = stream.codec_context.name != "mpeg4"
-        """Whether what is kept are the packets as they are stored."""
+        """Whether the kept packets equal those in the file."""
         self._kept = kept
 
     def run(self, run: Run) -> Iterator[av.Packet]:
-        """Its pictures, stamped with their positions; fewer where they are not found again."""
-        found = self._kept[run.start : run.stop] if self._kept is not None else self._seek(run)
-        return self._stamped(found, run.start)
+        """Yield the pictures of a run, with their positions as timestamps.
+
+        Stops early if the file no longer matches the index.
+        """
+        packets = self._kept[run.start : run.stop] if self._kept is not None else self._seek(run)
+        return self._stamped(packets, run.start)
 
     def all(self) -> Iterator[av.Packet]:
-        """Every picture from the first one on, stamped with its position."""
+        """Yield all pictures, with their positions as timestamps."""
         if self._kept is not None:
             return self._stamped(self._kept, 0)
         self.container.seek(0)
@@ -67,7 +72,7 @@ class IndexedVideo:
 
     @contextmanager
     def packets(self) -> Iterator[tuple[VideoCodecContext, Iterable[av.Packet | None]]]:
-        """A fresh decoder, and the file's own packets from the first one on."""
+        """Return a new decoder and all original packets of the file."""
         if self._kept is not None and self.index is None and self._are_stored:
             yield self.stream.codec_context, [*self._kept, None]
             return
@@ -75,32 +80,34 @@ class IndexedVideo:
             yield stream.codec_context, demux(container, stream)
 
     def _seek(self, run: Run) -> Iterator[av.Packet]:
-        """Ends early where what is read isn't what the index knows."""
+        """Read the pictures of a run; stops early if the file doesn't match the index."""
         index = self.index
         assert index is not None
-        mark = index.marks[int(index.keyframes.searchsorted(run.start))]
-        stamp = mark.pts if mark.dts is None else mark.dts  # the earlier one: behind is too late
+        seek_point = index.seek_points[int(index.keyframes.searchsorted(run.start))]
+        # dts is the earlier one; seeking to a later time would miss the keyframe.
+        stamp = seek_point.pts if seek_point.dts is None else seek_point.dts
+
         if stamp is None:
             return
         self.container.seek(stamp, stream=self.stream)
         position = run.start
         for packet in PictureReader(self.container, self.stream):
-            fits = packet.size == index.sizes[position]
+            matches = packet.size == index.sizes[position]
             if position == run.start:
-                fits = fits and mark.fits(packet)
-            elif not fits:
+                matches = matches and seek_point.matches(packet)
+            elif not matches:
                 return
-            if fits:
+            if matches:
                 yield packet
                 position += 1
                 if position == run.stop:
                     return
 
     def _stamped(self, packets: Iterable[av.Packet], first: int) -> Iterator[av.Packet]:
-        """A frame comes out of the decoder with its packet's stamp, whatever the file says.
+        """Replace the timestamps by positions, which the decoder passes on to the frames.
 
-        At the end, FFmpeg shows the last frame with the stamp of a picture behind it that isn't
-        coded; so that one is stamped as the last frame is.
+        FFmpeg gives the last frame the timestamp of a not-coded picture after it, so a not-coded
+        picture gets the timestamp of the reference frame before it.
         """
         kinds = self.index.kinds if self.index else ""
         for position, packet in enumerate(packets, first):
@@ -113,47 +120,52 @@ class IndexedVideo:
 
 @contextmanager
 def open_indexed(path: Path) -> Iterator[IndexedVideo]:
+    """Open a video file and index its packets; the indices of large files are cached.
+
+    Raises:
+        VideoError: The file can't be read.
+    """
     with open_video(path) as (container, stream):
         kept: list[av.Packet] | None = [] if path.stat().st_size <= KEEP_BELOW else None
-        known = _long_files.get(path) if kept is None else None
-        if known is None:
+        scan = _long_files.get(path) if kept is None else None
+        if scan is None:
             reader = PictureReader(container, stream)
             index = PacketIndex.of(reader, keep=kept)
-            known = Known(index=index, is_packed=reader.is_packed, is_whole=reader.is_whole)
+            scan = FileScan(index=index, is_packed=reader.is_packed, is_whole=reader.is_whole)
             if kept is None:
-                _long_files.put(path, known)
-        yield IndexedVideo(path, container, stream, known, kept)
+                _long_files.put(path, scan)
+        yield IndexedVideo(path, container, stream, scan, kept)
 
 
 class IndexMemory:
-    """What is known of long files, so that each is walked through once and not for every sample."""
+    """Cache of the scans of large files, so that a file is not scanned again for every sample."""
 
     def __init__(self) -> None:
-        self._files: OrderedDict[tuple[Path, int, int], Known] = OrderedDict()
+        self._files: OrderedDict[tuple[Path, int, int], FileScan] = OrderedDict()
         self._size = 0
         self._lock = Lock()
 
-    def get(self, path: Path) -> Known | None:
+    def get(self, path: Path) -> FileScan | None:
         with self._lock:
             key = _key(path)
             if key in self._files:
                 self._files.move_to_end(key)
             return self._files.get(key)
 
-    def put(self, path: Path, known: Known) -> None:
+    def put(self, path: Path, scan: FileScan) -> None:
         with self._lock:
             key = _key(path)
             if key in self._files:
                 self._size -= _size(self._files.pop(key))
-            self._files[key] = known
-            self._size += _size(known)
+            self._files[key] = scan
+            self._size += _size(scan)
             while self._size > MAX_REMEMBERED:
                 _, oldest = self._files.popitem(last=False)
                 self._size -= _size(oldest)
 
 
-def _size(known: Known) -> int:
-    return FILE_SIZE + (len(known.index.numbers) if known.index else 0)
+def _size(scan: FileScan) -> int:
+    return FILE_SIZE + (len(scan.index.numbers) if scan.index else 0)
 
 
 def _key(path: Path) -> tuple[Path, int, int]:

@@ -1,11 +1,11 @@
-"""From decoded frames to RGB pixels of the size that is wanted.
+"""Converts decoded frames to RGB and resizes them.
 
-The matrix (BT.601, BT.709, …) and the range (limited or full) are those that the file states; a
-file that states none counts as BT.601 in limited range, as FFmpeg and NVDEC take it.
+The color matrix (BT.601, BT.709, …) and range (limited or full) are those given in the file. The
+default is BT.601 in limited range, as in FFmpeg and NVDEC.
 
-On a CPU frames are converted at their own size and then resized by torch's kernel for bytes, which
-is the reference loader's own: FFmpeg's scaler in one step is slower and blurs color edges, and
-DALI's on a CPU takes four times as long (benchmarks/README.md).
+On a CPU, frames are converted at full size and then resized by torch's uint8 kernel, which the
+reference loader also uses. Converting and resizing in one step with FFmpeg is slower and blurs
+color edges; DALI's CPU resize takes four times as long (see benchmarks/README.md).
 """
 
 import threading
@@ -21,19 +21,25 @@ from dali_pipelines.errors import VideoError
 from dali_pipelines.frame_plan import IntArray
 
 Frame = NDArray[np.uint8]
-"""(H, W, 3), or (H, W) in gray."""
+"""(H, W, 3), or (H, W) for gray frames."""
 
-_of_thread = threading.local()
+_thread_local = threading.local()
 
 
 def to_pixels(
     frame: av.VideoFrame, *, size: tuple[int, int] | None = None, gray: bool = False
 ) -> Frame:
-    """`size` is (width, height) before rotation, scaled by FFmpeg; None keeps the file's own."""
-    if not hasattr(_of_thread, "reformatter"):  # it keeps FFmpeg's tables, and isn't thread-safe
-        _of_thread.reformatter = VideoReformatter()
+    """Convert a frame to RGB or gray, and rotate it for display.
+
+    Args:
+        frame: A decoded frame.
+        size: (width, height) before rotation, scaled by FFmpeg; None keeps the size.
+        gray: Return gray instead of RGB.
+    """
+    if not hasattr(_thread_local, "reformatter"):  # caches FFmpeg's tables, and isn't thread-safe
+        _thread_local.reformatter = VideoReformatter()
     width, height = size or (None, None)
-    reformatter: VideoReformatter = _of_thread.reformatter
+    reformatter: VideoReformatter = _thread_local.reformatter
     converted = reformatter.reformat(
         frame, width=width, height=height, format="gray" if gray else "rgb24", threads=1
     )
@@ -41,28 +47,28 @@ def to_pixels(
 
 
 def quarter_turns(frame: av.VideoFrame) -> int:
-    """By how many quarters, counter-clockwise, a frame is to be turned for display.
+    """Number of counter-clockwise quarter turns (90°) to rotate a frame for display.
 
-    A file may state a matrix that is no rotation at all, of which FFmpeg makes a huge number.
+    FFmpeg reports a huge angle for display matrices that are not rotations; they count as 0.
     """
     return round(frame.rotation / 90) % 4 if abs(frame.rotation) <= 360 else 0
 
 
 def resized_size(width: int, height: int, short: int) -> tuple[int, int]:
-    """(width, height) with the short side `short`; the long side rounds down, as torchvision's."""
+    """(width, height) with short side `short`; rounds the long side down, like torchvision."""
     if width <= height:
         return short, max(1, short * height // width)
     return max(1, short * width // height), short
 
 
 def resize_short(frame: Frame, short: int) -> Frame:
-    """Bilinear with antialiasing: what torchvision's resize does to bytes."""
+    """Resize the short side to `short`: bilinear with antialiasing, like torchvision on uint8."""
     from torch import from_numpy
     from torch.nn.functional import interpolate
 
     height, width = frame.shape[:2]
     if min(width, height) == short:
-        return np.ascontiguousarray(frame)  # a turned frame, or one with padded rows, isn't
+        return np.ascontiguousarray(frame)  # rotated frames and padded rows aren't contiguous
     new_width, new_height = resized_size(width, height, short)
     image_1CHW = from_numpy(np.ascontiguousarray(frame)).unsqueeze(0).permute(0, 3, 1, 2)
     resized = interpolate(image_1CHW, (new_height, new_width), mode="bilinear", antialias=True)
@@ -84,5 +90,5 @@ def read_frames(
             raise VideoError(path, f"frame {item.number} is damaged")
         frames.append(to_pixels(item.frame, size=size, gray=gray))
     if len({frame.shape for frame in frames}) > 1:
-        raise VideoError(path, "its picture changes size midway")
+        raise VideoError(path, "its frames differ in size")
     return np.stack(frames)

@@ -1,4 +1,4 @@
-"""Video files through PyAV: what a file says of itself, and whether all of it decodes."""
+"""Reads the metadata of video files with PyAV, and checks whether all frames decode."""
 
 import dataclasses
 from collections.abc import Iterator
@@ -29,13 +29,14 @@ from dali_pipelines.frame_plan import IntArray
 
 SHORTEST_FRAME_S = 1e-3
 BT601 = frozenset({2, 5, 6})
-"""FFmpeg's numbers for: not stated, BT.470 BG (the same matrix), SMPTE 170M."""
+"""FFmpeg's color space ids: unspecified, BT.470 BG (the same matrix), SMPTE 170M."""
 
 
 def probe(path: Path) -> ClipFacts:
-    """Facts from the container and the packets.
+    """See clip_file.probe.
 
-    One frame is decoded, to prove that any does; all are where the packets don't give their number.
+    Decodes one frame, to make sure that the file can be decoded. Decodes all frames if the packets
+    don't give the number of frames.
     """
     with open_indexed(path) as video:
         if video.index is not None:
@@ -43,37 +44,47 @@ def probe(path: Path) -> ClipFacts:
                 first = next(frames_by_index(video, Event()), None)
                 if first is not None:
                     return _facts(video, _Frames.of(video), first.frame)
-                raise VideoError(path, "none of its frames decodes")
+                raise VideoError(path, "none of its frames decode")
     return _decode_all(path).facts
 
 
 def check(path: Path) -> ClipHealth:
-    """Decode every frame. A bad file is a finding here, not an error."""
+    """See clip_file.check."""
     try:
-        found = _decode_all(path)
+        decoded = _decode_all(path)
     except VideoError as error:
         return ClipHealth(status="bad", reason=error.reason, facts=None)
-    return judge(found.facts, expected=found.expected, damaged=found.damaged)
+    return judge(decoded.facts, expected=decoded.expected, damaged=decoded.damaged)
 
 
 class Timeline(NamedTuple):
+    """Display times of a video's frames."""
+
     times_s: NDArray[np.float64]
-    """When each frame is shown, from the first one on."""
+    """Display time of each frame; the first one is at 0."""
     end_s: float
-    """When the last one is no longer shown."""
+    """End of the last frame."""
     expected: int
-    """How many frames there should be by what the file says of its length."""
+    """Number of frames expected from the duration in the file."""
     num_streams: int = 1
-    """Of video, of which this is the first."""
+    """Number of video streams in the file; the first one is read."""
 
 
 def timeline(path: Path, *, default_fps: float) -> Timeline:
-    """Where frames are in time; where the file doesn't say, they are at its rate."""
+    """Read the display times of all frames.
+
+    Args:
+        path: The video file.
+        default_fps: Frame rate for files with neither timestamps nor a frame rate.
+
+    Raises:
+        VideoError: The file can't be read.
+    """
     with open_indexed(path) as video:
         clock = video.stream.time_base
-        found = video.index.times() if video.index else None
-        if found is not None and clock is not None:
-            times, end = found
+        index_times = video.index.times() if video.index else None
+        if index_times is not None and clock is not None:
+            times, end = index_times
             times_s = (times - times[0]).astype(np.float64) * float(clock)
             end_s = max(float((end - times[0]) * clock), times_s[-1] + SHORTEST_FRAME_S)
             expected = _expected_frames(video, _Frames.of(video))
@@ -87,22 +98,22 @@ def timeline(path: Path, *, default_fps: float) -> Timeline:
 
 @dataclass(frozen=True, kw_only=True)
 class _Frames:
-    """How many frames a file has, and where they lie."""
+    """Number and times of a file's frames."""
 
     count: int
     times: IntArray
-    """When they are shown, ascending in the stream's clock; empty where the file doesn't say."""
+    """Display times, ascending, in units of the stream's time base; empty if unknown."""
     gop: int
-    """Most frames from one keyframe to the next."""
+    """Largest distance between keyframes, in frames."""
 
     @classmethod
     def of(cls, video: IndexedVideo) -> "_Frames":
         index = video.index
         assert index is not None
-        found = index.times()
+        times = index.times()
         return cls(
             count=len(index),
-            times=np.zeros(0, np.int64) if found is None else found[0],
+            times=np.zeros(0, np.int64) if times is None else times[0],
             gop=int(np.diff([*index.keyframes, len(index.numbers)]).max()),
         )
 
@@ -110,11 +121,11 @@ class _Frames:
 @dataclass(frozen=True, kw_only=True)
 class _Decoded:
     facts: ClipFacts
-    """With the frames that decode."""
+    """Metadata; `frames` counts the frames that decode."""
     expected: int
-    """How many frames should be there, without those of `damaged` that are lost."""
+    """Number of frames that should decode, without the lost frames counted in `damaged`."""
     damaged: int
-    """Frames that don't decode, or with errors, or build on such."""
+    """Number of frames that don't decode, decode with errors, or refer to damaged frames."""
 
 
 def _decode_all(path: Path) -> _Decoded:
@@ -131,14 +142,17 @@ def _decode_all(path: Path) -> _Decoded:
 
 
 def _examine(
-    video: IndexedVideo, frames: _Frames | None, shown: Iterator[DisplayedFrame], failed: list[int]
+    video: IndexedVideo,
+    frames: _Frames | None,
+    frames_in_order: Iterator[DisplayedFrame],
+    failed: list[int],
 ) -> _Decoded:
-    """`frames`: as they should be; None where only decoding says."""
+    """Compare the decoded frames with the expected `frames` (None: unknown before decoding)."""
     first: av.VideoFrame | None = None
     count = damaged = 0
     times: list[int] = []
     keyframes: list[int] = []
-    for number, frame, is_damaged in shown:
+    for number, frame, is_damaged in frames_in_order:
         first = first or frame
         count += 1
         damaged += is_damaged
@@ -148,7 +162,7 @@ def _examine(
             if frame.pts is not None:
                 times.append(frame.pts)
     if first is None:
-        raise VideoError(video.path, "none of its frames decodes")
+        raise VideoError(video.path, "none of its frames decode")
     if frames is None:
         frames = _Frames(
             count=count,
@@ -166,16 +180,16 @@ def _examine(
 
 def _facts(video: IndexedVideo, frames: _Frames, first: av.VideoFrame) -> ClipFacts:
     stream = video.stream
-    turns = quarter_turns(first)
+    num_turns = quarter_turns(first)
     width, height = first.width, first.height
-    if turns % 2:
+    if num_turns % 2:
         width, height = height, width
     return ClipFacts(
         codec=stream.codec_context.codec.canonical_name,
         pixel_format=first.format.name,
         width=width,
         height=height,
-        rotation=90 * turns if turns < 3 else -90,
+        rotation=90 * num_turns if num_turns < 3 else -90,
         bt601=int(first.colorspace) in BT601,
         fps=_rate(stream, frames),
         variable_rate=_is_variable(frames.times),
@@ -188,19 +202,19 @@ def _facts(video: IndexedVideo, frames: _Frames, first: av.VideoFrame) -> ClipFa
 
 
 def _expected_frames(video: IndexedVideo, frames: _Frames) -> int:
-    """The frames there would be if the stream went on to its stated end as it goes so far.
+    """Number of frames expected from the stream's duration at the average rate so far.
 
-    The header's own count won't do: it also counts what an edit list hides and, in AVI, ticks of
-    the clock that show nothing. But these tell an AVI's length, where FFmpeg shortens it to what
-    is there.
+    The frame count in the header isn't used: it includes frames hidden by an edit list and, in AVI,
+    clock ticks without a frame. In AVI it gives the duration, which FFmpeg shortens to the data
+    that is present.
     """
     times, duration = frames.times, video.stream.duration or 0
     if video.container.format.name == "avi":
         duration = max(duration, video.stream.frames)
     if not duration or len(times) < 2:
         return frames.count
-    covered = float(times[-1] - times[0]) + float(np.median(np.diff(times)))
-    return round(frames.count * max(1.0, duration / max(covered, 1.0)))
+    covered_duration = float(times[-1] - times[0]) + float(np.median(np.diff(times)))
+    return round(frames.count * max(1.0, duration / max(covered_duration, 1.0)))
 
 
 def _rate(stream: VideoStream, frames: _Frames) -> float:
@@ -214,10 +228,10 @@ def _rate(stream: VideoStream, frames: _Frames) -> float:
 
 
 def _is_variable(times: IntArray) -> bool:
-    """Rounding to a coarse clock, and a frame dropped here and there, are not a variable rate."""
+    """Whether the frame rate varies by more than rounding and a few dropped frames."""
     gaps = np.diff(times)
     if len(gaps) < 2:
         return False
-    usual = np.median(gaps)
-    off = np.abs(gaps - usual) > max(min(1.5, 0.5 * usual), 0.05 * usual)
-    return int(off.sum()) > max(1, 0.02 * len(gaps))
+    median_gap = np.median(gaps)
+    is_irregular = np.abs(gaps - median_gap) > max(min(1.5, 0.5 * median_gap), 0.05 * median_gap)
+    return int(is_irregular.sum()) > max(1, 0.02 * len(gaps))

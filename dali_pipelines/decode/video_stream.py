@@ -1,4 +1,4 @@
-"""Opening a video file with PyAV: the one picture stream of it, or an error that names the file."""
+"""Opens video files with PyAV and reads the packets of their first video stream."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,25 +18,29 @@ CONTAINERS = (
     "mpeg mpegts mpegtsraw mpegvideo mpjpeg mxf nsv nut nuv obu ogg pmp pva r3d rm roq ser "
     "smjpeg smk swf ty vc1 vivo vvc wav wtv yuv4mpegpipe"
 ).split()
-"""FFmpeg's names of those that hold their pictures themselves, and of sound, to be told so. Others,
-such as playlists, name further files and addresses, which it would open in turn, wherever they lie.
-"""
+"""FFmpeg formats that may be opened: self-contained video, and audio for a clear error message.
+Others, such as playlists, refer to further files and URLs, which FFmpeg would open."""
 
 
 @contextmanager
 def open_video(path: Path) -> Iterator[tuple[InputContainer, VideoStream]]:
+    """Open a file's first video stream.
+
+    Raises:
+        VideoError: The file can't be opened, or it is encrypted.
+    """
     if not path.is_file():
         raise VideoError(path, "there is no such file")
     if path.stat().st_size == 0:
         raise VideoError(path, "the file is empty")
     try:
         container = av.open(
-            str(path.absolute()),  # else FFmpeg takes a name with a colon for an address
+            str(path.absolute()),  # FFmpeg would take a relative path with a colon as a URL
             metadata_errors="replace",
             container_options={"format_whitelist": ",".join(CONTAINERS)},
         )
     except (av.FFmpegError, ValueError) as error:
-        raise VideoError(path, f"can't be opened as video ({plain_words(error)})") from error
+        raise VideoError(path, f"can't be opened as video ({ffmpeg_message(error)})") from error
     with container:
         streams = picture_streams(container)
         if not streams:
@@ -46,17 +50,17 @@ def open_video(path: Path) -> Iterator[tuple[InputContainer, VideoStream]]:
             raise VideoError(path, "no decoder for its codec is installed")
         width, height = stream.codec_context.width, stream.codec_context.height
         if width * height > MAX_PIXELS:
-            raise VideoError(path, f"it claims a picture of {width:,} × {height:,}")
-        stream.codec_context.options = {"max_pixels": str(MAX_PIXELS)}  # where it grows later
+            raise VideoError(path, f"it claims a frame size of {width:,} × {height:,}")
+        stream.codec_context.options = {"max_pixels": str(MAX_PIXELS)}  # for later size changes
         stream.codec_context.thread_count = 1  # files are read in parallel, not one file's frames
         try:
             yield container, stream
         except Encrypted as error:
-            raise VideoError(path, "it is encrypted; it has to be decrypted first") from error
+            raise VideoError(path, "it is encrypted; decrypt it first") from error
 
 
 def picture_streams(container: InputContainer) -> list[VideoStream]:
-    """FFmpeg presents a song's cover picture as a video of one frame; it is none."""
+    """Video streams, without the cover pictures that FFmpeg also lists as video."""
     return [
         stream
         for stream in container.streams.video
@@ -65,11 +69,15 @@ def picture_streams(container: InputContainer) -> list[VideoStream]:
 
 
 class Encrypted(Exception):
-    """Its packets can't be decoded without a key."""
+    """The packets are encrypted."""
 
 
 def demux(container: InputContainer, stream: VideoStream) -> Iterator[av.Packet]:
-    """Packets, then an empty one that drains the decoder; fewer where the container is broken."""
+    """Yield the packets, then an empty one that flushes the decoder; stops at a broken container.
+
+    Raises:
+        Encrypted: The packets are encrypted.
+    """
     packets = iter(container.demux(stream))
     try:
         for packet in packets:
@@ -78,10 +86,10 @@ def demux(container: InputContainer, stream: VideoStream) -> Iterator[av.Packet]
             yield packet
             break
         yield from packets
-    except (av.FFmpegError, IndexError):  # PyAV's, where a stream appears that wasn't announced
+    except (av.FFmpegError, IndexError):  # IndexError: PyAV, if a new stream appears midway
         return
 
 
-def plain_words(error: Exception) -> str:
-    """FFmpeg's words without its error number and the path, which the caller names."""
+def ffmpeg_message(error: Exception) -> str:
+    """FFmpeg's message without the error number and the path."""
     return getattr(error, "strerror", None) or str(error)

@@ -1,11 +1,11 @@
-"""Decoding of a video's wanted frames, and of nothing else where the file allows it.
+"""Decodes certain frames of a video, and as little else as possible.
 
-Pictures before the nearest keyframe and after the last wanted frame are left alone, and so are
-those that no other picture refers to, unless they are wanted themselves. Where the order of the
-frames can't be known beforehand, or what comes out isn't what was asked for, all frames are decoded
-in turn instead.
+Skipped are pictures before the nearest keyframe or after the last wanted frame, and unwanted
+pictures that no other picture refers to. If the frame order can't be determined from the packets,
+or the decoder returns other frames than expected, all frames are decoded instead.
 
-Frame n is the n-th one that decoding all of the file shows.
+
+Frame n is the n-th frame displayed when the whole file is decoded.
 """
 
 from collections.abc import Iterator
@@ -27,166 +27,182 @@ from dali_pipelines.decode.all_frames import (
 from dali_pipelines.decode.clip_facts import is_too_many
 from dali_pipelines.decode.indexed_video import IndexedVideo, open_indexed
 from dali_pipelines.decode.packet_index import PacketIndex, Run
-from dali_pipelines.decode.video_stream import demux, open_video, plain_words
+from dali_pipelines.decode.video_stream import demux, ffmpeg_message, open_video
 from dali_pipelines.errors import Stopped, VideoError
 from dali_pipelines.frame_plan import IntArray
 
 SKIPS_LATE = frozenset({"libdav1d"})
-"""Decoders that take `skip_frame` once, as they are opened."""
+"""Decoders that read `skip_frame` only when they are opened."""
 
 
-class DecodedFrames(NamedTuple):
+class DecodedFrame(NamedTuple):
     number: int
     frame: av.VideoFrame
     is_damaged: bool
-    """It is not what was encoded: the decoder guessed parts of it, or it builds on such a frame, or
-    it doesn't decode at all and its neighbor stands in."""
+    """Whether the frame, or a frame that it refers to, was decoded with errors, or it didn't decode
+    and a neighboring frame replaces it."""
 
 
 def decode_wanted(
     path: Path, numbers: IntArray, *, stop: Event | None = None
-) -> Iterator[DecodedFrames]:
-    """Yield the frames `numbers` (ascending, each once), counted as they are shown."""
+) -> Iterator[DecodedFrame]:
+    """Decode some frames of a video file.
+
+    Args:
+        path: The video file.
+        numbers: Frame numbers in display order, ascending and unique.
+        stop: Set it to cancel decoding.
+
+    Yields:
+        The frames, ascending.
+
+    Raises:
+        VideoError: The file can't be read, or has too few frames.
+        Stopped: `stop` was set.
+    """
     wanted: list[int] = numbers.tolist()
     stop = stop or Event()
-    with _naming(path):
-        found = 0
+    with _ffmpeg_errors_as_video_errors(path):
+        num_yielded = 0
         with open_indexed(path) as video:
             if video.index is None:
                 with video.packets() as (context, packets):
-                    yield from _fill(path, frames_by_counting(context, packets, stop), wanted)
+                    yield from _select(path, frames_by_counting(context, packets, stop), wanted)
                 return
-            for item in _sparsely(video, video.index, wanted, stop):
+            for item in _decode_sparsely(video, video.index, wanted, stop):
                 yield item
-                found += 1
-        if found < len(wanted):
-            yield from _behind_damage(path, wanted, found, stop)
+                num_yielded += 1
+        if num_yielded < len(wanted):
+            yield from _decode_remaining(path, wanted, num_yielded, stop)
 
 
 def decode_in_turn(
     path: Path, numbers: IntArray, *, stop: Event | None = None
-) -> Iterator[DecodedFrames]:
-    """The same by decoding and counting every frame: slow, and nothing to get wrong."""
+) -> Iterator[DecodedFrame]:
+    """Like `decode_wanted`, but decodes and counts every frame: slow and simple, as a reference."""
     wanted: list[int] = numbers.tolist()
     stop = stop or Event()
-    with _naming(path):
-        found = 0
+    with _ffmpeg_errors_as_video_errors(path):
+        num_yielded = 0
         try:
             with open_video(path) as (container, stream):
                 packets = demux(container, stream)
                 frames = frames_by_counting(stream.codec_context, packets, stop, until_damaged=True)
-                for item in _fill(path, frames, wanted):
+                for item in _select(path, frames, wanted):
                     yield item
-                    found += 1
+                    num_yielded += 1
         except Damaged:
-            yield from _behind_damage(path, wanted, found, stop)
+            yield from _decode_remaining(path, wanted, num_yielded, stop)
 
 
-def _behind_damage(
-    path: Path, wanted: list[int], found: int, stop: Event
-) -> Iterator[DecodedFrames]:
-    """The rest of `wanted`, of which the first `found` are there.
+def _decode_remaining(
+    path: Path, wanted: list[int], num_yielded: int, stop: Event
+) -> Iterator[DecodedFrame]:
+    """Decode all frames to get the rest of `wanted`, without the first `num_yielded` ones.
 
-    Where pictures are lost, counting frames no longer gives their numbers, but the index does.
-    Where none are and the numbers differ all the same, the index is wrong.
+
+    If pictures are lost, counting frames no longer gives their numbers, but the index does. If no
+    picture is lost and the numbers still differ, the index is wrong.
     """
     with open_indexed(path) as video:
         if video.index is not None:
             try:
-                for item in _fill(path, frames_by_index(video, stop), wanted[found:]):
+                for item in _select(path, frames_by_index(video, stop), wanted[num_yielded:]):
                     yield item
-                    found += 1
+                    num_yielded += 1
                 return
             except OtherOrder as error:
-                if found and wanted[found - 1] >= error.right_until:
+                if num_yielded and wanted[num_yielded - 1] >= error.right_until:
                     raise VideoError(
-                        path, "its frames come in another order than its packets say"
+                        path, "its frames decode in another order than its packets say"
                     ) from error
         with video.packets() as (context, packets):
-            yield from _fill(path, frames_by_counting(context, packets, stop), wanted[found:])
+            yield from _select(
+                path, frames_by_counting(context, packets, stop), wanted[num_yielded:]
+            )
 
 
 @contextmanager
-def _naming(path: Path) -> Iterator[None]:
+def _ffmpeg_errors_as_video_errors(path: Path) -> Iterator[None]:
     try:
         yield
     except (av.FFmpegError, IndexError) as error:
-        raise VideoError(path, plain_words(error)) from error
+        raise VideoError(path, ffmpeg_message(error)) from error
 
 
-def _sparsely(
+def _decode_sparsely(
     video: IndexedVideo, index: PacketIndex, wanted: list[int], stop: Event
-) -> Iterator[DecodedFrames]:
-    """Yields the first of `wanted` and ends early where the file defeats it."""
+) -> Iterator[DecodedFrame]:
+    """Yield the wanted frames from the fewest pictures; stop early at unexpected output."""
     if wanted[-1] >= len(index):
         return
-    missing = iter(wanted)
-    number = next(missing)
-    needed = {int(index.positions[each]) for each in wanted}
+    remaining = iter(wanted)
+    number = next(remaining)
+    needed = {int(index.positions[number]) for number in wanted}
     for run in index.runs(wanted):
-        found: list[DecodedFrames] = []
-        has_begun = index.numbers[run.start] < 0  # an edit list hides its first frame
+        pending: list[DecodedFrame] = []
+        has_started = index.numbers[run.start] < 0  # an edit list hides its first frame
         for frame in _decode_run(video, index, run, needed, stop):
             shown = index.number_of(frame.pts)
-            has_begun = has_begun or bool(frame.key_frame)
-            if frame.is_corrupt or (shown > number >= 0) or not has_begun:
-                return  # FFmpeg may begin anywhere, upon gray or what it decoded before
+            has_started = has_started or bool(frame.key_frame)
+            if frame.is_corrupt or (shown > number >= 0) or not has_started:
+                return  # FFmpeg may start anywhere, with gray or old frames as references
             if shown == number >= 0:
-                found.append(DecodedFrames(number, frame, False))
-                number = next(missing, -1)
-            if found and not is_b_frame(frame):  # on which those before it may build
-                yield from found
-                found = []
+                pending.append(DecodedFrame(number, frame, False))
+                number = next(remaining, -1)
+            if pending and not is_b_frame(frame):  # earlier B-frames may refer to it
+                yield from pending
+                pending = []
                 if number < 0:
                     return
-        yield from found
+        yield from pending
         video.stream.codec_context.flush_buffers()
 
 
 def _decode_run(
     video: IndexedVideo, index: PacketIndex, run: Run, needed: set[int], stop: Event
 ) -> Iterator[av.VideoFrame]:
-    """Frames carry their positions as time stamps."""
+    """Decode a run; the timestamps of the frames are their positions."""
     context = video.stream.codec_context
-    can_skip = not index.kinds and context.name not in SKIPS_LATE
-    context.skip_frame, skips = "DEFAULT", False
+    can_skip_nonref = not index.kinds and context.name not in SKIPS_LATE
+    context.skip_frame, is_skipping = "DEFAULT", False
     try:
         for position, packet in enumerate(video.run(run), run.start):
             if stop.is_set():
                 raise Stopped
             if position not in needed and index.may_be_left_out(position):
                 continue
-            if can_skip and skips == (position in needed):
-                skips = not skips
-                context.skip_frame = "NONREF" if skips else "DEFAULT"
+            if can_skip_nonref and is_skipping == (position in needed):
+                is_skipping = not is_skipping
+                context.skip_frame = "NONREF" if is_skipping else "DEFAULT"
             yield from context.decode(packet)
         yield from context.decode(None)
     except av.FFmpegError:
-        return  # what is missing is asked for again, frame by frame
+        return  # missing frames are decoded again, frame by frame
 
 
-def _fill(
+def _select(
     path: Path, frames: Iterator[DisplayedFrame], wanted: list[int]
-) -> Iterator[DecodedFrames]:
-    """The wanted of all frames; a neighbor stands in for one that doesn't decode."""
-    missing = iter(wanted)
-    number = next(missing)
-    before: av.VideoFrame | None = None
+) -> Iterator[DecodedFrame]:
+    """Select the wanted frames; a neighboring frame replaces one that doesn't decode."""
+    remaining = iter(wanted)
+    number = next(remaining)
+    previous: av.VideoFrame | None = None
     shown = -1
     for shown, frame, is_damaged in frames:
         while number < shown:
-            yield DecodedFrames(number, before or frame, True)
-            number = next(missing, -1)
+            yield DecodedFrame(number, previous or frame, True)
+            number = next(remaining, -1)
             if number < 0:
                 return
         if number == shown:
-            yield DecodedFrames(number, frame, is_damaged)
-            number = next(missing, -1)
+            yield DecodedFrame(number, frame, is_damaged)
+            number = next(remaining, -1)
             if number < 0:
                 return
-        before = frame
-    if before is None or is_too_many(wanted[-1] - shown, shown + 1):
+        previous = frame
+    if previous is None or is_too_many(wanted[-1] - shown, shown + 1):
         raise VideoError(path, f"frame {wanted[-1]} is wanted but only {shown + 1} frames decode")
     while number >= 0:
-        yield DecodedFrames(number, before, True)
-        number = next(missing, -1)
+        yield DecodedFrame(number, previous, True)
+        number = next(remaining, -1)

@@ -1,7 +1,7 @@
-"""What one clip contributes to a batch: read in a thread, before DALI's graph sees it.
+"""Reads one clip in a thread and prepares the input of the DALI graph.
 
-Here it is decided, clip by clip, who decodes: the cache, PyAV, DALI's image decoder for extracted
-frames, or DALI's video decoder where the caller says that it takes the file.
+Chooses how each clip is decoded: from the cache, by PyAV, by DALI's image decoder for extracted
+frames, or by DALI's video decoder if `takes_video` allows it.
 """
 
 from collections.abc import Callable
@@ -28,36 +28,45 @@ ReadBy = Literal["PyAV", "the cache", "DALI's image decoder", "DALI's video deco
 
 @dataclass(frozen=True, kw_only=True)
 class ReadClip:
+    """A clip that was read, as input of the DALI graph."""
+
     row: Sample
     input_kind: InputKind
     views: list[ClipView]
     sources: list[Any]
-    """What the graph's front takes; see graph.py."""
+    """Input of the graph; see graph.py."""
     read_by: ReadBy
     num_damaged: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
 class ClipReader:
+    """Reads clips; used by the loader's threads."""
+
     config: LoaderConfig
     cache: FrameCache | None = None
     takes_video: Callable[[Sample], bool] = field(default=lambda row: False)
-    """Whether DALI's video decoder is to read this file."""
+    """Whether DALI's video decoder should read this file."""
     stop: Event = field(default_factory=Event)
 
     def read(self, row: Sample, epoch: int) -> ReadClip:
-        """Raises VideoError, which names the file, where the clip can't be read."""
+        """Read the views of a clip.
+
+        Raises:
+            VideoError: The clip can't be read; the error names the clip.
+            Stopped: `stop` was set.
+        """
         try:
             if row.frames < 1:
-                raise VideoError(row.path, "the index counts no frames in it; index it anew")
+                raise VideoError(row.path, "the index lists 0 frames; index the dataset again")
             views = self.config.views(row, epoch)
-            plain = all(view.plan.is_plain for view in views)
+            is_plain = all(view.plan.is_plain for view in views)
             if row.path.is_dir():
-                if plain:
-                    return self._images(row, views)
-            elif plain and self.takes_video(row) and (clip := self._video(row, views)):
+                if is_plain:
+                    return self._read_images(row, views)
+            elif is_plain and self.takes_video(row) and (clip := self._read_video(row, views)):
                 return clip
-            return self._pixels(row, views)
+            return self._read_pixels(row, views)
         except VideoError as error:
             if error.path == row.path:
                 raise
@@ -65,37 +74,37 @@ class ClipReader:
         except OSError as error:
             raise VideoError(row.path, error.strerror or str(error)) from error
 
-    def _images(self, row: Sample, views: list[ClipView]) -> ReadClip:
+    def _read_images(self, row: Sample, views: list[ClipView]) -> ReadClip:
         files = frame_folder.frame_files(row.path)
         numbers = np.concatenate([view.plan.left for view in views])
         if numbers.max() >= len(files):
             raise VideoError(
                 row.path, f"frame {numbers.max()} is wanted but there are {len(files)}"
             )
-        read = {number: frame_folder.encoded(files[number]) for number in set(numbers.tolist())}
+        encoded = {number: frame_folder.encoded(files[number]) for number in set(numbers.tolist())}
         return ReadClip(
             row=row,
             input_kind="images",
             views=views,
-            sources=[read[number] for number in numbers.tolist()],
+            sources=[encoded[number] for number in numbers.tolist()],
             read_by="DALI's image decoder",
         )
 
-    def _video(self, row: Sample, views: list[ClipView]) -> ReadClip | None:
-        """The part of the file that is needed; None where DALI would be led astray."""
+    def _read_video(self, row: Sample, views: list[ClipView]) -> ReadClip | None:
+        """Cut out the needed part of the file; None if DALI would not decode it correctly."""
         part = cut_part(row.path, np.concatenate([view.plan.left for view in views]))
         if part is None:
             return None
-        numbers = [[part.numbers[each] for each in view.plan.left.tolist()] for view in views]
+        numbers = [[part.numbers[number] for number in view.plan.left.tolist()] for view in views]
         return ReadClip(
             row=row,
             input_kind="video",
             views=views,
-            sources=[(part.encoded, np.array(each, np.int32)) for each in numbers],
+            sources=[(part.encoded, np.array(of_view, np.int32)) for of_view in numbers],
             read_by="DALI's video decoder",
         )
 
-    def _pixels(self, row: Sample, views: list[ClipView]) -> ReadClip:
+    def _read_pixels(self, row: Sample, views: list[ClipView]) -> ReadClip:
         numbers = np.unique(np.concatenate([view.plan.source_indices for view in views]))
         short = self.config.spec.resize
         read_by: ReadBy = "the cache"
@@ -128,7 +137,7 @@ class ClipReader:
             frames.append(resize_short(to_pixels(item.frame), short))
             num_damaged += item.is_damaged
         if len({frame.shape for frame in frames}) > 1:
-            raise VideoError(path, "its picture changes size midway")
+            raise VideoError(path, "its frames differ in size")
         return frames, num_damaged
 
 

@@ -1,8 +1,8 @@
-"""DaliLoader: an index into batches of tensors, by threads that decode and DALI's graph behind.
+"""DaliLoader: loads batches of clips with decoding threads and the DALI graph.
 
-Decoding runs ahead of whoever iterates, in as many threads as there are cores; one more thread puts
-batches together and through the graph. On a GPU, DALI decodes the videos that its decoder takes,
-and everything from there on stays on the card. This is the only bridge from DALI to torch.
+Clips are prefetched by one decoding thread per core; another thread collects batches and runs the
+graph. On a GPU, DALI decodes the videos that its decoder supports, and all later steps stay on the
+GPU.
 """
 
 import dataclasses
@@ -27,15 +27,27 @@ if TYPE_CHECKING:
     import torch
 
 BATCHES_AHEAD = 2
-"""Whose clips are being decoded beyond the one that is being put together, and as many finished."""
+"""Batches to decode ahead of the current one, and finished batches to keep ready."""
 TIMEOUT_S = 120.0
 DALI_ON_CPU = frozenset({"vp8", "vp9", "mjpeg"})
 
 Decoder = Literal["auto", "pyav", "dali"]
-"""auto: DALI's video decoder on a GPU for the files it takes, PyAV for the rest and on a CPU."""
+"""auto: on a GPU DALI's video decoder for the files it supports; PyAV otherwise."""
 
 
 class DaliLoader(ClipLoader):
+    """Loads clips with the DALI graph, on a GPU or CPU.
+
+    Args:
+        rows: The samples.
+        config: The settings.
+        gpu: GPU index; None runs on the CPU.
+        num_threads: Decoding threads; None takes one per core.
+        cache: Cache for decoded frames.
+        decoder: Decoder of video files.
+        timeout_s: Seconds to wait for a clip before it counts as failed.
+    """
+
     def __init__(
         self,
         rows: Sequence[Sample],
@@ -47,16 +59,15 @@ class DaliLoader(ClipLoader):
         decoder: Decoder = "auto",
         timeout_s: float = TIMEOUT_S,
     ) -> None:
-        """`timeout_s`: so long is a clip waited for before it is given up."""
         super().__init__(rows, config)
         self.cache = cache
         self._timeout_s = timeout_s
         self._gpu = gpu
         self._num_threads = num_threads or num_cores()
         self._graphs: dict[InputKind, ClipGraph] = {}
-        self._with_dali = decoder == "dali" or (decoder == "auto" and gpu is not None)
-        self._taken: dict[Any, bool] = {}
-        """What DALI's video decoder takes, by path."""
+        self._use_dali_decoder = decoder == "dali" or (decoder == "auto" and gpu is not None)
+        self._is_supported: dict[Any, bool] = {}
+        """Whether DALI's video decoder supports a file, by path."""
 
     def _load(self, batches: list[list[Sample]]) -> Iterator[Batch | None]:
         return prefetch(
@@ -68,17 +79,19 @@ class DaliLoader(ClipLoader):
     def _batches(
         self, batches: list[list[Sample]], stop: threading.Event
     ) -> Generator[Batch | None, None, None]:
-        """Runs in a thread of its own, ahead of who asks for batches."""
+        """Produce the batches; runs in the prefetch thread."""
         reader = ClipReader(
             config=self.config, cache=self.cache, takes_video=self._takes_video, stop=stop
         )
         pool = ThreadPool(self._num_threads)
         epoch = self._epoch
         pending: deque[list[tuple[Sample, Task[ReadClip | VideoError]]]] = deque()
-        waiting = iter(batches)
+        remaining = iter(batches)
         try:
             for _ in batches:
-                while len(pending) <= BATCHES_AHEAD and (batch := next(waiting, None)) is not None:
+                while (
+                    len(pending) <= BATCHES_AHEAD and (batch := next(remaining, None)) is not None
+                ):
                     pending.append([(row, _task(reader, row, epoch)) for row in batch])
                     for _, task in pending[-1]:
                         pool.submit(task)
@@ -98,12 +111,12 @@ class DaliLoader(ClipLoader):
         pool: ThreadPool,
         stop: threading.Event,
     ) -> ReadClip | VideoError:
-        give_up = time.monotonic() + self._timeout_s
+        deadline = time.monotonic() + self._timeout_s
         while not stop.is_set():
             try:
                 return task.done.result(0.1)
             except TimeoutError:
-                if time.monotonic() > give_up:
+                if time.monotonic() > deadline:
                     pool.abandon(task)
                     return VideoError(row.path, f"it gave no frames for {self._timeout_s:g} s")
         raise Stopped
@@ -119,8 +132,8 @@ class DaliLoader(ClipLoader):
         clips = [item for item in read if isinstance(item, ReadClip)]
         done: list[tuple[list[ReadClip], torch.Tensor]] = []
         for input_kind in INPUT_KINDS:
-            if chosen := [clip for clip in clips if clip.input_kind == input_kind]:
-                done += self._through_graph(chosen, reader, epoch)
+            if of_kind := [clip for clip in clips if clip.input_kind == input_kind]:
+                done += self._run_or_split(of_kind, reader, epoch)
         if not done:
             return None
         delivered = [clip for group, _ in done for clip in group]
@@ -132,35 +145,35 @@ class DaliLoader(ClipLoader):
             views = torch.arange(len(clips_BTCHW)).view(len(delivered), -1)[order].flatten()
             clips_BTCHW = clips_BTCHW[views.to(clips_BTCHW.device)]
             delivered = [delivered[n] for n in order]
-        self._count(delivered)
+        self._count_clips(delivered)
         return make_batch(clips_BTCHW, [clip.row for clip in delivered], self.config)
 
-    def _through_graph(
+    def _run_or_split(
         self, clips: list[ReadClip], reader: ClipReader, epoch: int
     ) -> "list[tuple[list[ReadClip], torch.Tensor]]":
-        """Clips of one front; where DALI refuses them together, each by itself."""
+        """Run clips with the same kind of input; if DALI fails, run each of them separately."""
         input_kind = clips[0].input_kind
         try:
             return [(clips, self._run_graph(input_kind, clips))]
         except RuntimeError as error:
-            self._graphs.pop(input_kind, None)  # DALI says that it can't be used any more
+            self._graphs.pop(input_kind, None)  # a DALI pipeline can't be used after an error
             if input_kind == "pixels":
                 raise
             if len(clips) > 1:
                 return [
-                    part for clip in clips for part in self._through_graph([clip], reader, epoch)
+                    part for clip in clips for part in self._run_or_split([clip], reader, epoch)
                 ]
             path, reason = clips[0].row.path, _reason(error)
         if input_kind == "images":
             self.report.failures[path] = reason
             return []
-        self._taken[path] = False
+        self._is_supported[path] = False
         self.report.refused[path] = reason
-        again = _read(reader, clips[0].row, epoch)
-        if isinstance(again, VideoError):
-            self.report.failures[again.path] = again.reason
+        retried = _read(reader, clips[0].row, epoch)
+        if isinstance(retried, VideoError):
+            self.report.failures[retried.path] = retried.reason
             return []
-        return self._through_graph([again], reader, epoch)
+        return self._run_or_split([retried], reader, epoch)
 
     def _run_graph(self, input_kind: InputKind, clips: list[ReadClip]) -> "torch.Tensor":
         if input_kind not in self._graphs:
@@ -178,28 +191,33 @@ class DaliLoader(ClipLoader):
             [view for clip in clips for view in clip.views],
         )
 
-    def _count(self, clips: list[ReadClip]) -> None:
+    def _count_clips(self, clips: list[ReadClip]) -> None:
         for clip in clips:
             self.report.read_by[clip.read_by] += 1
             if clip.num_damaged:
                 self.report.damaged_frames[clip.row.path] += clip.num_damaged
 
     def _takes_video(self, row: Sample) -> bool:
-        """From the index's codec, and from the file itself what the index doesn't hold."""
-        if not self._with_dali:
+        """Whether DALI decodes the file, by its codec in the index and by probing the file."""
+        if not self._use_dali_decoder:
             return False
-        if row.path not in self._taken:
+        if row.path not in self._is_supported:
             codecs = DALI_ON_CPU if self._gpu is None else NVDEC_CODECS
-            self._taken[row.path] = row.codec in codecs and suits_dali(video_file.probe(row.path))
-        return self._taken[row.path]
+            self._is_supported[row.path] = row.codec in codecs and suits_dali(
+                video_file.probe(row.path)
+            )
+        return self._is_supported[row.path]
 
 
-def _in_order(asked: list[Sample], delivered: list[Sample]) -> list[int]:
-    """Places in `delivered`, as `asked` has them. A row may come twice, and may be missing."""
-    places: dict[Sample, list[int]] = {}
+def _in_order(requested: list[Sample], delivered: list[Sample]) -> list[int]:
+    """Positions in `delivered` in the order of `requested`.
+
+    A row may be requested twice, and may not have been delivered.
+    """
+    positions: dict[Sample, list[int]] = {}
     for number, row in enumerate(delivered):
-        places.setdefault(row, []).append(number)
-    return [places[row].pop(0) for row in asked if places.get(row)]
+        positions.setdefault(row, []).append(number)
+    return [positions[row].pop(0) for row in requested if positions.get(row)]
 
 
 def _task(reader: ClipReader, row: Sample, epoch: int) -> "Task[ReadClip | VideoError]":
@@ -207,7 +225,7 @@ def _task(reader: ClipReader, row: Sample, epoch: int) -> "Task[ReadClip | Video
 
 
 def _read(reader: ClipReader, row: Sample, epoch: int) -> ReadClip | VideoError:
-    """What a thread does for one clip. A bad file is a finding; anything else ends the run."""
+    """Read one clip; the error of a bad file is returned, any other error ends the run."""
     try:
         return reader.read(row, epoch)
     except VideoError as error:
@@ -219,7 +237,7 @@ def _read(reader: ClipReader, row: Sample, epoch: int) -> ReadClip | VideoError:
 
 
 def _reason(error: RuntimeError) -> str:
-    """The line of DALI's report that says what went wrong."""
+    """The line of DALI's multi-line message that describes the error."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    told = [line for line in lines[1:] if "rror" in line and "operator" not in line]
-    return (told or lines)[0]
+    error_lines = [line for line in lines[1:] if "rror" in line and "operator" not in line]
+    return (error_lines or lines)[0]

@@ -1,15 +1,15 @@
-"""Decoded frames on disk, so that later epochs need not decode video again.
+"""Disk cache of decoded frames, so that later epochs need not decode the videos again.
 
-One file a clip holds the frames that were wanted of it so far, their short side resized, as bytes
-without compression: what comes back is exactly what was decoded, and reading it costs next to
-nothing (benchmarks/README.md has what JPEG would cost and save). A file's name is made of all that
-decides its pixels, so a changed video or another size never meets old frames.
+Each clip has one file with the frames that were requested so far, with the short side resized and
+without compression: reading them is fast, and gives exactly the decoded pixels. The file name is a
+hash of the video's path, size and time and of the frame size, so a changed video never gets old
+frames. benchmarks/README.md compares it with JPEG.
 
-Files appear by renaming, whole or not at all, so several processes can share a folder and any of
-them may be killed; so can several users, as far as its permissions let them. Where a file can't be
-read or written, frames are decoded instead, and that is said once. When the folder is full, what
-earlier runs left behind goes first; then nothing more is kept: throwing out what this run will want
-again would only turn all reading into misses.
+
+Files are written atomically, by renaming, so several processes and users can share a folder, and
+processes may be killed. If a file can't be read or written, the frames are decoded, and one warning
+is logged. When the cache is full, files of earlier runs are deleted first; then no more frames are
+added, because deleting frames that this run will need again would only cause cache misses.
 """
 
 import contextlib
@@ -36,73 +36,80 @@ SUFFIX = ".frames"
 MAGIC = b"engine frames 1\n"
 UNFINISHED = ".new-"
 STALE_S = 3600
-"""Age at which an unfinished file counts as left behind by a process that died."""
+"""Seconds after which an unfinished file counts as left by a dead process."""
 
 
 class FrameCache:
-    """Frames by (video, short side). Any number of threads and processes may use one folder."""
+    """Cache of frames by (video, short side). Threads and processes may share a folder.
+
+    Args:
+        folder: Folder of the cache; created if missing.
+        max_gb: Largest size of the folder in gigabytes.
+        log: Receives at most one warning, when the cache can't be read or written.
+
+    Raises:
+        SpecError: `max_gb` is not positive, or the folder can't be used.
+    """
 
     def __init__(
         self, folder: Path, *, max_gb: float, log: Callable[[str], None] = warnings.warn
     ) -> None:
-        """`tell` hears, once, that the folder can't be used as it should."""
         if not max_gb > 0:
-            raise SpecError(f"the cache needs some room: --cache-gb must be above 0, not {max_gb}")
+            raise SpecError(f"the cache needs space: --cache-gb must be above 0, not {max_gb}")
         self.folder = folder
         self.num_hits = 0
-        self._tell = log
-        self._has_told = False
-        self._is_sound = self._takes_more = True
+        self._log = log
+        self._has_warned = False
+        self._is_readable = self._is_writable = True
         self._max_bytes = int(max_gb * 1e9)
         self._lock = threading.Lock()
         self._checked: dict[str, int] = {}
-        """Name of a file → bit mask of those of its frames that this process has seen to be right.
-        """
-        self._opened = time.time() - 1  # the clock of files is coarser
+        """File name → bit mask of the frames whose checksum this process has verified."""
+        self._opened = time.time() - 1  # file times are less precise
         self._size = self._unscanned = 0
         self._old: list[tuple[int, str]] = []
         try:
             folder.mkdir(parents=True, exist_ok=True)
             self._scan()
         except OSError as error:
-            raise SpecError(f"{folder} can't be made a cache ({error.strerror})") from error
+            raise SpecError(f"{folder} can't be used as a cache ({error.strerror})") from error
 
     def get(self, video: Path, short: int, numbers: list[int]) -> list[Frame] | None:
-        """The frames `numbers` in that order, or None unless all of them are there."""
+        """Return the frames `numbers` in this order, or None if any of them is missing."""
         entry = self._entry(video, short)
         frames = None
         try:
-            if self._is_sound:
+            if self._is_readable:
                 frames = self._read(entry, numbers)
         except OSError as error:
-            self._leave_alone(entry, error)
+            self._on_read_error(entry, error)
         if frames is not None:
             with self._lock:
                 self.num_hits += 1
         return frames
 
     def put(self, video: Path, short: int, numbers: list[int], frames: list[Frame]) -> None:
-        """Keep these frames beside those already there; quietly not, where there is no room."""
-        if not (self._is_sound and self._takes_more):
+        """Add frames to a video's file; does nothing if the cache is full or can't be written."""
+        if not (self._is_readable and self._is_writable):
             return
         entry = self._entry(video, short)
-        kept = dict(zip(numbers, frames, strict=True))
+        merged = dict(zip(numbers, frames, strict=True))
         try:
-            others = [number for number in self._numbers(entry) if number not in kept]
-            kept.update(zip(others, self._read(entry, others) or [], strict=False))
+            old_numbers = [number for number in self._numbers(entry) if number not in merged]
+            merged.update(zip(old_numbers, self._read(entry, old_numbers) or [], strict=False))
         except OSError as error:
-            self._leave_alone(entry, error)
+            self._on_read_error(entry, error)
             return
-        if not self._make_room(sum(frame.nbytes for frame in kept.values())):
+        if not self._free_space(sum(frame.nbytes for frame in merged.values())):
             return
         try:
-            written = _write(entry, dict(sorted(kept.items())))
+            written = _write(entry, dict(sorted(merged.items())))
         except OSError as error:
-            self._takes_more = False
-            self._say(f"the cache {self.folder} takes no more frames ({error.strerror})")
+            self._is_writable = False
+            self._warn_once(f"the cache {self.folder} takes no more frames ({error.strerror})")
             return
         with self._lock:
-            self._checked[entry.name] = sum(1 << number for number in kept)
+            self._checked[entry.name] = sum(1 << number for number in merged)
             self._size += written
             self._unscanned += written
 
@@ -123,17 +130,17 @@ class FrameCache:
         try:
             with entry.open("rb") as file:
                 shape, stored, checksums = _read_header(file)
-                places = np.searchsorted(stored, numbers)
-                if np.any(places >= len(stored)) or np.any(stored[places] != numbers):
+                indices = np.searchsorted(stored, numbers)
+                if np.any(indices >= len(stored)) or np.any(stored[indices] != numbers):
                     return None
                 begin, size = file.tell(), shape[0] * shape[1] * 3
                 frames: list[Frame] = []
-                for number, place in zip(numbers, places.tolist(), strict=True):
-                    file.seek(begin + size * place)
+                for number, index in zip(numbers, indices.tolist(), strict=True):
+                    file.seek(begin + size * index)
                     frame = np.empty(size, np.uint8)
                     if file.readinto(frame.data) < size:
                         raise ValueError
-                    self._check(entry.name, number, frame, int(checksums[place]))
+                    self._check(entry.name, number, frame, int(checksums[index]))
                     frames.append(frame.reshape(*shape, 3))
         except FileNotFoundError:
             return None
@@ -143,36 +150,34 @@ class FrameCache:
             return None
         return frames
 
-    def _leave_alone(self, entry: Path, error: OSError) -> None:
-        """It can't be read, which says nothing of what is in it."""
-        if not isinstance(error, PermissionError):  # more than one file that is another user's
-            self._is_sound = False
-        self._say(f"{entry} can't be read ({error.strerror})")
+    def _on_read_error(self, entry: Path, error: OSError) -> None:
+        """Handle a file that can't be read; it is kept, because its content may be intact."""
+        if not isinstance(error, PermissionError):  # that may be one file of another user
+            self._is_readable = False
+        self._warn_once(f"{entry} can't be read ({error.strerror})")
 
     def _check(self, name: str, number: int, frame: Frame, checksum: int) -> None:
-        """Once for each frame: it may be written and yet lost, if the machine went down."""
+        """Verify a frame's checksum once: a crash of the machine may leave wrong data."""
         if self._checked.get(name, 0) >> number & 1:
             return
         if zlib.crc32(frame.data) != checksum:
             raise ValueError
         with contextlib.suppress(OSError):
-            os.utime(self.folder / name)  # in use: whoever makes room leaves it alone
+            os.utime(self.folder / name)  # mark it as used, so that it isn't deleted
         with self._lock:
             self._checked[name] = self._checked.get(name, 0) | 1 << number
 
-    def _say(self, trouble: str) -> None:
+    def _warn_once(self, problem: str) -> None:
         with self._lock:
-            has_told, self._has_told = self._has_told, True
-        if not has_told:
-            self._tell(
-                f"{trouble}: frames that aren't in the cache are decoded, which takes longer"
-            )
+            has_warned, self._has_warned = self._has_warned, True
+        if not has_warned:
+            self._log(f"{problem}: frames that aren't in the cache are decoded, which takes longer")
 
     def _scan(self) -> None:
-        """Count what is there, and list it with the longest unused first."""
+        """Measure the cache, and list its files, least recently used first."""
         entries: list[tuple[float, int, str]] = []
         for item in os.scandir(self.folder):
-            with contextlib.suppress(OSError):  # gone meanwhile, or another user's
+            with contextlib.suppress(OSError):  # deleted meanwhile, or another user's
                 status = item.stat()
                 if item.name.endswith(SUFFIX):
                     entries.append((status.st_mtime, status.st_size, item.name))
@@ -182,7 +187,7 @@ class FrameCache:
         self._unscanned = 0
         self._old = [(size, name) for _, size, name in sorted(entries)]
 
-    def _make_room(self, num_bytes: int) -> bool:
+    def _free_space(self, num_bytes: int) -> bool:
         with self._lock:
             if self._unscanned > self._max_bytes // 64:  # others may have written meanwhile
                 with contextlib.suppress(OSError):
@@ -199,7 +204,7 @@ class FrameCache:
 
 
 def _read_header(file: BinaryIO) -> tuple[tuple[int, int], NDArray[np.int64], NDArray[np.int64]]:
-    """The frames' height and width, their numbers and their checksums; then come the frames."""
+    """Read the frames' (height, width), numbers and checksums; the frames follow in the file."""
     if file.read(len(MAGIC)) != MAGIC:
         raise ValueError
     count, height, width = struct.unpack("<3q", file.read(24))
@@ -211,12 +216,12 @@ def _read_header(file: BinaryIO) -> tuple[tuple[int, int], NDArray[np.int64], ND
 
 
 def _write(entry: Path, frames: dict[int, Frame]) -> int:
-    """`frames` by ascending number. Returns the bytes written."""
+    """Write a file with `frames`, sorted by number; returns the number of bytes."""
     height, width, _ = next(iter(frames.values())).shape
     checksums = [zlib.crc32(np.ascontiguousarray(frame).data) for frame in frames.values()]
     temporary = entry.with_name(f"{UNFINISHED}{uuid.uuid4().hex}")
     try:
-        with temporary.open("xb") as file:  # with the user's own umask, unlike tempfile's
+        with temporary.open("xb") as file:  # respects the user's umask, unlike tempfile
             file.write(MAGIC + struct.pack("<3q", len(frames), height, width))
             file.write(np.array([list(frames), checksums], np.int64).tobytes())
             for frame in frames.values():
@@ -227,6 +232,6 @@ def _write(entry: Path, frames: dict[int, Frame]) -> int:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
         if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-            return 0  # the disk is full; what isn't kept is decoded again
+            return 0  # the disk is full; these frames will be decoded again
         raise
     return written

@@ -1,13 +1,13 @@
-"""The one DALI graph: decode (where DALI decodes), resize, crop, mirror, color, normalize.
+"""The DALI graph of all loaders: decode (if DALI decodes), resize, crop, mirror, color, normalize.
 
-A graph has one of four fronts, and the rest is the same whatever the front and the device:
+A graph has one of four kinds of input; the other steps are the same for all inputs and devices:
 
-    pixels   frames that PyAV decoded, their short side already resized     (H, W, C) each
-    clips    the same, all frames of a look in one array                    (T, H, W, C)
-    images   JPEG or PNG files, a frame each                                bytes
-    video    parts of video files, and the numbers of the frames wanted     bytes
+    pixels   frames decoded by PyAV, with the short side already resized    (H, W, C) each
+    clips    the same, with all frames of a view in one array               (T, H, W, C)
+    images   JPEG or PNG files, one per frame                               bytes
+    video    parts of video files, and the numbers of the wanted frames     bytes
 
-Shape letters: B looks, T frames of each, C colors, H, W.
+Shape letters: B views, T frames, C channels, H height, W width.
 """
 
 from typing import TYPE_CHECKING, Any, Literal, get_args
@@ -23,12 +23,22 @@ if TYPE_CHECKING:
 InputKind = Literal["pixels", "clips", "images", "video"]
 INPUT_KINDS: tuple[InputKind, ...] = get_args(InputKind)
 BY_VIEW: frozenset[InputKind] = frozenset({"clips", "video"})
-"""Fronts of which a sample is a whole look, and not one frame."""
+"""Inputs with one sample per view instead of one per frame."""
 COLORS = ("brightness", "contrast", "saturation", "hue")
 
 
 class ClipGraph:
-    """A built pipeline for up to `max_views` looks a run."""
+    """A built DALI pipeline.
+
+    Args:
+        input_kind: Kind of input; see the module docstring.
+        spec: Size, crop and normalization.
+        max_views: Largest number of views per run.
+        num_threads: CPU threads of DALI.
+        gpu: GPU index; None runs on the CPU.
+        values: Data type of the output.
+        color: Whether the views change colors.
+    """
 
     def __init__(
         self,
@@ -41,7 +51,7 @@ class ClipGraph:
         values: Values = "float32",
         color: bool = False,
     ) -> None:
-        self._front = input_kind
+        self._input_kind = input_kind
         self._spec = spec
         self._color = color
         self._pipeline = define(input_kind, spec, gpu=gpu is not None, values=values, color=color)(
@@ -54,22 +64,28 @@ class ClipGraph:
         self._pipeline.build()
 
     def run(self, sources: list[Any], views: list[ClipView]) -> "torch.Tensor":
-        """`sources` has one entry a frame, look after look; for video one (bytes, numbers) a look.
+        """Process some views.
 
-        Returns (B, T, C, H, W) on the device of the graph, in memory of its own.
+        Args:
+            sources: For pixels and images one entry per frame, view after view; for clips one array
+                per view; for video one (bytes, frame numbers) per view.
+            views: Crop and augmentation values of each view.
+
+        Returns:
+            (B, T, C, H, W) on the device of the graph; the tensor owns its memory.
         """
         import torch
 
         pipeline, frames = self._pipeline, self._spec.num_frames
         places: list[Any] = []
-        if self._front == "video":  # each number once: DALI decodes from the start again for others
+        if self._input_kind == "video":  # unique numbers: DALI restarts decoding for a repeated one
             pipeline.feed_input("source", [encoded for encoded, _ in sources])
             pairs = [np.unique(numbers, return_inverse=True) for _, numbers in sources]
             pipeline.feed_input("numbers", [unique.astype(np.int32) for unique, _ in pairs])
             places = [inverse for _, inverse in pairs]
         else:
             pipeline.feed_input("source", sources)
-        repeat = 1 if self._front in BY_VIEW else frames
+        repeat = 1 if self._input_kind in BY_VIEW else frames
         names = ("crop_x", "crop_y", *(COLORS if self._color else ()))
         for name in names:
             values = np.array([getattr(view, name) for view in views], np.float32)
@@ -81,7 +97,7 @@ class ClipGraph:
         tensor = torch.from_dlpack(output.as_tensor())
         pipeline.release_outputs()
         clips_BTCHW = tensor.reshape(len(views), frames, 3, self._spec.crop, self._spec.crop)
-        if all(np.array_equal(each, np.arange(frames)) for each in places):
+        if all(np.array_equal(place, np.arange(frames)) for place in places):
             return clips_BTCHW
         order = torch.from_numpy(np.stack(places)).to(clips_BTCHW.device)
         return clips_BTCHW[torch.arange(len(views), device=order.device)[:, None], order]
@@ -96,18 +112,28 @@ def define(
     color: bool = False,
     centered: bool = False,
 ) -> Any:
-    """The graph's definition, which DALI calls with the size of a batch and the device.
+    """Define the graph as a DALI pipeline function.
 
-    `centered` fixes the look of testing, the middle of the picture, so that only the front is fed.
+    Args:
+        input_kind: Kind of input; see the module docstring.
+        spec: Size, crop and normalization.
+        gpu: Whether the graph runs on a GPU.
+        values: Data type of the output.
+        color: Whether to add the color operator.
+        centered: Always use the center crop of testing, so that only frames are fed.
+
+    Returns:
+        A function that takes DALI's pipeline arguments (batch size, device, …) and returns the
+        pipeline.
     """
     from nvidia.dali import fn, pipeline_def, types
 
     device = "gpu" if gpu else "cpu"
-    kinds = {"float32": types.FLOAT, "float16": types.FLOAT16, "uint8": types.UINT8}
+    dtypes = {"float32": types.FLOAT, "float16": types.FLOAT16, "uint8": types.UINT8}
     mixed = "mixed" if gpu else "cpu"
 
     def decode() -> Any:
-        # `run` waits for the outputs, so the arrays outlive their use and DALI needs no copy.
+        # `run` waits for the outputs, so the input arrays stay alive and need no copy.
         if input_kind == "pixels":
             pixels = fn.external_source(name="source", layout="HWC", no_copy=True)
             return pixels.gpu() if gpu else pixels
@@ -120,7 +146,7 @@ def define(
         if input_kind == "images":
             return fn.decoders.image(encoded, device=mixed, output_type=types.RGB)
         numbers = fn.external_source(name="numbers", ndim=1, dtype=types.INT32)
-        # A frame beyond the end is an error, not a black picture; PyAV then has a look at the file.
+        # A frame past the end is an error, not a black frame; the loader then retries with PyAV.
         return fn.decoders.video(encoded, frames=numbers, device=mixed, pad_mode="none")
 
     def resize_short(frames: Any) -> Any:
@@ -145,9 +171,8 @@ def define(
         frames = decode()
         if input_kind in ("images", "video"):
             frames = resize_short(frames)
-        if (
-            input_kind == "video" and not centered
-        ):  # where a number came twice, `run` puts its frame again
+        if input_kind == "video" and not centered:
+            # `run` sends repeated frame numbers once, so there may be fewer frames.
             frames = fn.pad(frames, axis_names="F", shape=[spec.num_frames])
         crop = {
             "crop": (spec.crop, spec.crop),
@@ -156,10 +181,10 @@ def define(
             "rounding": "truncate",
         }
         if color:
-            shades = {
+            color_values = {
                 name: fn.external_source(name=name, ndim=0, dtype=types.FLOAT) for name in COLORS
             }
-            frames = fn.color_twist(fn.crop(frames, **crop), **shades)
+            frames = fn.color_twist(fn.crop(frames, **crop), **color_values)
             crop = {}
         return fn.crop_mirror_normalize(
             frames,
@@ -167,7 +192,7 @@ def define(
             mirror=view("mirror", 0, types.INT32),
             mean=[0.0] if values == "uint8" else [255 * value for value in spec.mean],
             std=[1.0] if values == "uint8" else [255 * value for value in spec.std],
-            dtype=kinds[values],
+            dtype=dtypes[values],
             output_layout="FCHW" if input_kind in BY_VIEW else "CHW",
             device=device,
         )

@@ -1,7 +1,7 @@
-"""What every loader agrees on: which clips, in which order, seen how, and what a batch is.
+"""Common parts of all loaders: samples, batches, the order of an epoch, and the report.
 
-The order of an epoch is a pure function of (seed, epoch); where an epoch stands is the number of
-batches handed out. So a run that begins again at that number goes on as if it had never stopped.
+The order of an epoch is a pure function of (seed, epoch), and the state of a loader is the number
+of batches that it has returned. So a resumed run continues as if it had not been interrupted.
 """
 
 from abc import ABC, abstractmethod
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Sample:
-    """One row of an index, as far as a loader needs it."""
+    """One clip of a dataset, with the metadata that a loader needs."""
 
     id: int
     path: Path
@@ -35,11 +35,11 @@ class Sample:
     height: int = 0
     codec: str = ""
     repeat: int = 0
-    """Which of several times this is that an epoch sees the clip, each varied in its own way."""
+    """Which repetition of the clip within the epoch; each is augmented differently."""
 
 
 class Batch(NamedTuple):
-    """B counts looks: a clip that is viewed several times comes as so many neighbors."""
+    """A batch of B views; several views of one clip are next to each other."""
 
     clips: "torch.Tensor"
     """(B, T, C, H, W)"""
@@ -49,17 +49,19 @@ class Batch(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class LoaderConfig:
+    """Settings shared by all loaders."""
+
     spec: ClipSpec
     batch_size: int = 8
-    """Clips; with several views of a clip, a batch holds as many times more."""
+    """Clips per batch; with several views of a clip, a batch holds batch_size × num_views views."""
     augment: Augment | None = None
-    """None: the clips are seen as in testing, always alike."""
+    """None: deterministic test views."""
     shuffle: bool = False
     seed: int = 0
     num_clips: int = 1
-    """Views spread over a clip's time, in testing."""
+    """Test views of a clip, spread over time."""
     num_crops: int = 1
-    """1, or 3 along the long side."""
+    """Test crops: 1 for the center, or 3 along the long side."""
     rank: int = 0
     world_size: int = 1
     values: Values = "float32"
@@ -70,13 +72,14 @@ class LoaderConfig:
         if not 0 <= self.rank < self.world_size:
             raise SpecError(f"rank {self.rank} is not one of 0 to {self.world_size - 1}")
         if self.augment and self.num_views > 1:
-            raise SpecError("several views of a clip are for testing; training draws one")
+            raise SpecError("several views of a clip need augment=None; training uses one view")
 
     @property
     def num_views(self) -> int:
         return self.num_clips * self.num_crops
 
     def views(self, row: Sample, epoch: int) -> list[ClipView]:
+        """Return the views of a sample in this epoch."""
         if self.augment is None:
             views = plan_views(
                 row.frames,
@@ -88,7 +91,7 @@ class LoaderConfig:
                 num_crops=self.num_crops,
             )
             return [
-                ClipView(plan=each.plan, crop_x=each.crop_x, crop_y=each.crop_y) for each in views
+                ClipView(plan=view.plan, crop_x=view.crop_x, crop_y=view.crop_y) for view in views
             ]
         return [
             training_view(
@@ -104,11 +107,11 @@ class LoaderConfig:
         ]
 
     def batches(self, num_rows: int, epoch: int) -> list[list[int]]:
-        """Positions of this rank's clips, batch by batch.
+        """Return the positions of this rank's clips, batch by batch.
 
-        Over all ranks each clip comes once, and their batches together are those of one process
-        with a batch as large. All ranks make the same number of steps: where one has nothing left
-        for the last of them, its batch is empty.
+        Each clip is in exactly one batch of one rank. The batches of all ranks together equal those
+        of a single process with a batch size of batch_size × world_size. All ranks have the same
+        number of batches, so the last one may be empty.
         """
         order = np.arange(num_rows)
         if self.shuffle:
@@ -121,27 +124,29 @@ class LoaderConfig:
 
 @dataclass(kw_only=True)
 class LoaderReport:
-    """What happened to the clips, over all epochs; for one summary at the end."""
+    """Summary of the clips that were read, over all epochs."""
 
     read_by: Counter[str] = field(default_factory=Counter)
-    """How many clips each way of reading delivered."""
+    """Number of clips read by each decoder or the cache."""
     failures: dict[Path, str] = field(default_factory=dict)
     """Files that can't be read, with the reason; their clips are missing from the batches."""
     damaged_frames: Counter[Path] = field(default_factory=Counter)
-    """Wanted frames that don't decode as they were encoded; see wanted_frames.Wanted."""
+    """Number of damaged frames used from each file; see wanted_frames.DecodedFrame."""
     flaws: dict[Path, str] = field(default_factory=dict)
-    """Files of which something is missing, though what is there was read."""
+    """Files that are incomplete, with the reason; the rest of them was read."""
     num_streams: dict[Path, int] = field(default_factory=dict)
-    """Files of several videos, of which the first was read."""
+    """Files with several video streams; only the first stream was read."""
     refused: dict[Path, str] = field(default_factory=dict)
-    """Files that DALI's video decoder didn't take, so that PyAV read them."""
+    """Files that DALI's video decoder rejected, with the reason; PyAV read them instead."""
 
     def describe(self) -> str:
-        """One line for the end of a run."""
-        parts = [f"{count:,} clips by {way}" for way, count in self.read_by.most_common()]
+        """One-line summary for the end of a run."""
+        parts = [f"{count:,} clips by {decoder}" for decoder, count in self.read_by.most_common()]
         if self.refused:
             path, reason = next(iter(self.refused.items()))
-            parts.append(f"{len(self.refused):,} files not for DALI's decoder ({path}: {reason})")
+            parts.append(
+                f"{len(self.refused):,} files rejected by DALI's decoder ({path}: {reason})"
+            )
         if damage := self.describe_damage():
             parts.append(damage)
         if self.failures:
@@ -150,7 +155,7 @@ class LoaderReport:
         return "; ".join(parts) or "no clips read"
 
     def describe_damage(self) -> str:
-        """What was used though it isn't sound; empty where everything is."""
+        """One-line summary of damaged and incomplete files; empty if there are none."""
         parts = []
         if self.damaged_frames:
             parts.append(
@@ -159,11 +164,11 @@ class LoaderReport:
             )
         if self.flaws:
             path, reason = next(iter(self.flaws.items()))
-            parts.append(f"{len(self.flaws):,} files aren't whole ({path}: {reason})")
+            parts.append(f"{len(self.flaws):,} files are incomplete ({path}: {reason})")
         return "; ".join(parts)
 
     def describe_streams(self) -> str:
-        """Empty where each file holds one video."""
+        """One-line note on files with several video streams; empty if there are none."""
         if not self.num_streams:
             return ""
         path, count = next(iter(self.num_streams.items()))
@@ -173,7 +178,7 @@ class LoaderReport:
         )
 
     def merge_from(self, other: "LoaderReport") -> None:
-        """What another loader, or another process, met."""
+        """Add the report of another loader or process."""
         self.read_by += other.read_by
         self.failures |= other.failures
         self.damaged_frames += other.damaged_frames
@@ -183,10 +188,16 @@ class LoaderReport:
 
 
 class ClipLoader(ABC):
-    """Iterate once for each epoch; `len` is the number of its batches.
+    """Base class of the loaders. Iterate once per epoch; `len` is the number of batches.
 
-    Clips that can't be read are left out of their batch and named in `report`. A batch of which
-    nothing is left is skipped, but not where other ranks wait for this one's step.
+    Clips that can't be read are left out of their batch and listed in `report`. Empty batches are
+    skipped, except with several ranks, which must all take the same number of steps.
+
+    Attributes:
+        rows: The samples.
+        config: The settings.
+        report: What was read so far.
+        note: A warning for the user, or an empty string.
     """
 
     def __init__(self, rows: Sequence[Sample], config: LoaderConfig) -> None:
@@ -196,10 +207,9 @@ class ClipLoader(ABC):
         self.config = config
         self.report = LoaderReport()
         self.note = ""
-        """What whoever started it should know, where something isn't as usual."""
         self._epoch = 0
         self._done = 0
-        """Batches of this epoch that were handed out."""
+        """Number of batches of this epoch that were returned."""
         self._begin_at = 0
         self._is_stopped = False
 
@@ -207,10 +217,14 @@ class ClipLoader(ABC):
         return len(self.config.batches(len(self.rows), self._epoch))
 
     def __iter__(self) -> Iterator[Batch]:
-        """The rest of a loaded epoch, or a whole one; a loop that was left begins again."""
+        """Iterate over an epoch, or over the rest of it after `load_state_dict`.
+
+        If an iteration is abandoned, the next one starts the same epoch again.
+        """
         self._done, self._begin_at = self._begin_at, 0
         batches = self.config.batches(len(self.rows), self._epoch)[self._done :]
-        for batch in self._load([[self.rows[each] for each in batch] for batch in batches]):
+        samples = [[self.rows[position] for position in positions] for positions in batches]
+        for batch in self._load(samples):
             if self._is_stopped:
                 raise Stopped
             self._done += 1
@@ -222,14 +236,19 @@ class ClipLoader(ABC):
         self._done = 0
 
     def stop(self) -> None:
-        """Whoever asks for a batch gets `Stopped` from now on. For a signal's handler: it does no
-        more than to say so."""
+        """Make the iteration raise `Stopped`. Safe to call from a signal handler."""
         self._is_stopped = True
 
     def state_dict(self) -> dict[str, int]:
+        """Position in the data, for resuming."""
         return {"epoch": self._epoch, "done": self._done, "seed": self.config.seed}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
+        """Continue from a position that `state_dict` returned.
+
+        Raises:
+            SpecError: The seed differs.
+        """
         if state["seed"] != self.config.seed:
             raise SpecError(f"the run began with seed {state['seed']}, not {self.config.seed}")
         self._epoch, self._begin_at = state["epoch"], state["done"]
@@ -237,7 +256,7 @@ class ClipLoader(ABC):
 
     @abstractmethod
     def _load(self, batches: list[list[Sample]]) -> Iterator[Batch | None]:
-        """A batch for each list of clips, in order; None where no clip of it can be read."""
+        """Yield a batch for each list of samples, in order; None if none of them can be read."""
 
 
 def _empty_batch(config: LoaderConfig) -> Batch:
@@ -251,7 +270,7 @@ def _empty_batch(config: LoaderConfig) -> Batch:
 
 
 def make_batch(clips_BTCHW: "torch.Tensor", rows: list[Sample], config: LoaderConfig) -> Batch:
-    """`rows` are the clips, of which the tensor holds `feed.num_views` neighbors each."""
+    """Create a batch from `rows` and their `config.num_views` adjacent views each."""
     import torch
 
     labels = torch.tensor([row.label for row in rows], dtype=torch.long, device=clips_BTCHW.device)

@@ -1,4 +1,4 @@
-"""Threads of the loaders: batches made before they are asked for, and a pool that decodes."""
+"""Background threads of the loaders: a prefetch thread for batches, and a pool for decoding."""
 
 import queue
 import threading
@@ -14,7 +14,7 @@ Item = TypeVar("Item")
 
 _END = object()
 JOIN_S = 5.0
-"""How long threads that were told to stop are waited for."""
+"""Seconds to wait for threads to stop."""
 
 
 def prefetch(
@@ -23,54 +23,61 @@ def prefetch(
     ahead: int,
     is_stopped: Callable[[], bool] = lambda: False,
 ) -> Generator[Item, None, None]:
-    """Iterate over `produce(stop)` in a thread, up to `ahead` items before they are asked for.
+    """Iterate over `produce(stop)` in a background thread.
 
-    What it raises is raised here. When this iterator is left, `stop` is set and the thread joined;
-    `produce` may set it too, to end what works for it. Whoever waits is asked for `is_stopped`, and
-    gets `Stopped` once it is true: a signal's handler that raised here would leave locks as they
-    were at that moment.
+    Exceptions of `produce` are raised here. When the iteration ends, `stop` is set and the thread
+    joined.
+
+    Args:
+        produce: Returns the items. It may set its argument `stop` itself, to stop its own workers.
+        ahead: Number of items to prefetch.
+        is_stopped: Polled while waiting; once true, `Stopped` is raised. A signal handler sets it,
+            because raising an exception in the handler could leave locks held.
+
+    Raises:
+        Stopped: `is_stopped` returned true.
     """
-    stop, left = threading.Event(), threading.Event()
-    made: queue.Queue[Any] = queue.Queue(ahead)
+    stop, abandoned = threading.Event(), threading.Event()
+    results: queue.Queue[Any] = queue.Queue(ahead)
 
     def work() -> None:
         try:
             with closing(produce(stop)) as items:
                 for item in items:
-                    if not put_unless(made, (item, None), left):
+                    if not put_unless_stopped(results, (item, None), abandoned):
                         return
-            put_unless(made, (_END, None), left)
+            put_unless_stopped(results, (_END, None), abandoned)
         except BaseException as error:
-            put_unless(made, (None, error), left)
+            put_unless_stopped(results, (None, error), abandoned)
 
     thread = threading.Thread(target=work, name="prefetch", daemon=True)
     thread.start()
     try:
         while True:
-            item, error = _take_unless(made, is_stopped)
+            item, error = _get_unless_stopped(results, is_stopped)
             if error is not None:
                 raise error
             if item is _END:
                 return
             yield item
     finally:
-        left.set()
+        abandoned.set()
         stop.set()
         thread.join()
 
 
-def _take_unless(made: "queue.Queue[Any]", is_stopped: Callable[[], bool]) -> Any:
+def _get_unless_stopped(results: "queue.Queue[Any]", is_stopped: Callable[[], bool]) -> Any:
     while not is_stopped():
         with suppress(queue.Empty):
-            return made.get(timeout=0.1)
+            return results.get(timeout=0.1)
     raise Stopped
 
 
-def put_unless(made: "queue.Queue[Any]", item: Any, stop: threading.Event) -> bool:
-    """False where nobody waits for it any more."""
+def put_unless_stopped(results: "queue.Queue[Any]", item: Any, stop: threading.Event) -> bool:
+    """Put an item into a queue; returns False if `stop` was set first."""
     while not stop.is_set():
         try:
-            made.put(item, timeout=0.1)
+            results.put(item, timeout=0.1)
         except queue.Full:
             continue
         return True
@@ -78,7 +85,7 @@ def put_unless(made: "queue.Queue[Any]", item: Any, stop: threading.Event) -> bo
 
 
 class Task(Generic[Item]):
-    """One function call in a thread of the pool, and its result."""
+    """A function call in a thread of the pool, with its result."""
 
     def __init__(self, work: Callable[[threading.Event], Item]) -> None:
         self.stop = threading.Event()
@@ -93,8 +100,11 @@ class Task(Generic[Item]):
 
 
 class ThreadPool:
-    """Threads that run tasks in order. One that hangs inside a library can't be ended: it is left
-    behind, another takes its place, and it ends with the process."""
+    """Threads that run tasks in order.
+
+    A thread that hangs in a library can't be stopped: `abandon` leaves it running until the process
+    exits, and starts another thread in its place.
+    """
 
     def __init__(self, size: int) -> None:
         self._waiting: queue.SimpleQueue[Task[Any] | None] = queue.SimpleQueue()

@@ -1,8 +1,8 @@
-"""TorchLoader: the plain reference, as most people write it.
+"""TorchLoader: the reference loader, in plain PyTorch.
 
-A torch Dataset decodes every frame with PyAV, torchvision's v2 transforms follow, and a DataLoader
-runs as many worker processes as there are cores. It is here to be compared with: the tests hold
-DaliLoader to its pixels, and the benchmarks to a multiple of its speed.
+A Dataset decodes every frame with PyAV and applies torchvision's v2 transforms; a DataLoader runs
+one worker process per core. Tests compare the pixels of DaliLoader with it, and benchmarks the
+speed.
 """
 
 import gc
@@ -31,12 +31,22 @@ from dali_pipelines.loaders.loader_config import Batch, ClipLoader, LoaderConfig
 TIMEOUT_S = 600.0
 SHARED = Path("/dev/shm")
 PREFETCH = 2
-"""Batches that each worker has ready; DataLoader's default."""
+"""Batches prefetched by each worker; the default of DataLoader."""
 Decode = Callable[[Sample, IntArray], list[Frame]]
-"""The frames of these numbers, ascending, as they are in the file."""
+"""Decodes the frames with these numbers (ascending) at their original size."""
 
 
 class TorchLoader(ClipLoader):
+    """Reference loader in plain PyTorch.
+
+    Args:
+        rows: The samples.
+        config: The settings.
+        num_workers: Worker processes; None takes one per core, 0 loads in this process.
+        decode: Replaces PyAV, to compare other decoding libraries.
+        timeout_s: Seconds to wait for a batch before the run fails.
+    """
+
     def __init__(
         self,
         rows: Sequence[Sample],
@@ -46,8 +56,6 @@ class TorchLoader(ClipLoader):
         decode: Decode | None = None,
         timeout_s: float = TIMEOUT_S,
     ) -> None:
-        """`decode` stands in for PyAV, for comparison with other libraries. `timeout_s`: so long
-        are worker processes waited for, before the run is ended."""
         super().__init__(rows, config)
         self._num_workers = num_cores() if num_workers is None else num_workers
         self._decode = decode
@@ -57,29 +65,31 @@ class TorchLoader(ClipLoader):
         if self._through_pipes:
             self.note = (
                 f"{SHARED} has less than the {needed / 2**20:,.0f} MiB that the torch loader's "
-                "batches take, so that they go through pipes, which is slower; in a container, "
+                "batches need, so they go through pipes, which is slower; in a container, "
                 "raise --shm-size"
             )
 
     def _load(self, batches: list[list[Sample]]) -> Iterator[Batch | None]:
         rows = [row for batch in batches for row in batch]
         positions = iter(range(len(rows)))
-        at_work = _shared_table(max(1, self._num_workers))
-        gc.collect()  # a DALI graph that is garbage must go here, where its threads are
+        workers_table = _shared_table(max(1, self._num_workers))
+        gc.collect()  # unused DALI graphs must be freed in the process that owns their threads
         loader: DataLoader[Any] = DataLoader(
-            ClipDataset(rows, self.config, self._epoch, at_work, self._decode, self._through_pipes),
+            ClipDataset(
+                rows, self.config, self._epoch, workers_table, self._decode, self._through_pipes
+            ),
             batch_sampler=[[next(positions) for _ in batch] for batch in batches],
             num_workers=self._num_workers,
             prefetch_factor=PREFETCH if self._num_workers else None,
             collate_fn=list,
             timeout=self._timeout_s if self._num_workers else 0,
-            worker_init_fn=_keep_what_is_inherited,
+            worker_init_fn=_freeze_inherited_objects,
         )
         try:
             for items in loader:
                 yield self._batch(items)
         except RuntimeError as error:
-            raise _named(error, rows, at_work) from error
+            raise _with_file_name(error, rows, workers_table) from error
 
     def _batch(self, items: "list[Item | VideoError]") -> Batch | None:
         for item in items:
@@ -87,13 +97,13 @@ class TorchLoader(ClipLoader):
                 self.report.failures[item.path] = item.reason
             elif item.num_damaged:
                 self.report.damaged_frames[item.row.path] += item.num_damaged
-        whole = [item for item in items if not isinstance(item, VideoError)]
-        self.report.read_by["PyAV, every frame"] += len(whole)
-        if not whole:
+        readable = [item for item in items if not isinstance(item, VideoError)]
+        self.report.read_by["PyAV, every frame"] += len(readable)
+        if not readable:
             return None
         return make_batch(
-            torch.cat([torch.as_tensor(item.clips) for item in whole]),
-            [item.row for item in whole],
+            torch.cat([torch.as_tensor(item.clips) for item in readable]),
+            [item.row for item in readable],
             self.config,
         )
 
@@ -108,30 +118,35 @@ def _free_shared_memory() -> int:
 
 
 def _shared_table(num_lines: int) -> torch.Tensor:
-    """Two numbers a line that forked workers write and this process reads."""
+    """Shared memory: forked workers write two numbers per line, and this process reads them."""
     memory = mmap.mmap(-1, num_lines * 2 * torch.int64.itemsize)
     return torch.frombuffer(memory, dtype=torch.int64).view(num_lines, 2).fill_(-1)
 
 
-def _keep_what_is_inherited(worker: int) -> None:
-    """A DALI graph of the parent, deleted in a forked worker, waits for threads it has not."""
+def _freeze_inherited_objects(worker: int) -> None:
+    """Keep a forked worker from freeing DALI graphs of the parent, which would hang: the graph's
+    threads don't exist in the worker."""
     gc.freeze()
 
 
 class Item(NamedTuple):
+    """A clip that a worker has read."""
+
     row: Sample
     clips: torch.Tensor | np.ndarray
-    """A tensor goes to another process through shared memory, an array through a pipe."""
+    """Workers send tensors through shared memory, and arrays through a pipe."""
     num_damaged: int
 
 
 class ClipDataset(Dataset[Any]):
+    """Reads and transforms one clip per item; errors of a file are returned, not raised."""
+
     def __init__(
         self,
         rows: list[Sample],
         config: LoaderConfig,
         epoch: int,
-        at_work: torch.Tensor,
+        workers_table: torch.Tensor,
         decode: Decode | None,
         through_pipes: bool,
     ) -> None:
@@ -140,8 +155,8 @@ class ClipDataset(Dataset[Any]):
         self._rows = rows
         self._config = config
         self._epoch = epoch
-        self._at_work = at_work
-        """A line for each worker: its process, and the clip that it is reading."""
+        self._workers_table = workers_table
+        """One line per worker: its process id, and the position of the clip that it is reading."""
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -149,15 +164,15 @@ class ClipDataset(Dataset[Any]):
     def __getitem__(self, position: int) -> "Item | VideoError":
         worker = torch.utils.data.get_worker_info()
         if worker is not None:
-            self._at_work[worker.id] = torch.tensor([os.getpid(), position])
+            self._workers_table[worker.id] = torch.tensor([os.getpid(), position])
         row = self._rows[position]
         try:
             if row.frames < 1:
-                raise VideoError(row.path, "the index counts no frames in it; index it anew")
+                raise VideoError(row.path, "the index lists 0 frames; index the dataset again")
             views = self._config.views(row, self._epoch)
-            seen = [self._clip_TCHW(row, view) for view in views]
-            clips = torch.stack([clip for clip, _ in seen])
-            num_damaged = sum(odd for _, odd in seen)
+            clips_and_damage = [self._clip_TCHW(row, view) for view in views]
+            clips = torch.stack([clip for clip, _ in clips_and_damage])
+            num_damaged = sum(damaged for _, damaged in clips_and_damage)
             return Item(row, clips.numpy() if self._through_pipes else clips, num_damaged)
         except VideoError as error:
             return error
@@ -165,7 +180,7 @@ class ClipDataset(Dataset[Any]):
             return VideoError(row.path, error.strerror or str(error))
 
     def _clip_TCHW(self, row: Sample, view: ClipView) -> tuple[torch.Tensor, int]:
-        """And how many of its frames are damaged."""
+        """Return the view's clip and the number of its damaged frames."""
         spec, num_damaged = self._config.spec, 0
         if self._decode is not None:
             decoded = self._decode(row, view.plan.source_indices)
@@ -197,7 +212,7 @@ def _decode(row: Sample, numbers: IntArray) -> tuple[list[Frame], int]:
         frames.append(to_pixels(item.frame))
         num_damaged += item.is_damaged
     if len({frame.shape for frame in frames}) > 1:
-        raise VideoError(row.path, "its picture changes size midway")
+        raise VideoError(row.path, "its frames differ in size")
     return frames, num_damaged
 
 
@@ -207,13 +222,17 @@ def _change_color(clip_TCHW: torch.Tensor, view: ClipView) -> torch.Tensor:
     return (changed + offset).round().clamp(0, 255).to(torch.uint8)
 
 
-def _named(error: RuntimeError, rows: list[Sample], at_work: torch.Tensor) -> RuntimeError:
-    """DataLoader names the processes that died; what they were reading stands in `at_work`."""
+def _with_file_name(
+    error: RuntimeError, rows: list[Sample], workers_table: torch.Tensor
+) -> RuntimeError:
+    """Name the file in an error of DataLoader, which only gives the worker's process id."""
     if "timed out" in str(error):
-        names = " or ".join(str(rows[position].path) for _, position in at_work.tolist())
+        names = " or ".join(str(rows[position].path) for _, position in workers_table.tolist())
         return LoaderError(f"{names} gave no frames in time")
     dead = {int(number) for number in re.findall(r"\d+", str(error).partition("pid")[2])}
-    lost = [rows[position].path for process, position in at_work.tolist() if process in dead]
-    if not lost:
+    candidates = [
+        rows[position].path for process, position in workers_table.tolist() if process in dead
+    ]
+    if not candidates:
         return error
-    return LoaderError(f"{lost[0]}: the worker process that was reading it died")
+    return LoaderError(f"{candidates[0]}: the worker process that was reading it died")

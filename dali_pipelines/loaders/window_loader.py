@@ -1,7 +1,7 @@
-"""WindowLoader: videos of any length into batches of windows, for labelling.
+"""WindowLoader: batches of sliding windows from videos of any length, for labelling.
 
-Several files are read at once, each from front to back by one thread, and their windows come in the
-order of the files. Only the windows that are waiting are held in memory.
+Several files are read in parallel, each by one thread and from start to end. Windows are returned
+in the order of the files, and only those not yet returned are kept in memory.
 """
 
 import queue
@@ -17,7 +17,7 @@ from dali_pipelines.cores import num_cores
 from dali_pipelines.errors import LoaderError, Stopped, VideoError
 from dali_pipelines.loaders.graph import ClipGraph
 from dali_pipelines.loaders.loader_config import LoaderReport
-from dali_pipelines.loaders.prefetch import Task, ThreadPool, prefetch, put_unless
+from dali_pipelines.loaders.prefetch import Task, ThreadPool, prefetch, put_unless_stopped
 from dali_pipelines.loaders.windows import ReadWindow, Window, plan_windows, read_windows
 from dali_pipelines.spec import ClipSpec, Values
 
@@ -29,14 +29,30 @@ TIMEOUT_S = 120.0
 
 
 class WindowBatch(NamedTuple):
+    """A batch of windows."""
+
     clips: "torch.Tensor"
     """(B, T, C, H, W)"""
     windows: list[Window]
 
 
 class WindowLoader:
-    """Iterate once. Files that can't be read are named in `report`; their windows are missing from
-    where the fault is."""
+    """Loads windows of videos. Iterate once.
+
+    Files that can't be read are listed in `report`; their windows after the error are missing.
+
+    Args:
+        paths: Video files and frame folders.
+        spec: Preprocessing settings.
+        window_s: Length of a window in seconds; None takes each video as one window.
+        stride_s: Seconds from one window to the next; None means `window_s`.
+        batch_size: Windows per batch.
+        gpu: GPU index for the DALI graph; None runs on the CPU.
+        num_threads: Decoding threads; None takes all cores.
+        values: Data type of the clips.
+        known: Returns how many windows to skip at the start of a file.
+        timeout_s: Seconds to wait for the next window of a file before it counts as failed.
+    """
 
     def __init__(
         self,
@@ -52,8 +68,6 @@ class WindowLoader:
         known: Callable[[Path], int] = lambda path: 0,
         timeout_s: float = TIMEOUT_S,
     ) -> None:
-        """`known`: how many of a file's windows to leave out, counted from its start.
-        `timeout_s`: so long may a file give nothing before it is given up."""
         self.report = LoaderReport()
         self._paths = paths
         self._spec = spec
@@ -76,19 +90,19 @@ class WindowLoader:
         return self.batches()
 
     def batches(self) -> Generator[WindowBatch, None, None]:
-        """The same, to be closed by whoever leaves early."""
+        """Iterate over the batches. Close the generator to stop early."""
         return prefetch(self._batches, ahead=BATCHES_AHEAD)
 
     def _batches(self, stop: Event) -> Generator[WindowBatch, None, None]:
-        waiting: list[ReadWindow] = []
+        pending: list[ReadWindow] = []
         with closing(self._windows(stop)) as windows:
             for window in windows:
-                waiting.append(window)
-                if len(waiting) == self._batch_size:
-                    yield self._through_graph(waiting)
-                    waiting = []
-        if waiting:
-            yield self._through_graph(waiting)
+                pending.append(window)
+                if len(pending) == self._batch_size:
+                    yield self._make_batch(pending)
+                    pending = []
+        if pending:
+            yield self._make_batch(pending)
 
     def _windows(self, stop: Event) -> Generator[ReadWindow, None, None]:
         pool = ThreadPool(self._num_threads + 1)
@@ -121,24 +135,24 @@ class WindowLoader:
         return _OpenFile(path, windows, Task(lambda stop: self._read(path, windows, stop)))
 
     def _next(self, file: "_OpenFile", pool: ThreadPool, stop: Event) -> Any:
-        """A window, None at the end, or the error that ended the file too early."""
-        give_up = time.monotonic() + self._timeout_s
+        """Return the next window, None at the end of the file, or the error that stopped it."""
+        deadline = time.monotonic() + self._timeout_s
         while not stop.is_set():
             try:
                 return file.windows.get(timeout=0.1)
             except queue.Empty:
-                if time.monotonic() > give_up:
+                if time.monotonic() > deadline:
                     pool.abandon(file.task)
                     return VideoError(file.path, f"it gave no frame for {self._timeout_s:g} s")
         return None
 
-    def _read(self, path: Path, made: "queue.Queue[Any]", stop: Event) -> None:
-        """Windows, then None or what ended the file too early."""
+    def _read(self, path: Path, results: "queue.Queue[Any]", stop: Event) -> None:
+        """Put the windows of a file into a queue, then None or the error that stopped it."""
         end: BaseException | None = None
         try:
             windows = plan_windows(path, window_s=self._window_s, stride_s=self._stride_s)
             for window in read_windows(windows[self._known(path) :], self._spec, stop=stop):
-                if not put_unless(made, window, stop):
+                if not put_unless_stopped(results, window, stop):
                     return
         except Stopped:
             return
@@ -146,9 +160,9 @@ class WindowLoader:
             end = VideoError(path, error.strerror or str(error))
         except BaseException as error:
             end = error
-        put_unless(made, end, stop)
+        put_unless_stopped(results, end, stop)
 
-    def _through_graph(self, windows: list[ReadWindow]) -> WindowBatch:
+    def _make_batch(self, windows: list[ReadWindow]) -> WindowBatch:
         clips_BTCHW = self._graph.run(
             [frame for window in windows for frame in window.frames],
             [window.view for window in windows],
@@ -168,7 +182,7 @@ class WindowLoader:
 
 
 class _OpenFile(NamedTuple):
-    """A file that a thread reads, and the windows that it has read so far."""
+    """A file that a thread is reading, and the queue of its windows."""
 
     path: Path
     windows: "queue.Queue[Any]"

@@ -1,8 +1,8 @@
-"""Windows that slide over a video, read so that each frame is decoded once.
+"""Sliding windows over a video; each frame is decoded once.
 
-Overlapping windows share frames: the file is walked through from front to back, and a frame is kept
-until the last window that wants it has gone. So memory is bounded by the windows that overlap, not
-by the length of the video. Times are those at which the frames are shown, also at a variable rate.
+Overlapping windows share frames: the file is decoded from start to end, and a frame is kept until
+the last window that uses it. So memory depends on the overlap, not on the length of the video.
+Times are the display times of the frames, which also holds for variable frame rates.
 """
 
 from collections.abc import Iterator
@@ -25,11 +25,13 @@ from dali_pipelines.sampling import plan_frames
 from dali_pipelines.spec import ClipSpec
 
 MAX_WINDOWS = 1_000_000
-"""Of one file: eleven days, one a second."""
+"""Largest number of windows of one file: eleven days with one window per second."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Window:
+    """A time range of a video."""
+
     path: Path
     start_s: float
     end_s: float
@@ -38,29 +40,39 @@ class Window:
     frames: int
     fps: float
     number: int = 0
-    """Its place among the file's windows."""
+    """Index of the window in its file."""
     is_last: bool = True
     flaw: str = ""
-    """What is wrong with the file, as far as it shows without decoding."""
+    """Problem of the file that was found without decoding; empty if none."""
     num_streams: int = 1
-    """Videos in the file, of which the first is read."""
+    """Number of video streams in the file; the first one is read."""
 
 
 class ReadWindow(NamedTuple):
+    """A window with its decoded frames."""
+
     window: Window
     view: ClipView
     frames: list[Frame]
-    """T frames, their short side resized."""
+    """T frames with the short side resized."""
     num_damaged: int
 
 
 def plan_windows(
     path: Path, *, window_s: float | None, stride_s: float | None = None, folder_fps: float = 25.0
 ) -> list[Window]:
-    """Windows of `window_s`, one each `stride_s`; the last one ends with the video.
+    """Split a video into windows; the last one ends with the video.
 
-    Without `window_s`, or for a video that is no longer, one window holds the whole. `folder_fps`
-    is the rate of extracted frames, which don't tell it.
+    Args:
+        path: Video file or frame folder.
+        window_s: Length of a window in seconds. None, or a video that isn't longer, gives one
+            window with the whole video.
+        stride_s: Seconds from one window to the next; None means `window_s`.
+        folder_fps: Frame rate of extracted frames.
+
+    Raises:
+        SpecError: `window_s` or `stride_s` is invalid.
+        VideoError: The video can't be read.
     """
     if window_s is not None and not 0 < window_s < float("inf"):
         raise SpecError(f"the window must be above 0 seconds, not {window_s}")
@@ -78,7 +90,7 @@ def plan_windows(
     if window_s is not None and stride_s is not None and window_s < end_s - gap / 2:
         length_s = window_s
         if end_s / stride_s > MAX_WINDOWS:
-            raise VideoError(path, f"it claims to last {end_s:,.0f} s, more than can be true")
+            raise VideoError(path, f"it claims to last {end_s:,.0f} s, which is too long")
         starts = np.arange(0, end_s - window_s + min(gap, window_s) / 2, stride_s)
         if starts[-1] + window_s < end_s - gap / 2:
             starts = np.append(starts, end_s - window_s)
@@ -86,7 +98,7 @@ def plan_windows(
     for number, start_s in enumerate(starts):
         first, stop = np.searchsorted(times, [start_s - gap / 2, start_s + length_s - gap / 2])
         if first and (first == len(times) or times[first] > start_s + gap / 2):
-            first -= 1  # the frame before is still shown when the window begins
+            first -= 1  # the previous frame is still displayed when the window starts
         windows.append(
             Window(
                 path=path,
@@ -107,41 +119,51 @@ def plan_windows(
 def read_windows(
     windows: list[Window], spec: ClipSpec, *, stop: Event | None = None
 ) -> Iterator[ReadWindow]:
-    """Yield the windows of one file, in order of time, each as soon as its frames are there.
+    """Read the windows of one file, in order of time; each is yielded once its frames are decoded.
 
-    A file that is seen as a whole is refused where `check` would call it bad; of one in several
-    windows, those are given that are there.
+    If one window covers the whole file, a damaged file is rejected, as in `clip_file.check`. If the
+    file has several windows, all windows that can be decoded are yielded.
+
+
+    Args:
+        windows: Windows from `plan_windows`.
+        spec: Preprocessing settings.
+        stop: Set it to cancel decoding.
+
+    Raises:
+        VideoError: The file can't be read to its end.
+        Stopped: `stop` was set.
     """
     if not windows:
         return
     is_whole = windows[0].is_last and not windows[0].number
     if is_whole and windows[0].flaw:
         raise VideoError(windows[0].path, windows[0].flaw)
-    views = [ClipView(plan=_shift(plan_frames(w.frames, w.fps, spec), w.first)) for w in windows]
+    views = [ClipView(plan=_shifted(plan_frames(w.frames, w.fps, spec), w.first)) for w in windows]
     sources = [view.plan.source_indices for view in views]
     last_use: dict[int, int] = {}
-    for place, numbers in enumerate(sources):
-        last_use.update(dict.fromkeys(numbers.tolist(), place))
+    for index, numbers in enumerate(sources):
+        last_use.update(dict.fromkeys(numbers.tolist(), index))
     wanted = np.array(sorted(last_use), np.int64)
-    held: dict[int, tuple[Frame, bool]] = {}
-    place = 0
+    decoded: dict[int, tuple[Frame, bool]] = {}
+    index = 0
     for number, frame, is_damaged in _decode(windows[0].path, wanted, spec.resize, stop):
-        held[number] = frame, is_damaged
-        while place < len(windows) and sources[place][-1] <= number:
-            found = [held[each] for each in sources[place].tolist()]
-            if len({frame.shape for frame, _ in found}) > 1:
-                raise VideoError(windows[place].path, "its picture changes size midway")
-            pixels = views[place].plan.compose(np.stack([frame for frame, _ in found]))
-            num_damaged = sum(damaged for _, damaged in found)
-            if is_whole and is_too_many(num_damaged, len(found)):
+        decoded[number] = frame, is_damaged
+        while index < len(windows) and sources[index][-1] <= number:
+            frames = [decoded[source] for source in sources[index].tolist()]
+            if len({frame.shape for frame, _ in frames}) > 1:
+                raise VideoError(windows[index].path, "its frames differ in size")
+            pixels = views[index].plan.compose(np.stack([frame for frame, _ in frames]))
+            num_damaged = sum(damaged for _, damaged in frames)
+            if is_whole and is_too_many(num_damaged, len(frames)):
                 raise VideoError(
-                    windows[place].path,
-                    f"damaged: {num_damaged} of the {len(found)} frames that are wanted don't "
+                    windows[index].path,
+                    f"damaged: {num_damaged} of the {len(frames)} frames that are wanted don't "
                     "decode cleanly",
                 )
-            yield ReadWindow(windows[place], views[place], list(pixels), num_damaged)
-            held = {each: kept for each, kept in held.items() if last_use[each] > place}
-            place += 1
+            yield ReadWindow(windows[index], views[index], list(pixels), num_damaged)
+            decoded = {source: item for source, item in decoded.items() if last_use[source] > index}
+            index += 1
 
 
 def _decode(
@@ -162,5 +184,5 @@ def _timeline(path: Path, folder_fps: float) -> Timeline:
     return Timeline(np.arange(count) / folder_fps, count / folder_fps, count)
 
 
-def _shift(plan: FramePlan, first: int) -> FramePlan:
+def _shifted(plan: FramePlan, first: int) -> FramePlan:
     return FramePlan(left=plan.left + first, right=plan.right + first, gain=plan.gain)

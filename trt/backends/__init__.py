@@ -1,16 +1,17 @@
-"""The compile backends by name. Each is a module with the same functions:
+"""The compile backends by name. Each backend is a module with these constants and functions:
 
-WHERE                        where its artifacts run, in words
-LOWERS                       the precisions that it brings about by itself; others are casts in
-                             the program that it gets (program.lowered)
-PACKAGES                     libraries whose versions an artifact records
-BOUND_TO                     what must be here as it was there: the device, those versions
-probe(gpu)                   whether it can be used here, without loading anything slow
+WHERE                        where its artifacts run, for display
+LOWERS                       precisions that the compiler converts to; for others, the program
+                             gets explicit casts first (program.lowered)
+PACKAGES                     packages whose versions are saved in the artifact
+BOUND_TO                     what must match to load an artifact: the device, those versions
+probe(gpu)                   whether it can be used on this machine, without slow imports
 resolve_precision(precision, gpu)
-                             the precision that would really run here, and why another one does
-build(inputs, folder)         writes the payload; returns the partition: what runs in the compiler
-load(folder, config)         from payload to a callable
-runs_on(gpu)                 "cuda", "cpu", or nothing where this machine builds but can't run it
+                             the precision that runs on this machine, and why it isn't the
+                             requested one
+build(inputs, folder)        writes the files; returns the partition: what runs in the compiler
+load(folder, config)         returns the callable of an artifact
+runs_on(gpu)                 "cuda", "cpu", or "" if this machine can build but not run it
 """
 
 from typing import Any, Protocol
@@ -30,7 +31,7 @@ __all__ = ["BACKENDS", "Gpu", "Status", "choose", "probe_all"]
 
 
 class Backend(Protocol):
-    """See the module's docstring."""
+    """Interface of a backend; see the module docstring."""
 
     WHERE: str
     LOWERS: frozenset[Precision]
@@ -55,17 +56,18 @@ BACKENDS: dict[str, Backend] = {
 
 
 def probe_all(gpu: Gpu | None) -> dict[str, Status]:
+    """Probe all backends."""
     return {name: backend.probe(gpu) for name, backend in BACKENDS.items()}
 
 
 def choose(gpu: Gpu | None) -> tuple[str, str]:
-    """The fastest backend that can be used here, and why it is that."""
+    """Return the fastest backend that can be used on this machine, and the reason."""
     order = ("tensorrt", "inductor", "eager") if gpu else ("openvino", "inductor", "eager")
-    passed: list[str] = []
+    rejected: list[str] = []
     for name in order:
         status = BACKENDS[name].probe(gpu)
         if status.usable:
-            why = f"the fastest for {gpu.name if gpu else 'a CPU'} that is installed"
-            return name, "; ".join([why, *passed])
-        passed.append(f"{name} would be faster: {status.why}, {status.fix or 'no fix'}")
+            why = f"the fastest installed backend for {gpu.name if gpu else 'a CPU'}"
+            return name, "; ".join([why, *rejected])
+        rejected.append(f"{name} would be faster: {status.why}, {status.fix or 'no fix'}")
     raise AssertionError("eager can always be used")

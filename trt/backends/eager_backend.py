@@ -1,4 +1,4 @@
-"""The yardstick: the exported program, run by torch as it stands."""
+"""Reference backend: runs the exported program in eager PyTorch."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,7 +10,7 @@ from trt.probe import Gpu, Status, installed
 if TYPE_CHECKING:
     from trt.build_input import Run
 
-WHERE = "anywhere, the yardstick"
+WHERE = "anywhere, as reference"
 LOWERS: frozenset[Precision] = frozenset({"fp32", "tf32"})
 PACKAGES: tuple[str, ...] = ("torch",)
 BOUND_TO: frozenset[Bond] = frozenset()

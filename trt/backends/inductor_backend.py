@@ -1,4 +1,4 @@
-"""AOTInductor: torch's own compiler, ahead of time, into one package with code for this machine."""
+"""AOTInductor backend: PyTorch's ahead-of-time compiler; builds a package for this machine."""
 
 import shutil
 import warnings
@@ -23,7 +23,7 @@ PACKAGE = "model.pt2"
 
 
 def resolve_precision(precision: Precision, gpu: Gpu | None) -> tuple[Precision, str]:
-    """Its kernels for a CPU without AVX-512 have no bf16, and fail where a program wants it."""
+    """On a CPU without AVX-512 the kernels don't support bf16, and bf16 programs fail."""
     import torch
 
     if gpu is None and not torch.ops.mkldnn._is_mkldnn_bf16_supported():
@@ -63,7 +63,7 @@ def load(folder: Path, config: ArtifactConfig) -> "Run":
     from torch._inductor import aoti_load_package
 
     on_gpu = torch.cuda.is_available()
-    try:  # of its own threads it would ask CUDA things that may not be asked while recording
+    try:  # with several threads it makes CUDA calls that are not allowed in a graph capture
         run = aoti_load_package(str(folder / PACKAGE), run_single_threaded=on_gpu)
     except (OSError, RuntimeError) as error:
         raise CompileError(f"{folder / PACKAGE} can't be opened ({error}).") from error

@@ -1,4 +1,4 @@
-"""A portable .onnx for other runtimes; onnxruntime runs it here, and proves it."""
+"""ONNX backend: exports a portable .onnx file for other runtimes; runs it with onnxruntime."""
 
 import contextlib
 import io
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from trt.build_input import Run
 
-WHERE = "anywhere, to run elsewhere"
+WHERE = "anywhere, for other runtimes"
 LOWERS: frozenset[Precision] = frozenset({"fp32", "tf32", "int8"})
 PACKAGES: tuple[str, ...] = ("torch", "onnx", "onnxruntime")
 BOUND_TO: frozenset[Bond] = frozenset()
@@ -28,7 +28,7 @@ MODEL = "model.onnx"
 OPSET = 20
 INPUT, OUTPUT = "clips", "logits"
 SCOPES = "pkg.torch.onnx.name_scopes"
-"""Where the exporter writes the modules that a node came from, outermost first."""
+"""Metadata key in which the exporter lists the modules of a node, outermost first."""
 
 
 def probe(gpu: Gpu | None) -> Status:
@@ -57,14 +57,14 @@ def build(inputs: BuildInput, folder: Path) -> dict[str, Any]:
 
 
 def write_model(inputs: BuildInput, path: Path) -> None:
-    """By the exporter that goes over torch.export; weights of two gigabytes lie beside the file."""
+    """Export the model to ONNX; weights above 1 GiB are saved in a separate file."""
     import torch
 
     assert inputs.model is not None
     inputs.on_step("exporting to ONNX")
-    most = inputs.target.batches.max
-    example = inputs.example.expand(min(2, most), *inputs.example.shape[1:]).contiguous()
-    dims = {0: torch.export.Dim("batch", min=1, max=most)} if most > 1 else {}
+    max_batch = inputs.target.batches.max
+    example = inputs.example.expand(min(2, max_batch), *inputs.example.shape[1:]).contiguous()
+    dims = {0: torch.export.Dim("batch", min=1, max=max_batch)} if max_batch > 1 else {}
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     silence = contextlib.redirect_stdout(io.StringIO())
     with silence, warnings.catch_warnings(), torch.no_grad():
@@ -78,7 +78,7 @@ def write_model(inputs: BuildInput, path: Path) -> None:
             opset_version=OPSET,
             dynamo=True,
             dynamic_shapes=(dims,),
-            external_data=sum(each.nbytes for each in inputs.model.parameters()) > 1 << 30,
+            external_data=sum(weight.nbytes for weight in inputs.model.parameters()) > 1 << 30,
             verbose=False,
         )
 
@@ -86,13 +86,20 @@ def write_model(inputs: BuildInput, path: Path) -> None:
 def quantize(
     path: Path, inputs: BuildInput, *, symmetric: bool = False, not_types: Sequence[str] = ()
 ) -> None:
-    """In place; what the job keeps stays in fp32, and operators of `not_types`."""
+    """Quantize an ONNX file to int8, in place.
+
+    Args:
+        path: The ONNX file.
+        inputs: Calibration clips, and the layers that stay in fp32.
+        symmetric: Whether all zero points are 0.
+        not_types: Types of operators that stay in fp32.
+    """
     import onnx
 
     nncf, clips = nncf_and_clips(inputs)
     model = onnx.load(path)
     fp32_layers = [
-        node.name for node in model.graph.node if _lies_in(node, inputs.target.fp32_layers)
+        node.name for node in model.graph.node if _is_inside(node, inputs.target.fp32_layers)
     ]
     presets = nncf.QuantizationPreset
     quantized = nncf.quantize(
@@ -105,8 +112,8 @@ def quantize(
     onnx.save(quantized, path)
 
 
-def _lies_in(node: "onnx.NodeProto", modules: Collection[str]) -> bool:
-    scopes = next((each.value for each in node.metadata_props if each.key == SCOPES), "")
+def _is_inside(node: "onnx.NodeProto", modules: Collection[str]) -> bool:
+    scopes = next((item.value for item in node.metadata_props if item.key == SCOPES), "")
     return any(re.search(rf"'model\.{re.escape(module)}[.']", scopes) for module in modules)
 
 
@@ -120,7 +127,7 @@ def load(folder: Path, config: ArtifactConfig) -> "Run":
         session = onnxruntime.InferenceSession(
             folder / MODEL, options, providers=onnxruntime.get_available_providers()
         )
-    except Exception as error:  # its errors have no class of their own in common
+    except Exception as error:  # onnxruntime's errors have no common base class
         reason = str(error).splitlines()[0]
         raise CompileError(f"onnxruntime can't open {folder / MODEL} ({reason}).") from error
 

@@ -1,8 +1,10 @@
-"""OpenVINO on a CPU. The payload is OpenVINO's own IR, which any CPU takes; it is compiled for this
-one when it is opened, and what was compiled is kept in the user's cache.
+"""OpenVINO backend for CPUs.
 
-The module is traced, and not exported: so its recurrent layers go over whole, and the operators
-bear the modules' names, by which some can be kept in fp32.
+An artifact holds OpenVINO's IR, which runs on any CPU. It is compiled for this CPU when it is
+loaded, and the compiled model is kept in the user's cache.
+
+The module is traced, not exported: this keeps recurrent layers as single operators, and operators
+named after their modules, so that certain modules can be kept in fp32.
 """
 
 import hashlib
@@ -36,31 +38,34 @@ CAPABILITIES: dict[str, Precision] = {
     "FP32": "fp32", "BF16": "bf16", "FP16": "fp16", "INT8": "int8",
 }  # fmt: skip
 HINTS = {"fp32": "f32", "bf16": "bf16", "fp16": "f16"}
-IN_FP32 = {"name": "DisablePrecisionConversion", "version": "0", "value": "dynamic:f16"}
-"""What OpenVINO writes beside an operator that must not become fp16; for bf16 it has no such."""
-SUMS_OF_BYTES = frozenset({"avx512_vnni", "avx_vnni", "amx_int8"})
-"""Processors without these add products of bytes in 16 bits, which overflow: weights then take half
-of their range."""
-NOT_IN_8_BITS = ["Subtract", "ReduceMean", "LSTMSequence", "GRUSequence", "RNNSequence"]
-"""What gains nothing by it and loses much: means over time, what is left of features without them,
-and sums over many steps."""
+FP32_ATTRIBUTE = {"name": "DisablePrecisionConversion", "version": "0", "value": "dynamic:f16"}
+"""Attribute of IR operators that must not be converted to fp16; there is none for bf16."""
+VNNI_FLAGS = frozenset({"avx512_vnni", "avx_vnni", "amx_int8"})
+"""CPU flags for int8 products with 32-bit sums. CPUs without them use 16-bit sums, which overflow
+unless the weights use only half of their range."""
+NOT_QUANTIZED = ["Subtract", "ReduceMean", "LSTMSequence", "GRUSequence", "RNNSequence"]
+"""Operators that are not faster in int8 but lose accuracy: means over time and their subtraction,
+and recurrent layers."""
 
 
 def probe(gpu: Gpu | None) -> Status:
-    found = installed("openvino")
-    return Status(usable=True, why=found) if found else missing("OpenVINO", "openvino")
+    package = installed("openvino")
+    return Status(usable=True, why=package) if package else missing("OpenVINO", "openvino")
 
 
 def resolve_precision(precision: Precision, gpu: Gpu | None) -> tuple[Precision, str]:
-    listed = _core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
-    known = {CAPABILITIES[name] for name in listed if name in CAPABILITIES}
-    return nearest(precision, known, "this CPU")
+    capabilities = _core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    supported = {CAPABILITIES[name] for name in capabilities if name in CAPABILITIES}
+    return nearest(precision, supported, "this CPU")
 
 
 @cache
 def _core() -> Any:
-    """One for the process. Where the processor has AMX, each sets up a stack for signals and puts
-    back what it found, which may be another's that is gone: the next signal is a crash then."""
+    """One Core per process.
+
+    With AMX, each Core sets a signal stack and later restores the previous one. With several Cores
+    that may be the freed stack of another Core, and the next signal crashes the process.
+    """
     import openvino
 
     return openvino.Core()
@@ -75,53 +80,56 @@ def build(inputs: BuildInput, folder: Path) -> dict[str, Any]:
 
     precision, fp32_layers = inputs.target.precision, inputs.target.fp32_layers
     if fp32_layers and precision == "bf16":
-        raise CompileError("OpenVINO can't keep single layers in fp32 beside bf16.")
+        raise CompileError(
+            "OpenVINO can't keep single layers in fp32 with --precision bf16: use fp16 or fp32."
+        )
     inputs.on_step("converting")
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # tracing is on its way out, and does what we need
+        warnings.simplefilter("ignore")  # tracing is deprecated, but needed; see above
         model = openvino.convert_model(inputs.model, example_input=inputs.example)
     shape = [-1 if inputs.target.batches.max > 1 else 1, *inputs.example.shape[1:]]
     model.reshape(shape)
     if precision == "int8":
         model = _quantized(model, inputs)
-    model.input().get_tensor().set_names({INPUT})  # by which other servers of the IR feed it
+    model.input().get_tensor().set_names({INPUT})  # for other servers, such as Triton
     model.output().get_tensor().set_names({OUTPUT})
     openvino.save_model(
         model, folder / MODEL, compress_to_fp16=precision == "fp16" and not fp32_layers
     )
     if fp32_layers and precision == "fp16":
-        _keep(folder / MODEL, fp32_layers)
+        _mark_fp32(folder / MODEL, fp32_layers)
     inputs.on_step("compiling")
-    operators = [each for each in model.get_ordered_ops() if each.get_type_name() != "Constant"]
+    operators = [op for op in model.get_ordered_ops() if op.get_type_name() != "Constant"]
     return {"engines": 1, "in_engine": len(operators), "in_torch": 0}
 
 
 def _quantized(model: Any, inputs: BuildInput) -> Any:
-    """Weights and activations in 8 bits, with ranges measured on training clips."""
+    """Quantize weights and activations to int8, calibrated on training clips."""
     nncf, clips = nncf_and_clips(inputs)
-    attends = any(each.get_type_name() == "ScaledDotProductAttention" for each in model.get_ops())
+    has_attention = any(op.get_type_name() == "ScaledDotProductAttention" for op in model.get_ops())
     patterns = [_pattern(name) for name in inputs.target.fp32_layers]
     _, flags = this_cpu()
-    fix = None if flags & SUMS_OF_BYTES else nncf.OverflowFix.ENABLE
+    fix = None if flags & VNNI_FLAGS else nncf.OverflowFix.ENABLE
     return nncf.quantize(
         model,
         nncf.Dataset(clips, lambda clip: clip.numpy()),
         subset_size=len(clips),
-        model_type=nncf.ModelType.TRANSFORMER if attends else None,
+        model_type=nncf.ModelType.TRANSFORMER if has_attention else None,
         preset=nncf.QuantizationPreset.MIXED,
-        ignored_scope=nncf.IgnoredScope(patterns=patterns, types=NOT_IN_8_BITS, validate=False),
+        ignored_scope=nncf.IgnoredScope(patterns=patterns, types=NOT_QUANTIZED, validate=False),
         advanced_parameters=nncf.AdvancedQuantizationParameters(overflow_fix=fix),
     )
 
 
 def _pattern(name: str) -> str:
-    """Of the operators of a module, and of all that lie in it."""
+    """Regular expression for the names of a module's operators, including those of submodules."""
     import re
 
     return rf"__module\.model\.{re.escape(name)}[./].*"
 
 
-def _keep(path: Path, fp32_layers: tuple[str, ...]) -> None:
+def _mark_fp32(path: Path, fp32_layers: tuple[str, ...]) -> None:
+    """Mark the operators of some modules in an IR file to stay in fp32."""
     import re
 
     tree = ElementTree.parse(path)
@@ -129,12 +137,12 @@ def _keep(path: Path, fp32_layers: tuple[str, ...]) -> None:
         if layer.get("type") != "Const" and any(
             re.match(_pattern(name), layer.get("name", "")) for name in fp32_layers
         ):
-            facts = layer.find("rt_info")
-            if facts is None:
-                facts = ElementTree.SubElement(layer, "rt_info")
-                layer.remove(facts)
-                layer.insert(1, facts)
-            ElementTree.SubElement(facts, "attribute", IN_FP32)
+            info = layer.find("rt_info")
+            if info is None:
+                info = ElementTree.SubElement(layer, "rt_info")
+                layer.remove(info)
+                layer.insert(1, info)
+            ElementTree.SubElement(info, "attribute", FP32_ATTRIBUTE)
     tree.write(path)
 
 
@@ -143,23 +151,22 @@ def load(folder: Path, config: ArtifactConfig) -> "Run":
     try:
         model = core.read_model(folder / MODEL)
     except RuntimeError as error:
-        raise CompileError(f"{folder / MODEL} can't be read: compile the model anew.") from error
+        raise CompileError(f"{folder / MODEL} can't be read: compile the model again.") from error
     return _Runner(core, model, config)
 
 
 class _Runner:
-    """One clip by itself gets all cores; of several, each core takes one at a time.
+    """Runs a single clip on all cores, and the clips of a batch in parallel, one per core.
 
-    Greater batches bring nothing more on a CPU, and a shape that is known beforehand does. Both
-    ways compute alike but for rounding, so within a batch there is one: an answer must not hang on
-    how many clips are beside it.
+    The compiled model has batch size 1: larger batches are not faster on a CPU, but a static shape
+    is. The two modes differ by rounding, so all clips of a batch use the same mode.
     """
 
     def __init__(self, core: Any, model: Any, config: ArtifactConfig) -> None:
         shape = list(model.input(0).partial_shape)[1:]
-        model.reshape([1, *(each.get_length() for each in shape)])
+        model.reshape([1, *(dim.get_length() for dim in shape)])
         self._core, self._model, self._files = core, model, config.files
-        self._hint = HINTS.get(config.target.precision) or _around_int8(core, config)
+        self._hint = HINTS.get(config.target.precision) or _float_precision_of_int8(core, config)
 
     @cached_property
     def _single(self) -> Any:
@@ -171,8 +178,8 @@ class _Runner:
 
         return openvino.AsyncInferQueue(self._compiled("THROUGHPUT"))
 
-    def _compiled(self, wanted: str) -> Any:
-        hints = {"INFERENCE_PRECISION_HINT": self._hint, "PERFORMANCE_HINT": wanted}
+    def _compiled(self, performance: str) -> Any:
+        hints = {"INFERENCE_PRECISION_HINT": self._hint, "PERFORMANCE_HINT": performance}
         if self._files:
             hints["CACHE_DIR"] = str(_cache(self._files, hints))
         return self._core.compile_model(self._model, "CPU", hints)
@@ -181,31 +188,35 @@ class _Runner:
         import torch
 
         array = clips.contiguous().numpy()
-        found: list[Any] = [None] * len(array)
+        logits: list[Any] = [None] * len(array)
         if len(array) == 1:
             self._single.infer([array], share_inputs=True)
-            _store(found, self._single, 0)
+            _store(logits, self._single, 0)
         else:
-            self._queue.set_callback(partial(_store, found))
+            self._queue.set_callback(partial(_store, logits))
             for number in range(len(array)):
                 self._queue.start_async([array[number : number + 1]], number, share_inputs=True)
             self._queue.wait_all()
-        return torch.from_numpy(np.concatenate(found))
+        return torch.from_numpy(np.concatenate(logits))
 
 
 def _cache(files: dict[str, str], hints: dict[str, str]) -> Path:
-    """A folder for each way to compile a model: OpenVINO's own key leaves the hints out, and gives
-    back what was compiled for another precision."""
+    """Cache folder of a compiled model.
+
+    There is one folder per model, hints, device and version, because OpenVINO's cache key ignores
+    the hints and may return a model that was compiled for another precision.
+    """
     facts = [files, hints, this_device(), installed("openvino")]
     key = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:32]
     return user_cache() / "openvino" / key
 
 
-def _store(found: list[Any], request: Any, number: int) -> None:
-    found[number] = request.get_output_tensor().data.copy()
+def _store(logits: list[Any], request: Any, number: int) -> None:
+    logits[number] = request.get_output_tensor().data.copy()
 
 
-def _around_int8(core: Any, config: ArtifactConfig) -> str:
-    """What isn't in 8 bits is in bf16 where the CPU has it, unless layers were kept in fp32."""
-    listed = core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
-    return "bf16" if "BF16" in listed and not config.target.fp32_layers else "f32"
+def _float_precision_of_int8(core: Any, config: ArtifactConfig) -> str:
+    """Precision of the float operators in an int8 model: bf16 if the CPU supports it, unless some
+    layers are kept in fp32."""
+    capabilities = core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    return "bf16" if "BF16" in capabilities and not config.target.fp32_layers else "f32"

@@ -1,6 +1,6 @@
-"""TensorRT for RTX: one engine from ONNX, built on any machine, run on an RTX-class GPU.
+"""TensorRT for RTX backend: one engine from ONNX, built on any machine, for RTX-class GPUs.
 
-The ONNX stays beside the engine: another version's engine is built from it, without the checkpoint.
+The artifact keeps the ONNX file, from which an engine for another version can be built.
 """
 
 import shutil
@@ -28,7 +28,7 @@ INPUT, OUTPUT = onnx_backend.INPUT, onnx_backend.OUTPUT
 
 
 def probe(gpu: Gpu | None) -> Status:
-    """Engines are built without a GPU; only running them takes one."""
+    """Engines are built without a GPU; only running them needs one."""
     for package, extra in (("tensorrt-rtx", "tensorrt-rtx"), ("onnx", "onnx")):
         if not installed(package):
             return missing(package, extra)
@@ -37,7 +37,7 @@ def probe(gpu: Gpu | None) -> Status:
 
 
 def resolve_precision(precision: Precision, gpu: Gpu | None) -> tuple[Precision, str]:
-    """An engine is for all GPUs from 8.0 on, so the one here has no say."""
+    """Independent of this GPU: an engine is for all GPUs of compute capability 8.0 and later."""
     return nearest(precision, {"fp32", "tf32", "bf16", "fp16", "int8"}, "TensorRT-RTX")
 
 
@@ -52,7 +52,7 @@ def build(inputs: BuildInput, folder: Path) -> dict[str, Any]:
         return {"engines": 1, "in_torch": 0, "in_engine": build_engine(folder, inputs.target)}
     onnx_backend.write_model(inputs, folder / MODEL)
     if inputs.target.precision == "bf16":
-        _fix_bf16(folder / MODEL)
+        _make_bf16_compatible(folder / MODEL)
     partition = {"engines": 1, "in_torch": 0}
     if inputs.target.precision == "int8":
         partition["weights_in_8_bits"] = _quantize(folder / MODEL, inputs)
@@ -61,12 +61,19 @@ def build(inputs: BuildInput, folder: Path) -> dict[str, Any]:
 
 
 def build_engine(folder: Path, target: Target) -> int:
-    """From the ONNX in the folder to the engine beside it; returns how many layers it holds."""
+    """Build an engine from the ONNX file in the folder.
+
+    Returns:
+        The number of layers.
+
+    Raises:
+        CompileError: TensorRT-RTX doesn't support the model.
+    """
     import tensorrt_rtx
 
     logger = _logger()
     builder = tensorrt_rtx.Builder(logger)
-    network = builder.create_network()  # strongly typed: precision is what the ONNX says
+    network = builder.create_network()  # strongly typed: the precisions of the ONNX file
     parser = tensorrt_rtx.OnnxParser(network, logger)
     if not parser.parse_from_file(str(folder / MODEL)):
         error = parser.get_error(0)
@@ -104,24 +111,27 @@ def _config(builder: Any, network: Any, target: Target) -> Any:
     return config
 
 
-def _fix_bf16(path: Path) -> None:
-    """Two things that TensorRT refuses: convolutions into which the exporter folded normalization,
-    as fp32, and GRUs in bf16, which its parser counts from an fp32 one. Those keep fp32."""
+def _make_bf16_compatible(path: Path) -> None:
+    """Change what TensorRT rejects in a bf16 model.
+
+    Convolutions into which the exporter folded a normalization have fp32 weights; they become bf16.
+    GRUs in bf16 fail in the parser, which computes with an fp32 constant; they become fp32.
+    """
     import onnx
     from onnx import TensorProto
 
     model = onnx.load(path, load_external_data=False)
     graph = model.graph
     types = {value.name: value.type.tensor_type.elem_type for value in graph.value_info}
-    weights = {each.name: each for each in graph.initializer}
+    weights = {weight.name: weight for weight in graph.initializer}
     nodes: list[onnx.NodeProto] = []
     for node in graph.node:
-        lowered = types.get(node.input[0]) == TensorProto.BFLOAT16 if node.input else False
-        if node.op_type == "Conv" and lowered:
+        is_bf16 = types.get(node.input[0]) == TensorProto.BFLOAT16 if node.input else False
+        if node.op_type == "Conv" and is_bf16:
             for name in node.input[1:]:
                 if name in weights and weights[name].data_type == TensorProto.FLOAT:
                     _to_bf16(weights[name], path.parent)
-        nodes += _in_fp32(node) if node.op_type == "GRU" and lowered else [node]
+        nodes += _in_fp32(node) if node.op_type == "GRU" and is_bf16 else [node]
     del graph.node[:], graph.value_info[:]
     graph.node.extend(nodes)
     onnx.save(model, path)
@@ -136,7 +146,7 @@ def _to_bf16(weight: "onnx.TensorProto", folder: Path) -> None:
 
 
 def _in_fp32(node: "onnx.NodeProto") -> "list[onnx.NodeProto]":
-    """The node between casts; an optional input or output that it lacks has no name."""
+    """Put a node between casts; missing optional inputs and outputs have an empty name."""
     from onnx import TensorProto, helper
 
     before, after = [], []
@@ -153,33 +163,37 @@ def _in_fp32(node: "onnx.NodeProto") -> "list[onnx.NodeProto]":
 
 
 def _quantize(path: Path, inputs: BuildInput) -> int:
-    """How many weights are in 8 bits: TensorRT-RTX has no convolution in them, only products.
+    """Quantize to int8 and return the number of int8 weights.
 
-    Its zero is always 0.
+    TensorRT-RTX supports int8 matrix products but no int8 convolutions, and its zero points are
+    always 0.
     """
     import onnx
 
     onnx_backend.quantize(path, inputs, symmetric=True, not_types=["Conv"])
     _make_signed(path)
     graph = onnx.load(path, load_external_data=False).graph
-    weights = {each.name for each in graph.initializer}
+    weights = {weight.name for weight in graph.initializer}
     quantized = {node.input[0] for node in graph.node if node.op_type == "DequantizeLinear"}
     if not weights & quantized:
         raise CompileError(
-            "TensorRT-RTX computes nothing of this model in int8: take --precision bf16."
+            "TensorRT-RTX can't run any part of this model in int8: use --precision bf16."
         )
     return len(weights & quantized)
 
 
 def _make_signed(path: Path) -> None:
-    """What is never negative is counted from 0 to 255 by NNCF, and to 127 at most by TensorRT."""
+    """Convert uint8 quantization to int8.
+
+    NNCF quantizes values that are never negative to 0…255, but TensorRT supports at most 127.
+    """
     import numpy
     import onnx
     from onnx import numpy_helper
 
     model = onnx.load(path)
-    weights = {each.name: each for each in model.graph.initializer}
-    pairs = {  # of scale and zero
+    weights = {weight.name: weight for weight in model.graph.initializer}
+    pairs = {  # names of scale and zero point
         (node.input[1], node.input[2])
         for node in model.graph.node
         if node.op_type in ("QuantizeLinear", "DequantizeLinear")
@@ -201,7 +215,7 @@ def load(folder: Path, config: ArtifactConfig) -> "Run":
 
     if not torch.cuda.is_available():
         raise CompileError(
-            f"{folder} holds a TensorRT-RTX engine, and torch sees no NVIDIA GPU to run it: "
+            f"{folder} holds a TensorRT-RTX engine, but torch finds no NVIDIA GPU to run it: "
             "compile the model with --backend openvino for this machine."
         )
     import tensorrt_rtx
@@ -213,16 +227,16 @@ def load(folder: Path, config: ArtifactConfig) -> "Run":
     if context is None:
         raise CompileError(
             f"TensorRT-RTX can't open {folder / ENGINE} here ({_reason(logger)}): "
-            "compile the model anew, on this machine."
+            "compile the model again, on this machine."
         )
     return _Runner(runtime, context)
 
 
 class _Runner:
-    """On the current stream of the current device, without waiting for the result."""
+    """Runs an engine on the current CUDA stream, without waiting for the result."""
 
     def __init__(self, runtime: Any, context: Any) -> None:
-        self._runtime = runtime  # an engine mustn't outlive it
+        self._runtime = runtime  # must live as long as the engine
         self._context = context
 
     def __call__(self, clips: "torch.Tensor") -> "torch.Tensor":
@@ -241,7 +255,7 @@ class _Runner:
 
 
 def _logger() -> Any:
-    """Keeps what the library says of errors, for the message, and prints nothing."""
+    """Create a logger that collects the library's errors for our messages, and prints nothing."""
     import tensorrt_rtx
 
     class Logger(tensorrt_rtx.ILogger):
@@ -250,8 +264,8 @@ def _logger() -> Any:
             self.errors: list[str] = []
 
         def log(self, severity: Any, message: str) -> None:
-            worst = (tensorrt_rtx.ILogger.ERROR, tensorrt_rtx.ILogger.INTERNAL_ERROR)
-            if severity in worst and "cudaError 35" not in message:  # no driver, and none needed
+            levels = (tensorrt_rtx.ILogger.ERROR, tensorrt_rtx.ILogger.INTERNAL_ERROR)
+            if severity in levels and "cudaError 35" not in message:  # no driver; builds need none
                 self.errors.append(message)
 
     return Logger()

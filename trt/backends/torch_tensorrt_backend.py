@@ -1,7 +1,7 @@
-"""Torch-TensorRT, on TensorRT or TensorRT-RTX, whichever flavour is installed.
+"""Torch-TensorRT backend, for TensorRT or TensorRT-RTX, depending on which one is installed.
 
-Its own archives hold pickles. So each engine is a file of its own here, and what stays in PyTorch
-is cut out of the exported program again when the artifact is opened.
+Torch-TensorRT's own files contain pickles. So each engine is saved as a separate file here, and the
+parts that stay in PyTorch are partitioned from the exported program again on loading.
 """
 
 import contextlib
@@ -27,30 +27,32 @@ WHERE = "NVIDIA GPU"
 LOWERS: frozenset[Precision] = frozenset({"fp32", "tf32", "int8", "fp8"})
 PACKAGES: tuple[str, ...] = ("torch", "torch-tensorrt", "torch-tensorrt-rtx", "tensorrt")
 BOUND_TO: frozenset[Bond] = frozenset({"device", "versions"})
-EIGHT_BITS: tuple[Precision, ...] = ("int8", "fp8")
+QUANTIZED: tuple[Precision, ...] = ("int8", "fp8")
 FLAVOURS = ("torch-tensorrt", "torch-tensorrt-rtx")
 ENGINES = "engines.json"
-"""For each engine the names of what goes in and comes out, in their order."""
-NEEDS: dict[Precision, tuple[int, int]] = {
+"""File with the names of each engine's inputs and outputs, in order."""
+MIN_CAPABILITY: dict[Precision, tuple[int, int]] = {
     "tf32": (8, 0), "bf16": (8, 0), "fp16": (7, 0), "int8": (7, 5), "fp8": (8, 9),
 }  # fmt: skip
 
 
 def probe(gpu: Gpu | None) -> Status:
-    found = [each for name in FLAVOURS if (each := installed(name))]
+    packages = [package for name in FLAVOURS if (package := installed(name))]
     if gpu is None:
         return Status(usable=False, why="no NVIDIA GPU")
-    if not found:
+    if not packages:
         return missing("Torch-TensorRT", "tensorrt")
-    return Status(usable=True, why=found[0])
+    return Status(usable=True, why=packages[0])
 
 
 def resolve_precision(precision: Precision, gpu: Gpu | None) -> tuple[Precision, str]:
-    known: set[Precision] = {"fp32"}
+    supported: set[Precision] = {"fp32"}
     if gpu is None:
-        return nearest(precision, {*known, *NEEDS}, WHERE)
-    known |= {each for each, capability in NEEDS.items() if gpu.capability >= capability}
-    return nearest(precision, known, gpu.name)
+        return nearest(precision, {*supported, *MIN_CAPABILITY}, WHERE)
+    supported |= {
+        name for name, capability in MIN_CAPABILITY.items() if gpu.capability >= capability
+    }
+    return nearest(precision, supported, gpu.name)
 
 
 def runs_on(gpu: Gpu | None) -> str:
@@ -62,30 +64,29 @@ def build(inputs: BuildInput, folder: Path) -> dict[str, Any]:
 
     if not torch.cuda.is_available():
         raise CompileError(
-            "Torch-TensorRT builds on the GPU that will run the engine, and torch sees none: "
-            "take --backend tensorrt-rtx, which builds anywhere."
+            "Torch-TensorRT builds on the GPU that will run the engine, but torch finds no GPU: "
+            "use --backend tensorrt-rtx, which builds anywhere."
         )
     from trt import partition_report, program
 
-    with quantized(inputs) as whole:
-        exported = whole.program()
+    with quantized(inputs) as build_input:
+        exported = build_input.program()
         program.save(exported, folder / PROGRAM)
         inputs.on_step("partitioning")
         num_quantized = sum("quantize_op" in str(node.target) for node in exported.graph.nodes)
-        if inputs.target.precision in EIGHT_BITS and not num_quantized:
+        if inputs.target.precision in QUANTIZED and not num_quantized:
             raise CompileError(
-                f"nothing of this model is computed in {inputs.target.precision} here: "
-                "take --precision bf16."
+                f"no part of this model can run in {inputs.target.precision}: use --precision bf16."
             )
         partition = {**partition_report.report(exported), "tensors_in_8_bits": num_quantized}
         if not partition["engines"]:
             first = partition["breaks"][0]
             raise CompileError(
-                f"TensorRT takes too little of this model ({first['operator']}: {first['why']}): "
-                "take --backend inductor."
+                f"TensorRT can't run enough of this model ({first['operator']}: {first['why']}): "
+                "use --backend inductor."
             )
         inputs.on_step("compiling")
-        _write_engines(_compiled(exported, whole), folder)
+        _write_engines(_compiled(exported, build_input), folder)
     return partition
 
 
@@ -94,14 +95,14 @@ def _compiled(exported: "ExportedProgram", inputs: BuildInput) -> "torch.nn.Modu
 
     from trt import partition_report
 
-    torch_tensorrt = partition_report.imported()
+    torch_tensorrt = partition_report.import_torch_tensorrt()
     target = inputs.target
     return torch_tensorrt.dynamo.compile(
         move_to_device_pass(exported, "cuda"),
         inputs=partition_report.input_ranges(exported, target.batches.opt),
         disable_tf32=target.precision != "tf32",
         min_block_size=partition_report.MIN_OPERATORS,
-        workspace_size=int((target.workspace_gb or 0) * (1 << 30)),  # 0: as much as there is
+        workspace_size=int((target.workspace_gb or 0) * (1 << 30)),  # 0: no limit
         optimization_level=target.optimization_level,
     )
 
@@ -125,31 +126,33 @@ def load(folder: Path, config: ArtifactConfig) -> "Run":
 
     if not torch.cuda.is_available():
         raise CompileError(
-            f"{folder} holds TensorRT engines, and torch sees no NVIDIA GPU to run them: "
+            f"{folder} holds TensorRT engines, but torch finds no NVIDIA GPU to run them: "
             "compile the model with --backend openvino for this machine."
         )
     from trt import partition_report, program
 
-    partition_report.imported()
+    partition_report.import_torch_tensorrt()
     bindings = json.loads((folder / ENGINES).read_text())
-    engines = {name: _engine(folder / f"{name}.engine", each) for name, each in bindings.items()}
+    engines = {
+        name: _load_engine(folder / f"{name}.engine", names) for name, names in bindings.items()
+    }
     if config.partition.get("in_torch") == 0 and len(engines) == 1:
-        whole: torch.nn.Module = next(iter(engines.values()))
+        module: torch.nn.Module = next(iter(engines.values()))
     else:
         exported = program.load(folder / PROGRAM)
-        whole = partition_report.partitioned(exported)
+        module = partition_report.partitioned(exported)
         for name, engine in engines.items():
-            setattr(whole, name, engine)
-        whole.cuda()
+            setattr(module, name, engine)
+        module.cuda()
 
     def run(clips: torch.Tensor) -> torch.Tensor:
         with torch.inference_mode():
-            return whole(clips.cuda())
+            return module(clips.cuda())
 
     return run
 
 
-def _engine(path: Path, bindings: dict[str, list[str]]) -> "torch.nn.Module":
+def _load_engine(path: Path, bindings: dict[str, list[str]]) -> "torch.nn.Module":
     from torch_tensorrt.dynamo.runtime import TorchTensorRTModule
 
     try:
@@ -159,7 +162,7 @@ def _engine(path: Path, bindings: dict[str, list[str]]) -> "torch.nn.Module":
     except RuntimeError as error:
         reason = str(error).splitlines()[0]
         raise CompileError(
-            f"TensorRT can't open {path} here ({reason}): compile the model anew, on this machine."
+            f"TensorRT can't open {path} here ({reason}): compile the model again, on this machine."
         ) from error
 
 
@@ -170,13 +173,16 @@ def _copy(inputs: BuildInput) -> "torch.nn.Module":
 
 @contextlib.contextmanager
 def quantized(inputs: BuildInput) -> Iterator[BuildInput]:
-    """The job with a model in 8 bits, by ModelOpt, where those are asked for; else as it is.
+    """Yield the inputs with the model quantized by ModelOpt, if the precision is int8 or fp8.
 
-    Its program lives on the GPU: elsewhere ModelOpt exports its int8 as plain arithmetic.
+    The model is moved to the GPU: on a CPU, ModelOpt exports int8 as ordinary arithmetic.
+
+    Raises:
+        CompileError: ModelOpt is not installed, or there are no calibration clips.
     """
     import torch
 
-    if inputs.target.precision not in EIGHT_BITS or inputs.stored is not None:
+    if inputs.target.precision not in QUANTIZED or inputs.stored is not None:
         yield inputs
         return
     try:
@@ -207,9 +213,9 @@ def quantized(inputs: BuildInput) -> Iterator[BuildInput]:
     fp32_layers = [f"model.{name}" for name in inputs.target.fp32_layers]
     if inputs.target.precision == "int8" and not installed("torch-tensorrt"):
         fp32_layers += [
-            name for name, each in model.named_modules() if isinstance(each, convolutions)
-        ]
-    for name in fp32_layers:  # TensorRT-RTX has no convolution in int8
+            name for name, module in model.named_modules() if isinstance(module, convolutions)
+        ]  # TensorRT-RTX has no int8 convolutions
+    for name in fp32_layers:
         mtq.disable_quantizer(model, f"{name}.*")
     with export_torch_mode():
         yield dataclasses.replace(inputs, model=model, example=inputs.example.to(device))
