@@ -225,7 +225,10 @@ def test_a_folder_is_watched_until_ctrl_c(run: Path, tmp_path: Path, films: Path
         (("{films}", "--window", "2", "--stride", "0"), "--stride takes seconds above 0"),
         (("{films}", "--smooth", "-1"), "--smooth takes seconds from 0 up, not -1"),
         (("{films}", "--smooth", "nan"), "--smooth takes seconds from 0 up"),
-        (("{films}", "--min-confidence", "2"), "--min-confidence takes a fraction from 0 to 1, not 2"),
+        (
+            ("{films}", "--min-confidence", "2"),
+            "--min-confidence takes a fraction from 0 to 1, not 2",
+        ),
         (("{films}", "--min-confidence", "nan"), "--min-confidence takes a fraction"),
         (("{films}", "--timeout", "nan"), "--timeout takes seconds from 1 up, not nan"),
         (("--merge", "{films}/a.csv"), "name results of label"),

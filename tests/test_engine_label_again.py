@@ -266,9 +266,7 @@ def test_links_that_lead_nowhere_are_named(
     (films / "folder").symlink_to(tmp_path / "nothing")
     done = run_engine("label", films, "--model", run, "--out", tmp_path / "labels.csv")
     assert done.returncode == 1
-    assert (
-        "1 folders or links couldn't be read: folder (broken link)" in done.stdout
-    )
+    assert "1 folders or links couldn't be read: folder (broken link)" in done.stdout
 
 
 def test_a_shard_without_files_has_a_result_that_merges(
@@ -325,7 +323,9 @@ def test_a_merge_tells_what_is_missing_unfinished_or_of_another_run(
     assert paths_in(joined) == ["a.mp4", "b.mp4", "c.mp4"]
     lost = run_engine(*merge, outs[0])
     assert lost.returncode == 2
-    assert "files that are in none of these shards: name another --out, or pass --fresh" in lost.stderr
+    assert (
+        "files that are in none of these shards: name another --out, or pass --fresh" in lost.stderr
+    )
     dry = run_engine(*merge, *outs, "--dry-run")
     assert "--merge joins existing results: leave out --dry-run" in dry.stderr
     for wrong, words in (
