@@ -1,7 +1,7 @@
-"""Writes the figures of README.md and docs/ from the result files: `python -m benchmarks.readme`.
+"""Writes the tables of README.md and docs/ from the result files: `python -m benchmarks.readme`.
 
-Each section between `<!-- figures: NAME -->` and `<!-- end of figures -->` is made here from the
-newest `results/NAME_*.json`; nothing in it is typed by hand.
+Sections between `<!-- figures: NAME -->` and `<!-- end of figures -->` are generated from the newest
+`results/NAME_*.json`. Don't edit them by hand.
 """
 
 import json
@@ -22,10 +22,10 @@ OLD_WORDS = {
     "colours": "colors",
     "optimiser": "optimizer",
 }
-"""In results that were measured before these were renamed."""
+"""Old names in result files, and their replacements."""
 SECTION = re.compile(r"(<!-- figures: (\w+) -->\n)(.*?)(<!-- end of figures -->)", re.DOTALL)
 
-WAYS = {
+LOADERS = {
     "torch": "plain PyTorch: a Dataset that decodes every frame, torchvision, DataLoader",
     "bound": "PyAV in threads, decoding alone",
     "dali": "`DaliLoader`",
@@ -41,11 +41,11 @@ def main() -> None:
 
 
 def render(text: str) -> str:
-    return SECTION.sub(lambda found: found[1] + SECTIONS[found[2]]() + found[4], text)
+    return SECTION.sub(lambda match: match[1] + SECTIONS[match[2]]() + match[4], text)
 
 
 def _newest(theme: str) -> tuple[Path, dict[str, Any]]:
-    path = max(RESULTS.glob(f"{theme}_*.json"), key=lambda each: each.stem.rsplit("_", 1)[-1])
+    path = max(RESULTS.glob(f"{theme}_*.json"), key=lambda file: file.stem.rsplit("_", 1)[-1])
     text = path.read_text()
     for old, new in OLD_WORDS.items():
         text = text.replace(old, new)
@@ -57,7 +57,7 @@ def _loader() -> str:
     machine, spec = result["machine"], result["spec"]
     rows = {row["name"]: row for row in result["rows"]}
     lines = ["| | clips/s | × plain PyTorch |", "|---|--:|--:|"]
-    for name, words in WAYS.items():
+    for name, words in LOADERS.items():
         row = rows[name]
         lines.append(f"| {words} | {row['clips_per_s']:.0f} | {row['times_plain_torch']:.1f} |")
     lines += [
@@ -94,10 +94,10 @@ def _training() -> str:
     )
     lines += [
         "",
-        f"{result['num_clips']:,} synthetic clips of 8 motions (a set that nothing was tuned on) "
-        "under the grouped split, from files and random weights, on "
-        f"{machine['num_cores']} cores of {machine['cpu']}; the "
-        "checkpoint is the one that validation chose. Shuffled frames show that "
+        f"{result['num_clips']:,} synthetic clips of 8 motions (a dataset that nothing was tuned on) "
+        "with the grouped split, trained from scratch on "
+        f"{machine['num_cores']} cores of {machine['cpu']}; tested with the best checkpoint on the "
+        "validation split. The drop with shuffled frames shows that "
         f"motion was learned. Share of training `cnn-lstm` spent waiting for data, first and "
         f"second epoch: {waits}. A training step of `timesformer` against `transformers`' own: "
         f"{ratios} as fast. From `{result['command']}`, kept in `{path.relative_to(ROOT)}`.",
@@ -131,16 +131,16 @@ def _studies() -> str:
     taught = [row["top1"] for row in result["teacher"] if row["way"] == "student, taught"]
     lines += [
         "",
-        "Where three of eight classes keep a tenth of their clips, their recall is "
+        "If three of eight classes keep a tenth of their clips, their recall is "
         + ", ".join(f"{share} ({way})" for way, share in rare.items())
-        + ". Where two in five training labels are wrong, a student's top-1 is "
-        f"{_spread(alone)} alone and {_spread(taught)} taught by a model that learned from right "
-        f"ones ({len(alone)} seeds).",
+        + ". If two in five training labels are wrong, a student's top-1 is "
+        f"{_spread(alone)} without and {_spread(taught)} with distillation from a teacher that was "
+        f"trained on correct labels ({len(alone)} seeds).",
         "",
-        f"{result['num_clips']:,} synthetic clips of 8 motions, small presets, grouped split but "
-        "for the still frames; intervals by bootstrap over the few sources, hence wide. The "
-        "published figures are TimeSformer's on HMDB_simp, another task: they stand here for their "
-        f"order. From `{result['command']}`, kept in `{path.relative_to(ROOT)}`.",
+        f"{result['num_clips']:,} synthetic clips of 8 motions, small presets, grouped split except "
+        "for the still frames. Intervals are wide, because they are bootstrapped over few sources. "
+        "Published results are TimeSformer's on HMDB_simp, a different task; only their order is "
+        f"comparable. From `{result['command']}`, kept in `{path.relative_to(ROOT)}`.",
         "",
     ]
     return "\n".join(lines)
@@ -158,11 +158,11 @@ def _compiled() -> str:
         "| share of peak |",
         "|---|--:|---|--:|--:|--:|",
     ]
-    for model, found in result["speed"].items():
-        for name in found["build"]:
-            one, eight = (row for row in found["rows"] if row["name"] == name)
+    for model, measured in result["speed"].items():
+        for name in measured["build"]:
+            one, eight = (row for row in measured["rows"] if row["name"] == name)
             lines.append(
-                f"| `{model}` | {found['gflop_per_clip']:.1f} | {one['precision']} "
+                f"| `{model}` | {measured['gflop_per_clip']:.1f} | {one['precision']} "
                 f"| {one['times_yardstick']:.1f} | {eight['times_yardstick']:.1f} "
                 f"| {eight['share_of_peak']:.0%} |"
             )
@@ -170,8 +170,8 @@ def _compiled() -> str:
         "",
         "MobileNetV2 and MNASNet 0.5 with 16 frames, ViT-S and TimeSformer-B with 8, of 224², "
         f"compiled by OpenVINO on {machine['num_cores']} cores of {machine['cpu']}; eager PyTorch "
-        "in fp32, channels-first, had the same bytes in the same run. Share of peak: arithmetic "
-        "over what PyTorch's largest product reached in that precision.",
+        "in fp32, channels-first, got the same clips in the same run. Share of peak: FLOP/s "
+        "relative to PyTorch's largest matrix product in that precision.",
         "",
         "| trained small preset | precision | same label | top-1, fp32 | top-1 | in fp32 |",
         "|---|---|--:|--:|--:|--:|",
@@ -179,7 +179,7 @@ def _compiled() -> str:
     for model, precisions in result["agreement"].items():
         for precision, row in precisions.items():
             cells = (
-                "refused by the gate | | |"
+                "failed the parity check | | |"
                 if "refused" in row
                 else f"{row['agreement']:.2%} of {row['num_clips']} "
                 f"| {row['reference_accuracy']:.1%} | {row['accuracy']:.1%} "
@@ -188,7 +188,7 @@ def _compiled() -> str:
             lines.append(f"| `{model}` | {precision} | {cells} |")
     lines += [
         "",
-        f"Trained on synthetic clips under the grouped split. From `{result['command']}`, kept in "
+        f"Trained on synthetic clips with the grouped split. From `{result['command']}`, kept in "
         f"`{path.relative_to(ROOT)}`.",
         "",
     ]
@@ -202,8 +202,8 @@ def _deployed() -> str:
         "| from files to labels | clips/s | × | top-1 | same label | p50 | slowest | efficiency |",
         "|---|--:|--:|--:|--:|--:|---|--:|",
     ]
-    for model, found in result["table"].items():
-        rows = [row for row in found["rows"] if "error" not in row]
+    for model, measured in result["table"].items():
+        rows = [row for row in measured["rows"] if "error" not in row]
         reference = "hf" if any(row["kind"] == "hf" for row in rows) else "torch"
         base = next(row["clips_per_s"] for row in rows if row["kind"] == reference)
         for row in rows:
@@ -227,13 +227,14 @@ def _deployed() -> str:
             lines.append(f"| {' | '.join(cells)} |")
     lines += [
         "",
-        ", ".join(f"`{model}` on {each['num_clips']}" for model, each in result["table"].items())
-        + f" clips of {found['data']} ({found['split']}), "
+        ", ".join(f"`{model}` on {rows['num_clips']}" for model, rows in result["table"].items())
+        + f" clips of {measured['data']} ({measured['split']}), "
         f"{machine['num_cores']} cores of {machine['cpu']}, warm file cache, batches of 8 (the "
-        "Hugging Face pipeline takes one). × is to that pipeline where it has the model, and else "
-        "to plain PyTorch. No published weights were at hand: all but each model's last layer is "
-        "random, hence the accuracy, and hence labels that change with the least difference; of "
-        "models that learned, artifacts keep every label (docs/compiling.md, and the chart above). "
+        "Hugging Face pipeline takes one). × is relative to that pipeline if it has the model, and "
+        "to plain PyTorch otherwise. No published weights were available, so all layers except the "
+        "last one are random. That explains the accuracy, and labels that change with the smallest "
+        "difference; artifacts of trained models keep every label (docs/compiling.md, and the chart "
+        "above). "
         f"From `{result['command']}`, kept in "
         f"`{path.relative_to(ROOT)}`.",
         "",
@@ -251,7 +252,7 @@ def _chart() -> str:
     path, result = _newest("end_to_end")
     machine = result["machine"]
     return (
-        f"Small presets that learned, {result['num_clips']} held-out synthetic clips, "
+        f"Trained small presets, {result['num_clips']} held-out synthetic clips, "
         f"{machine['num_cores']} cores of {machine['cpu']}, "
         f"{'no GPU' if machine['gpu'] is None else machine['gpu']['name']}; all with the same "
         f"weights and clips, in one run of `{result['command']}`, kept in "
@@ -272,7 +273,7 @@ def _demo() -> str:
         "",
         f"{minutes} min {seconds:02} s in all on {machine['num_cores']} cores of {machine['cpu']}. "
         f"Top-1 {result['top1']:.1%} ({low:.0%}–{high:.0%}) on {result['num_tested']} clips of "
-        f"sources never seen; the artifact gives {fastest['agreement']:.1%} of them the same label "
+        f"unseen sources; the artifact gives {fastest['agreement']:.1%} of them the same label "
         f"and goes from files to labels at {fastest['clips_per_s']:.0f} clips/s, "
         f"{fastest['clips_per_s'] / rows['torch']['clips_per_s']:.1f}× plain PyTorch and "
         f"{fastest['clips_per_s'] / rows['hf']['clips_per_s']:.1f}× Hugging Face's pipeline. From "
@@ -290,15 +291,15 @@ def _labelling() -> str:
         by_name.setdefault(row["name"], []).append(row["num_files"] / row["whole_s"])
     lines = ["| `engine label`, whole command | files/s |", "|---|--:|"]
     lines += [f"| {name} | {statistics.median(rates):.0f} |" for name, rates in by_name.items()]
-    ours = statistics.median(each["files_per_s"] for each in rate["ours"])
+    ours = statistics.median(run["files_per_s"] for run in rate["ours"])
     theirs = statistics.median(rate["hf_clips_per_s"])
     lines += [
         "",
-        f"{result['cluster'][0]['num_files']:,} clips by a small TimeSformer in int8, start-up "
-        f"counted. Without start-up {rate['num_files']} clips go at {ours:.0f} a second, and at "
-        f"{theirs:.0f} through Hugging Face's pipeline with the same weights in the same run: "
-        f"{ours / theirs:.1f}×. Memory over 10,000 files: {many['peak_of_first_half_mib']:,} MiB "
-        f"at most in the first half, {many['peak_of_second_half_mib']:,} in the second; over a "
+        f"{result['cluster'][0]['num_files']:,} clips, a small TimeSformer in int8, including "
+        f"start-up. Without start-up, {rate['num_files']} clips are labelled at {ours:.0f} clips/s, "
+        f"and at {theirs:.0f} by Hugging Face's pipeline with the same weights in the same run: "
+        f"{ours / theirs:.1f}×. Peak memory over 10,000 files: {many['peak_of_first_half_mib']:,} "
+        f"MiB in the first half, {many['peak_of_second_half_mib']:,} in the second; over a "
         f"film of two hours in windows of 10 s: {film['peak_of_first_half_mib']:,} and "
         f"{film['peak_of_second_half_mib']:,}. From `{result['command']}`, kept in "
         f"`{path.relative_to(ROOT)}`.",

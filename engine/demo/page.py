@@ -72,8 +72,8 @@ def _accuracy(out: Path, report: dict[str, Any]) -> str:
     return (
         f"<h2>Accuracy: {video['top1']:.1%}</h2><p>Top-1 on {protocol['num_clips']:,} clips of the "
         f"{escape(protocol['split'])} split ({escape(protocol['scheme'])}); no source of these "
-        f"clips was trained on. 95% interval over sources: {low:.1%} – {high:.1%}. The full report, "
-        'with the misclassified clips: <a href="run/evaluation/report.html">'
+        f"clips was trained on. 95% interval over sources: {low:.1%} – {high:.1%}. The full "
+        'report, with the misclassified clips: <a href="run/evaluation/report.html">'
         f'report.html</a>.</p><img alt="confusion matrix" src="{matrix}">'
     )
 
