@@ -29,10 +29,10 @@ def frames_table(result: dict[str, Any], kept_in: str) -> str:
         [
             *lines,
             "",
-            f"{result['num_frames']} frames of each clip were read, twice: spread from the first to "
-            "the last (first number), and the middles of equal segments (second number). That is "
-            f"{wanted} frames each time. A frame is wrong if it clearly matches another frame of the "
-            "clip better; ours must be identical to the full decode, byte by byte. Wrong lengths: "
+            f"{result['num_frames']} frames of each clip were read, twice: spread from the first "
+            "to the last (first number), and the middles of equal segments (second number). That is "
+            f"{wanted} frames each time. A frame is wrong if it clearly matches another frame of "
+            "the clip better; ours must be identical to the full decode, byte by byte. Wrong lengths: "
             "files with a wrong reported number of frames, of those that report one. "
             + (f"{_clips(broken)} that don't decode to their end were left out. " if broken else "")
             + f"{versions}. From `{result['command']}`, kept in `{kept_in}`.",
@@ -88,8 +88,8 @@ def decoding_table(result: dict[str, Any], kept_in: str) -> str:
             *lines,
             "",
             f"{frames} frames from file to RGB at a short side of 128 in one thread: milliseconds "
-            "per clip, and for other decoders the time relative to ours. clips/s, if given, are for "
-            "whole epochs of 8 frames of 224², and for others relative to ours. "
+            "per clip, and for other decoders the time relative to ours. clips/s, if given, are "
+            "for whole epochs of 8 frames of 224², and for others relative to ours. "
             f"{machine['num_cores']} cores of {machine['cpu']}. Medians of interleaved rounds in "
             f"one run of `{result['command']}`, kept in `{kept_in}`.",
             "",

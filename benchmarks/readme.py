@@ -1,7 +1,7 @@
 """Writes the tables of README.md and docs/ from the result files: `python -m benchmarks.readme`.
 
-Sections between `<!-- figures: NAME -->` and `<!-- end of figures -->` are generated from the newest
-`results/NAME_*.json`. Don't edit them by hand.
+Sections between `<!-- figures: NAME -->` and `<!-- end of figures -->` are generated from the
+newest `results/NAME_*.json`. Don't edit them by hand.
 """
 
 import json
