@@ -30,10 +30,10 @@ def frames_table(result: dict[str, Any], kept_in: str) -> str:
             *lines,
             "",
             f"{result['num_frames']} frames of each clip were read, twice: spread from the first "
-            "to the last (first number), and the middles of equal segments (second number). That is "
-            f"{wanted} frames each time. A frame is wrong if it clearly matches another frame of "
-            "the clip better; ours must be identical to the full decode, byte by byte. Wrong lengths: "
-            "files with a wrong reported number of frames, of those that report one. "
+            "to the last (first number), and the middles of equal segments (second number). That "
+            f"is {wanted} frames each time. A frame is wrong if it clearly matches another frame "
+            "of the clip better; ours must be identical to the full decode, byte by byte. Wrong "
+            "lengths: files with a wrong reported number of frames, of those that report one. "
             + (f"{_clips(broken)} that don't decode to their end were left out. " if broken else "")
             + f"{versions}. From `{result['command']}`, kept in `{kept_in}`.",
             "",

@@ -94,8 +94,8 @@ def _training() -> str:
     )
     lines += [
         "",
-        f"{result['num_clips']:,} synthetic clips of 8 motions (a dataset that nothing was tuned on) "
-        "with the grouped split, trained from scratch on "
+        f"{result['num_clips']:,} synthetic clips of 8 motions (a dataset that nothing was tuned "
+        "on) with the grouped split, trained from scratch on "
         f"{machine['num_cores']} cores of {machine['cpu']}; tested with the best checkpoint on the "
         "validation split. The drop with shuffled frames shows that "
         f"motion was learned. Share of training `cnn-lstm` spent waiting for data, first and "
@@ -137,8 +137,8 @@ def _studies() -> str:
         f"{_spread(alone)} without and {_spread(taught)} with distillation from a teacher that was "
         f"trained on correct labels ({len(alone)} seeds).",
         "",
-        f"{result['num_clips']:,} synthetic clips of 8 motions, small presets, grouped split except "
-        "for the still frames. Intervals are wide, because they are bootstrapped over few sources. "
+        f"{result['num_clips']:,} synthetic clips of 8 motions, small presets, grouped split "
+        "except for the still frames. Intervals are wide, because they are bootstrapped over few sources. "
         "Published results are TimeSformer's on HMDB_simp, a different task; only their order is "
         f"comparable. From `{result['command']}`, kept in `{path.relative_to(ROOT)}`.",
         "",
@@ -233,8 +233,8 @@ def _deployed() -> str:
         "Hugging Face pipeline takes one). × is relative to that pipeline if it has the model, and "
         "to plain PyTorch otherwise. No published weights were available, so all layers except the "
         "last one are random. That explains the accuracy, and labels that change with the smallest "
-        "difference; artifacts of trained models keep every label (docs/compiling.md, and the chart "
-        "above). "
+        "difference; artifacts of trained models keep every label (docs/compiling.md, and the "
+        "chart above). "
         f"From `{result['command']}`, kept in "
         f"`{path.relative_to(ROOT)}`.",
         "",
@@ -296,8 +296,8 @@ def _labelling() -> str:
     lines += [
         "",
         f"{result['cluster'][0]['num_files']:,} clips, a small TimeSformer in int8, including "
-        f"start-up. Without start-up, {rate['num_files']} clips are labelled at {ours:.0f} clips/s, "
-        f"and at {theirs:.0f} by Hugging Face's pipeline with the same weights in the same run: "
+        f"start-up. Without start-up, {rate['num_files']} clips are labelled at {ours:.0f} "
+        f"clips/s, and at {theirs:.0f} by Hugging Face's pipeline with the same weights in the same run: "
         f"{ours / theirs:.1f}×. Peak memory over 10,000 files: {many['peak_of_first_half_mib']:,} "
         f"MiB in the first half, {many['peak_of_second_half_mib']:,} in the second; over a "
         f"film of two hours in windows of 10 s: {film['peak_of_first_half_mib']:,} and "
