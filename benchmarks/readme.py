@@ -138,7 +138,8 @@ def _studies() -> str:
         f"trained on correct labels ({len(alone)} seeds).",
         "",
         f"{result['num_clips']:,} synthetic clips of 8 motions, small presets, grouped split "
-        "except for the still frames. Intervals are wide, because they are bootstrapped over few sources. "
+        "except for the still frames. Intervals are wide, because they are bootstrapped over few "
+        "sources. "
         "Published results are TimeSformer's on HMDB_simp, a different task; only their order is "
         f"comparable. From `{result['command']}`, kept in `{path.relative_to(ROOT)}`.",
         "",
@@ -297,7 +298,8 @@ def _labelling() -> str:
         "",
         f"{result['cluster'][0]['num_files']:,} clips, a small TimeSformer in int8, including "
         f"start-up. Without start-up, {rate['num_files']} clips are labelled at {ours:.0f} "
-        f"clips/s, and at {theirs:.0f} by Hugging Face's pipeline with the same weights in the same run: "
+        f"clips/s, and at {theirs:.0f} by Hugging Face's pipeline with the same weights in the same "
+        "run: "
         f"{ours / theirs:.1f}×. Peak memory over 10,000 files: {many['peak_of_first_half_mib']:,} "
         f"MiB in the first half, {many['peak_of_second_half_mib']:,} in the second; over a "
         f"film of two hours in windows of 10 s: {film['peak_of_first_half_mib']:,} and "
