@@ -298,8 +298,8 @@ def _labelling() -> str:
         "",
         f"{result['cluster'][0]['num_files']:,} clips, a small TimeSformer in int8, including "
         f"start-up. Without start-up, {rate['num_files']} clips are labelled at {ours:.0f} "
-        f"clips/s, and at {theirs:.0f} by Hugging Face's pipeline with the same weights in the same "
-        "run: "
+        f"clips/s, and at {theirs:.0f} by Hugging Face's pipeline with the same weights in the "
+        "same run: "
         f"{ours / theirs:.1f}×. Peak memory over 10,000 files: {many['peak_of_first_half_mib']:,} "
         f"MiB in the first half, {many['peak_of_second_half_mib']:,} in the second; over a "
         f"film of two hours in windows of 10 s: {film['peak_of_first_half_mib']:,} and "
