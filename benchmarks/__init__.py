@@ -1,1 +1,1 @@
-"""Measures everything the project claims; results are kept as JSON in benchmarks/results."""
+"""Benchmarks behind the project's claims; results are JSON files in benchmarks/results."""

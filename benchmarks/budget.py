@@ -1,4 +1,4 @@
-"""Which configuration to take: the Pareto front of clips/s and accuracy, and budgets on either."""
+"""Selects configurations: the Pareto front of clips/s and accuracy, and a budget on either."""
 
 from typing import Any
 
@@ -6,21 +6,29 @@ Row = dict[str, Any]
 
 
 def on_front(rows: list[Row]) -> list[bool]:
-    """Whether no other row is at least as fast and as accurate, and better in one of the two."""
+    """Return for each row whether it is on the Pareto front, that is not dominated by another."""
     return [not any(_dominates(other, row) for other in rows) for row in rows]
 
 
-def _dominates(one: Row, other: Row) -> bool:
-    pairs = [(one[key], other[key]) for key in ("clips_per_s", "top1")]
+def _dominates(a_row: Row, b_row: Row) -> bool:
+    """Whether the first row is at least as fast and accurate, and better in one of the two."""
+    pairs = [(a_row[key], b_row[key]) for key in ("clips_per_s", "top1")]
     return all(a >= b for a, b in pairs) and any(a > b for a, b in pairs)
 
 
 def pick(
     rows: list[Row], *, target_clips_per_s: float | None = None, max_drop: float | None = None
 ) -> Row | None:
-    """The most accurate of those that are fast enough, the fastest of those accurate enough.
+    """Pick the row that fits a budget.
 
-    `max_drop` is in points below the most accurate row. None where no row keeps the budget.
+    Args:
+        rows: Rows of results.
+        target_clips_per_s: Minimum speed; the most accurate row that reaches it is picked.
+        max_drop: Maximum loss of accuracy in points, compared to the most accurate row; the
+            fastest row within it is picked.
+
+    Returns:
+        The picked row, or None if no row fits.
     """
     best = max((row["top1"] for row in rows), default=0.0)
     fitting = [

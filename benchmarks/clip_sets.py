@@ -1,4 +1,4 @@
-"""Folders of videos that a suite measures, and the names that its results give them."""
+"""Folders of videos to measure on, and their names in the results."""
 
 import argparse
 import dataclasses
@@ -23,15 +23,16 @@ class ClipSet:
 
     @property
     def argument(self) -> str:
-        """What the user typed, without the place of the folder on this machine."""
-        own = self.folder.name
-        return own if self.name == own else f"{self.name}={own}"
+        """The command line argument, without the parent folders on this machine."""
+        folder_name = self.folder.name
+        return folder_name if self.name == folder_name else f"{self.name}={folder_name}"
 
-    def sample(self, most: int | None) -> Self:
-        """So many of its videos, spread over all."""
-        if most is None or len(self.paths) <= most:
+    def sample(self, max_videos: int | None) -> Self:
+        """Return at most this many videos, evenly spread over all."""
+        if max_videos is None or len(self.paths) <= max_videos:
             return self
-        paths = [self.paths[number] for number in numbers_of(len(self.paths), most, "equidistant")]
+        numbers = numbers_of(len(self.paths), max_videos, "equidistant")
+        paths = [self.paths[number] for number in numbers]
         return dataclasses.replace(self, paths=paths)
 
 
@@ -39,13 +40,13 @@ class ClipSet:
 class Clip:
     path: Path
     num_frames: int
-    """As a full decode counts them."""
+    """Number of frames of a full decode."""
 
 
 def clip_set(text: str) -> ClipSet:
-    """Of an argument FOLDER or NAME=FOLDER."""
-    name, _, place = text.rpartition("=")
-    folder = Path(text if Path(text).is_dir() else place).resolve()
+    """Parse an argument FOLDER or NAME=FOLDER."""
+    name, _, path = text.rpartition("=")
+    folder = Path(text if Path(text).is_dir() else path).resolve()
     if not folder.is_dir():
         raise argparse.ArgumentTypeError(f"{text}: there is no such folder")
     paths = sorted(
@@ -61,37 +62,37 @@ def clip_set(text: str) -> ClipSet:
 
 
 def decoded_clips(clips: ClipSet) -> tuple[list[Clip], dict[str, str]]:
-    """The clips that decode to their end, and why the others, by name, don't."""
-    whole, broken = [], {}
+    """Return the clips that decode to their end, and the names of others with the reason."""
+    intact, broken = [], {}
     for outcome in run_each(count_frames, clips.paths, title=f"{clips.name}: full decode"):
         path = outcome.item
         if outcome.error is not None:
-            broken[path.relative_to(clips.folder).as_posix()] = in_words(outcome.error, path)
+            broken[path.relative_to(clips.folder).as_posix()] = first_line(outcome.error, path)
         elif outcome.value:
-            whole.append(Clip(path=path, num_frames=outcome.value))
+            intact.append(Clip(path=path, num_frames=outcome.value))
         else:
-            broken[path.relative_to(clips.folder).as_posix()] = "it holds no picture"
-    return whole, broken
+            broken[path.relative_to(clips.folder).as_posix()] = "it has no frames"
+    return intact, broken
 
 
 def numbers_of(num_frames: int, count: int, sampling: Sampling) -> list[int]:
-    """Which frames a loader wants of a clip so long: ascending, each once."""
+    """Return the ascending frame numbers that a loader samples from a clip of this length."""
     spec = ClipSpec(num_frames=count, sampling=sampling, short="hold")
     return plan_frames(num_frames, 0.0, spec).source_indices.tolist()
 
 
 def linked(clips: list[Clip], folder: Path, count: int) -> list[Clip]:
-    """So many files, each under a name of its own; files are used again where there are few."""
-    made = []
+    """Make `count` symbolic links to clips, which are repeated if there are fewer."""
+    links = []
     for number, clip in zip(range(count), itertools.cycle(clips), strict=False):
         path = folder / f"{number:05}{clip.path.suffix}"
         path.symlink_to(clip.path.resolve())
-        made.append(Clip(path=path, num_frames=clip.num_frames))
-    return made
+        links.append(Clip(path=path, num_frames=clip.num_frames))
+    return links
 
 
-def in_words(error: Exception, path: Path) -> str:
-    """What a library says first, without the place of the file on this machine."""
+def first_line(error: Exception, path: Path) -> str:
+    """Return the first line of an error message, without the folder of the file."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    words = lines[0].removesuffix(" Likely causes:") if lines else type(error).__name__
-    return words.replace(str(path), path.name).replace(str(path.resolve()), path.name)
+    line = lines[0].removesuffix(" Likely causes:") if lines else type(error).__name__
+    return line.replace(str(path), path.name).replace(str(path.resolve()), path.name)

@@ -1,7 +1,4 @@
-"""What `engine bench` does for each stage: gather clips, measure, print, keep.
-
-Joins the benchmarks to the datasets; heavy imports happen where they are needed.
-"""
+"""The steps of `engine bench` for each stage: read clips, measure, print, save."""
 
 import json
 import sys
@@ -15,10 +12,11 @@ from engine.progress import progress_bar
 
 
 def sizes(text: str) -> list[int]:
-    found = [each.strip() for each in text.split(",")]
-    if not all(each.isdigit() and int(each) for each in found):
+    """Parse batch sizes such as "1,8"."""
+    numbers = [number.strip() for number in text.split(",")]
+    if not all(number.isdigit() and int(number) for number in numbers):
         raise UserError(f"--batches takes numbers as in 1,8, not {text!r}.")
-    return [int(each) for each in found]
+    return [int(number) for number in numbers]
 
 
 def loader(
@@ -48,7 +46,7 @@ def loader(
                 rows, spec, batch_size=batch_size, repeats=repeats, gpu=gpu, on_done=advance
             )
     print_loader(measured)
-    _tell_notes(measured)
+    _print_notes(measured)
     return {
         "stage": "loader",
         "protocol": _protocol(suite),
@@ -111,16 +109,16 @@ def end_to_end(
     baselines = [name.strip() for name in against.split(",")] if against else []
     for name in baselines:
         if name not in BASELINES:
-            raise unknown_name("peer", name, list(BASELINES))
+            raise unknown_name("baseline", name, list(BASELINES))
     if not runs:
         raise UserError("--stage end-to-end takes runs or artifacts: engine bench RUN ARTIFACT.")
     if baselines and all(map(is_artifact, runs)):
         raise UserError("--against takes the weights of a run: name the run, too.")
-    found = [find_clips(run, data, class_names_of(run)) for run in runs]
-    listed, scheme, _ = found[0]
-    if any(other.listed.clips != listed.clips for other in found):
+    clips_of_runs = [find_clips(run, data, class_names_of(run)) for run in runs]
+    listed, scheme, _ = clips_of_runs[0]
+    if any(clips.listed.clips != listed.clips for clips in clips_of_runs):
         raise UserError(
-            "the runs held back different clips: pass --data with one dataset for all of them."
+            "the runs have different held-out clips: pass --data with one dataset for all runs."
         )
     rows, num_bad = samples_of(listed, split)
     if num_bad:
@@ -128,7 +126,7 @@ def end_to_end(
     random.Random(0).shuffle(rows)
     rows = rows[:num_clips]
     candidates = suite.candidates_of(
-        runs, batches=sizes(batches), views=[parse_views(each) for each in views.split(",")],
+        runs, batches=sizes(batches), views=[parse_views(part) for part in views.split(",")],
         against=baselines,
     )  # fmt: skip
     measured = suite.measure(
@@ -140,14 +138,14 @@ def end_to_end(
         on_work=lambda title, total: progress_bar(title, total=total, unit="steps"),
     )
     print_end_to_end(measured)
-    _tell_notes(measured)
+    _print_notes(measured)
     return {
         "stage": "end-to-end",
         "protocol": _protocol(suite),
         **fingerprint(),
         **peaks(),
         "data": listed.root.name,
-        "split": f"{split} part, {scheme}",
+        "split": f"{split} split, {scheme}",
         **measured,
     }
 
@@ -155,35 +153,39 @@ def end_to_end(
 def advise(
     result: dict[str, Any], runs: list[Path], target: float | None, max_drop: float | None
 ) -> None:
-    """The way that keeps the budget, and the commands that use it."""
+    """Print the configuration that fits the budget, and the commands to use it.
+
+    Raises:
+        RefusedError: No configuration fits.
+    """
     from benchmarks.budget import pick
 
     ours = [row for row in result["rows"] if row.get("kind") == "ours" and "error" not in row]
-    found = pick(ours, target_clips_per_s=target, max_drop=max_drop)
-    if found is None:
+    picked = pick(ours, target_clips_per_s=target, max_drop=max_drop)
+    if picked is None:
         fastest = max(ours, key=lambda row: row["clips_per_s"])
         raise RefusedError(
-            f"nothing measured here keeps that budget; the fastest, {fastest['name']}, labels "
+            f"no measured configuration fits that budget; the fastest, {fastest['name']}, reaches "
             f"{fastest['clips_per_s']:,.1f} clips/s at {fastest['top1']:.1%}. Try a lower "
             "--precision, fewer frames, or a smaller model."
         )
     print(
-        f"within the budget: {found['name']} with batches of {found['batch']} and views "
-        f"{found['views']}: {found['clips_per_s']:,.1f} clips/s, top-1 {found['top1']:.1%}"
+        f"within the budget: {picked['name']} with batches of {picked['batch']} and views "
+        f"{picked['views']}: {picked['clips_per_s']:,.1f} clips/s, top-1 {picked['top1']:.1%}"
     )
     path_of = short_names(runs)
-    path = path_of[found["name"]]
-    if found["backend"] != "eager":
+    path = path_of[picked["name"]]
+    if picked["backend"] != "eager":
         run = next((path_of[row["name"]] for row in ours if row["backend"] == "eager"), "RUN")
         print(
-            f"  engine compile {run} --backend {found['backend']} --precision "
-            f"{found['precision']} --out {path}"
+            f"  engine compile {run} --backend {picked['backend']} --precision "
+            f"{picked['precision']} --out {path}"
         )
-    print(f"  engine label FOLDER --model {path} --batch-size {found['batch']}")
+    print(f"  engine label FOLDER --model {path} --batch-size {picked['batch']}")
 
 
 def compare(paths: list[Path]) -> int:
-    """Exit code 3 where something became worse."""
+    """Compare two results; returns exit code 3 if something became worse."""
     from benchmarks import comparison
     from benchmarks.tables import print_comparison
 
@@ -196,21 +198,22 @@ def compare(paths: list[Path]) -> int:
         print("the two were measured on different machines")
     changes, alone = comparison.compare(before, after)
     print_comparison(changes, alone)
-    worse = [each.name for each in changes if each.is_regression]
+    worse = [change.name for change in changes if change.is_regression]
     print(f"worse: {'; '.join(worse)}" if worse else "nothing became worse beyond noise")
     return RefusedError.exit_code if worse else 0
 
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        found = json.loads(path.read_text())
-        found["stage"], found["rows"], found["machine"]["cpu"]
+        result = json.loads(path.read_text())
+        result["stage"], result["rows"], result["machine"]["cpu"]
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{path} is no result of `engine bench`.") from error
-    return found
+        raise UserError(f"{path} is not a result of `engine bench`.") from error
+    return result
 
 
 def save(result: dict[str, Any], out: Path) -> list[Path]:
+    """Write a result and its report to `out`; returns the written files."""
     from benchmarks import report
     from benchmarks.machine import file_name
     from engine import atomic
@@ -224,8 +227,8 @@ def save(result: dict[str, Any], out: Path) -> list[Path]:
     return [path, *report.write(result, path)]
 
 
-def _tell_notes(measured: dict[str, Any]) -> None:
-    """What made a way slower here than it is elsewhere."""
+def _print_notes(measured: dict[str, Any]) -> None:
+    """Print what makes a pipeline slower on this machine than elsewhere."""
     notes = [f"{row['name']}: {row['note']}" for row in measured["rows"] if row.get("note")]
     for line in dict.fromkeys(notes):
         print(line, file=sys.stderr)

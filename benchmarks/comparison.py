@@ -1,12 +1,12 @@
-"""Two results of the same bench, row by row: what became slower or less accurate beyond noise."""
+"""Compares two results row by row: what became slower or less accurate beyond noise."""
 
 from dataclasses import dataclass
 from typing import Any
 
 MIN = 0.03
-"""A smaller change of the median is no change, however narrow the spreads."""
+"""Smaller changes of the median are ignored, even if the spreads are narrow."""
 POINTS = 0.5
-"""So much less accuracy is a regression."""
+"""A larger loss of accuracy is a regression."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -15,9 +15,9 @@ class Change:
     before: float
     after: float
     noise: float
-    """The share by which a median of these repeats may differ for no reason."""
+    """Fraction by which the median may differ by chance."""
     points: float | None
-    """Of accuracy gained."""
+    """Gain of accuracy in points."""
 
     @property
     def ratio(self) -> float:
@@ -37,7 +37,7 @@ class Change:
 
 
 def compare(before: dict[str, Any], after: dict[str, Any]) -> tuple[list[Change], list[str]]:
-    """The rows that both have, and the names of those that only one has."""
+    """Return changes of common rows, and the names of rows that only one result has."""
     old, new = _rows(before), _rows(after)
     changes = []
     for name in old.keys() & new.keys():
@@ -63,6 +63,6 @@ def _rows(result: dict[str, Any]) -> dict[str, dict[str, Any]]:
     rows = {}
     for row in result["rows"]:
         if "error" not in row:
-            more = [f"{key} {row[key]}" for key in ("batch", "views") if key in row]
-            rows[", ".join([row["name"], *more])] = row
+            settings = [f"{key} {row[key]}" for key in ("batch", "views") if key in row]
+            rows[", ".join([row["name"], *settings])] = row
     return rows

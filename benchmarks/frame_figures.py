@@ -1,9 +1,9 @@
-"""The tables of docs/frames.md: which decoder gives which frame, and what that costs."""
+"""The tables of docs/frames.md: correctness and cost of reading frames with each decoder."""
 
 from typing import Any
 
 from benchmarks.baselines.frame_readers import READERS
-from benchmarks.scripts.decoding import WAYS
+from benchmarks.scripts.decoding import DECODERS
 
 
 def frames_table(result: dict[str, Any], kept_in: str) -> str:
@@ -29,12 +29,11 @@ def frames_table(result: dict[str, Any], kept_in: str) -> str:
         [
             *lines,
             "",
-            f"Of each clip {result['num_frames']} frames were asked for, twice: spread from the "
-            "first to the last (the first number), and the middles of as many equal parts (the "
-            f"second). That is {wanted} frames each time. A frame is wrong where another picture "
-            "of the clip is clearly nearer to what came; ours must be the very bytes of the full "
-            "decode. Wrong lengths: files whose number of frames is stated wrongly, of those for "
-            "which it is stated. "
+            f"{result['num_frames']} frames of each clip were read, twice: spread from the first "
+            "to the last (first number), and the middles of equal segments (second number). That "
+            f"is {wanted} frames each time. A frame is wrong if it clearly matches another frame "
+            "of the clip better; ours must be identical to the full decode, byte by byte. Wrong "
+            "lengths: files with a wrong reported number of frames, of those that report one. "
             + (f"{_clips(broken)} that don't decode to their end were left out. " if broken else "")
             + f"{versions}. From `{result['command']}`, kept in `{kept_in}`.",
             "",
@@ -62,7 +61,7 @@ def _clips(count: int) -> str:
 
 def decoding_table(result: dict[str, Any], kept_in: str) -> str:
     sets = [each for each in result["sets"] if each["num_files"]]
-    words = {name: READERS[name].words for name in WAYS} | {
+    words = {name: READERS[name].words for name in DECODERS} | {
         "ours": "**this project**",
         "against": f"this project at `{result['against']}`",
     }
@@ -89,8 +88,8 @@ def decoding_table(result: dict[str, Any], kept_in: str) -> str:
             *lines,
             "",
             f"{frames} frames from file to RGB at a short side of 128 in one thread: milliseconds "
-            "a clip, and how many times as long the others take. clips/s, where given, are of "
-            "whole epochs of 8 frames of 224², and of the others as a share of ours. "
+            "per clip, and for other decoders the time relative to ours. clips/s, if given, are "
+            "for whole epochs of 8 frames of 224², and for others relative to ours. "
             f"{machine['num_cores']} cores of {machine['cpu']}. Medians of interleaved rounds in "
             f"one run of `{result['command']}`, kept in `{kept_in}`.",
             "",
@@ -99,7 +98,7 @@ def decoding_table(result: dict[str, Any], kept_in: str) -> str:
 
 
 def _times(rows: list[dict[str, Any]]) -> str:
-    """Fewer frames first."""
+    """Format the times of a decoder, sorted by the number of frames."""
     return " · ".join(map(_time, sorted(rows, key=lambda row: row["frames"])))
 
 

@@ -1,6 +1,6 @@
-"""Every picture of a video in turn, as PyAV's own examples decode it: what a frame number means.
+"""Decodes all frames of a video in order, as in PyAV's examples: the reference for frame numbers.
 
-Nothing here uses our decoder, which is held against it.
+Our decoder is checked against this, so nothing here uses it.
 """
 
 import hashlib
@@ -16,13 +16,14 @@ from numpy.typing import NDArray
 from dali_pipelines.decode.pixels import Frame, quarter_turns
 
 CELLS = 48
-"""A picture is compared by its means in so many rows and columns."""
+"""Frames are compared by the means of CELLS x CELLS cells."""
 CLEARLY = 0.5
-"""So many times the distance of the wanted picture at most, for another one to be meant."""
+"""Another frame matches only below this fraction of the distance to the expected frame."""
 
 
 def frames_in_turn(path: Path) -> Iterator[av.VideoFrame]:
-    """Raises PyAV's errors. Metadata need not be UTF-8: in HMDB51 it isn't always."""
+    """Yield all frames in order; raises PyAV's errors."""
+    # Metadata is not always UTF-8, for example in HMDB51.
     with av.open(str(path.absolute()), metadata_errors="replace") as container:
         stream = container.streams.video[0]
         stream.thread_count = 1
@@ -35,14 +36,14 @@ def count_frames(path: Path) -> int:
 
 
 def to_rgb(frame: av.VideoFrame) -> Frame:
-    """As it is coded: where the file asks for a turned picture, it isn't turned."""
+    """Convert to RGB as coded, without applying the rotation of the file."""
     return cast(Frame, frame.to_ndarray(format="rgb24"))
 
 
 def small(picture: Frame) -> NDArray[np.float32]:
-    """(CELLS, CELLS): gray means of cells, less the mean of all.
+    """Return a descriptor (CELLS, CELLS): gray means of cells, minus the mean of all cells.
 
-    It tells pictures of one video apart, whatever their size and however YUV became RGB.
+    It distinguishes the frames of a video, independent of their size and of the YUV conversion.
     """
     height, width = picture.shape[:2]
     rows = np.linspace(0, height, CELLS + 1).astype(int)
@@ -57,36 +58,36 @@ def small(picture: Frame) -> NDArray[np.float32]:
 @dataclass(frozen=True, kw_only=True)
 class FullDecode:
     small_TN: NDArray[np.float32]
-    """Of all pictures, small. About 9 kB a picture."""
+    """Descriptors of all frames, about 9 kB per frame."""
     digests: dict[int, str]
-    """Of the wanted pictures in RGB."""
+    """Digests of the requested frames in RGB."""
     quarter_turns: int
-    """Counter-clockwise, by which the file asks to be turned for display."""
+    """Counter-clockwise rotation for display, in quarter turns."""
 
     @classmethod
     def of(cls, path: Path, numbers: tuple[int, ...]) -> Self:
         wanted = set(numbers)
-        pictures, digests = [], {}
+        descriptors, digests = [], {}
         turns = 0
         for number, frame in enumerate(frames_in_turn(path)):
             picture = to_rgb(frame)
             turns = quarter_turns(frame)
-            pictures.append(small(picture).ravel())
+            descriptors.append(small(picture).ravel())
             if number in wanted:
                 digests[number] = _digest(np.rot90(picture, turns))
-        return cls(small_TN=np.stack(pictures), digests=digests, quarter_turns=turns)
+        return cls(small_TN=np.stack(descriptors), digests=digests, quarter_turns=turns)
 
     def is_same(self, number: int, picture: Frame) -> bool:
-        """Whether all its bytes are those of the wanted picture."""
+        """Whether a frame is identical to frame `number`, byte by byte."""
         return _digest(picture) == self.digests[number]
 
     def number_of(self, picture: Frame, wanted: int) -> int:
-        """Which picture this is: `wanted`, unless another one is clearly nearer.
+        """Return the number of a frame: `wanted`, unless another frame is clearly closer.
 
-        Where pictures are alike, and where they differ by less than conversions do, it is `wanted`.
+        Frames that differ less than color conversions do count as `wanted`.
         """
         nearest = None
-        for turns in {0, self.quarter_turns}:  # some libraries turn pictures, and some don't
+        for turns in {0, self.quarter_turns}:  # some libraries apply the rotation, some don't
             distances_T = np.abs(self.small_TN - np.rot90(small(picture), -turns).ravel()).mean(1)
             if nearest is None or distances_T.min() < nearest.min():
                 nearest = distances_T

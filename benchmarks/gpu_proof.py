@@ -1,12 +1,11 @@
-"""All that a GPU must show, in one go: `python -m benchmarks.gpu_proof --out DIR`.
+"""All GPU checks and measurements in one run: `python -m benchmarks.gpu_proof --out DIR`.
 
-Draws 400 synthetic clips, then: which codecs NVDEC opens; the GPU's tests (`pytest -m gpu`: same
-clips as the CPU loader, frame by frame); loading on GPU against loading on CPU, and what DALI's
-decoder reaches alone, which is the share of NVDEC that is used; the bytes that cross to the card
-for each clip; training steps in bf16 against fp32; every compile backend and precision of two
-published sizes, with its error and its share of the matrix peak; the demo: training, compiling,
-files to labels beside what people use today, labelling. Each part that fails leaves its error as a
-row. Writes gpu_<card>_<month>.json.
+Makes 400 synthetic clips, then measures: the codecs that NVDEC opens; the GPU tests (`pytest -m
+gpu`: same clips as the CPU loader, frame by frame); loading on GPU against loading on CPU, and
+DALI's decoder alone, which gives the utilization of NVDEC; bytes per clip copied to the GPU;
+training steps in bf16 against fp32; every compile backend and precision of two published sizes,
+with error and share of the matrix peak; the demo. A part that fails is recorded with its error.
+Writes gpu_<card>_<month>.json.
 """
 
 import argparse
@@ -67,15 +66,15 @@ def main() -> None:
         for name, part in parts.items():
             try:
                 result[name] = part()
-            except Exception:  # a part that fails is a row, not the end
+            except Exception:  # record the error and continue
                 result[name] = {"error": traceback.format_exc()}
             path.write_text(json.dumps(result, indent=2) + "\n")
             print(name, json.dumps(result[name], indent=2), flush=True)
 
 
 def _codecs() -> dict[str, Any]:
-    found: Any = run_each(_probe, list(CODECS), title="Trying codecs", timeout_s=120)
-    return {each.item: each.value or {"error": str(each.error)} for each in found}
+    outcomes: Any = run_each(_probe, list(CODECS), title="Testing codecs", timeout_s=120)
+    return {each.item: each.value or {"error": str(each.error)} for each in outcomes}
 
 
 def _probe(codec: str) -> dict[Any, bool | None]:
@@ -99,7 +98,7 @@ def _loader(rows: list[Sample], repeats: int) -> dict[str, Any]:
 def training_steps(
     preset: str = "base", batch_size: int = 8, repeats: int = 5
 ) -> list[dict[str, Any]]:
-    """Clips a second of forward, backward and update, on the GPU where there is one."""
+    """Measure clips per second of forward, backward and update, on the GPU if there is one."""
     import torch
 
     rows: list[dict[str, Any]] = []
@@ -107,9 +106,9 @@ def training_steps(
         spec, clip = registry.ModelSpec.of_preset(family, preset, 51)
         model = registry.build(spec, clip)
         clips = torch.randn(batch_size, *clip.shape)
-        variants = {name: training_step(model, clips, model, name) for name in ("fp32", "bf16")}
-        interleaved(variants, repeats=1)
-        for name, rates in interleaved(variants, repeats=repeats).items():
+        steps = {name: training_step(model, clips, model, name) for name in ("fp32", "bf16")}
+        interleaved(steps, repeats=1)
+        for name, rates in interleaved(steps, repeats=repeats).items():
             rows.append({"family": family, **summary(name, rates)})
     return rows
 
@@ -124,11 +123,11 @@ def compiled(repeats: int) -> list[dict[str, Any]]:
 
 def _demo(out: Path) -> dict[str, Any]:
     seconds = engine("demo", "--out", out)
-    return {"seconds": round(seconds, 1), **demo.found(out)}
+    return {"seconds": round(seconds, 1), **demo.read_results(out)}
 
 
 def bytes_to_the_card(rows: list[Sample]) -> dict[str, float]:
-    """A clip as a file, which NVDEC takes, and as the frames that PyAV would send instead."""
+    """Return bytes per clip as a file, for NVDEC, and as frames decoded by PyAV."""
     loader_config = LoaderConfig(spec=ClipSpec(), augment=Augment())
     sizes = [resized_size(row.width, row.height, loader_config.spec.resize) for row in rows]
     pixels = sum(width * height for width, height in sizes)

@@ -1,4 +1,4 @@
-"""How a figure comes about: warm-up, ways run in turn (A B A B), medians with their spread."""
+"""Timing: pipelines run in turn (A B A B), results are medians with their spread."""
 
 import statistics
 import time
@@ -7,43 +7,52 @@ from functools import partial
 from typing import Any
 
 WIDE = 0.15
-"""Spread, (max - min) / median, from which a figure says that it is wide."""
+"""Spread, (max - min) / median, above which a result is marked as wide."""
 
 
 def interleaved(
-    variants: dict[str, Callable[[], int]],
+    pipelines: dict[str, Callable[[], int]],
     *,
     repeats: int,
     on_done: Callable[[], None] = lambda: None,
 ) -> dict[str, list[float]]:
-    """Items per second of each way, in each repeat; a way returns how many items it handled."""
-    timed = {name: partial(_rate, way) for name, way in variants.items()}
+    """Time pipelines in turn.
+
+    Args:
+        pipelines: Functions that process items and return their number.
+        repeats: How often each pipeline runs.
+        on_done: Called after each run.
+
+    Returns:
+        Items per second of each pipeline, for each repeat.
+    """
+    timed = {name: partial(_rate, pipeline) for name, pipeline in pipelines.items()}
     return interleaved_figures(timed, repeats=repeats, on_done=on_done)
 
 
 def interleaved_figures(
-    variants: Mapping[str, Callable[[], float]],
+    pipelines: Mapping[str, Callable[[], float]],
     *,
     repeats: int,
     on_done: Callable[[], None] = lambda: None,
 ) -> dict[str, list[float]]:
-    """What each way returns, in each repeat: for ways that time themselves."""
-    figures: dict[str, list[float]] = {name: [] for name in variants}
+    """Like `interleaved`, for pipelines that return their own rate."""
+    rates: dict[str, list[float]] = {name: [] for name in pipelines}
     for _ in range(repeats):
-        for name, way in variants.items():
-            figures[name].append(way())
+        for name, pipeline in pipelines.items():
+            rates[name].append(pipeline())
             on_done()
-    return figures
+    return rates
 
 
-def _rate(way: Callable[[], int]) -> float:
+def _rate(pipeline: Callable[[], int]) -> float:
     started = time.perf_counter()
-    count = way()
+    count = pipeline()
     return count / (time.perf_counter() - started)
 
 
 def summary(name: str, rates: list[float]) -> dict[str, Any]:
-    """A row of results: the median, every repeat, and whether they lie far apart."""
+    """Make a row of results: median, all repeats, spread, and whether the spread is wide."""
     median = statistics.median(rates)
     spread = (max(rates) - min(rates)) / median
     return {

@@ -1,4 +1,4 @@
-"""The fingerprint that every result carries: without it a figure means nothing elsewhere."""
+"""The fingerprint of results: date, commit and machine; and the machine's measured peaks."""
 
 import dataclasses
 import subprocess
@@ -13,7 +13,7 @@ from engine.machine import describe_machine
 
 PEAK_SIDE = 2048
 PEAK_S = 1.0
-"""For how long a peak is measured."""
+"""Seconds for which a peak is measured."""
 COPY_BYTES = 256 << 20
 
 
@@ -26,31 +26,31 @@ def fingerprint() -> dict[str, Any]:
 
 
 def file_name(theme: str, facts: dict[str, Any]) -> str:
-    """What results are called: the theme, the machine and the month of a fingerprint."""
+    """Return the name of a result file, from the theme, the machine and the month."""
     return f"{theme}_{_short_name(facts['machine'])}_{facts['date'][:7].replace('-', '')}.json"
 
 
 def _short_name(machine: dict[str, Any]) -> str:
-    """For file names: the GPU, or the number of cores."""
+    """The GPU, or the number of cores, for file names."""
     gpu = machine["gpu"]
     name = gpu["name"] if gpu else f"cpu{machine['num_cores']}"
     return "".join(letter for letter in name.lower() if letter.isalnum())
 
 
 def commit_of(root: Path) -> str:
-    """Of a checkout."""
+    """Return the commit of a checkout."""
     command = ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=12"]
     result = subprocess.run(command, capture_output=True, text=True)
     return result.stdout.strip() or "unknown"
 
 
 def peaks() -> dict[str, Any]:
-    """What the matrix units and the memory were measured to do, for results to be held against."""
+    """Measure the peaks of matrix multiplication and memory copies, to compare results with."""
     return {"matrix_peak_gflops": matrix_peaks(), "copy_peak_gb_s": copy_peak()}
 
 
 def matrix_peaks() -> dict[str, int]:
-    """Billions of operations a second in one large product."""
+    """Measure GFLOP/s of one large matrix product, for each precision."""
     import torch
 
     products: dict[str, tuple[torch.dtype, Any]] = {
@@ -58,25 +58,25 @@ def matrix_peaks() -> dict[str, int]:
         "bf16": (torch.bfloat16, torch.matmul),
         "int8": (torch.int8, torch._int_mm),
     }
-    found = {}
+    gflops = {}
     for name, (dtype, product) in products.items():
         side = torch.ones((PEAK_SIDE, PEAK_SIDE), device=_device()).to(dtype)
         seconds = _best(partial(product, side, side))
-        found[name] = round(2 * PEAK_SIDE**3 / seconds / 1e9)
-    return found
+        gflops[name] = round(2 * PEAK_SIDE**3 / seconds / 1e9)
+    return gflops
 
 
 def copy_peak() -> dict[str, float]:
-    """Billions of bytes a second: within the host's memory, and from there to a GPU."""
+    """Measure GB/s of copies within host memory, and from there to a GPU."""
     import torch
 
     source = torch.ones(COPY_BYTES, dtype=torch.uint8)
     target = torch.empty_like(source)
-    found = {"host": round(COPY_BYTES / _best(lambda: target.copy_(source)) / 1e9, 1)}
+    gb_per_s = {"host": round(COPY_BYTES / _best(lambda: target.copy_(source)) / 1e9, 1)}
     if torch.cuda.is_available():
         pinned, on_gpu = source.pin_memory(), source.cuda()
-        found["to GPU"] = round(COPY_BYTES / _best(lambda: on_gpu.copy_(pinned)) / 1e9, 1)
-    return found
+        gb_per_s["to GPU"] = round(COPY_BYTES / _best(lambda: on_gpu.copy_(pinned)) / 1e9, 1)
+    return gb_per_s
 
 
 def _device() -> str:
@@ -86,7 +86,7 @@ def _device() -> str:
 
 
 def _best(work: Callable[[], object]) -> float:
-    """Seconds of the fastest of those that fit into a while, after one that isn't counted."""
+    """Seconds of the fastest run within `PEAK_S`, after one warm-up run."""
     import torch
 
     work()

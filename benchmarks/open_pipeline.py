@@ -1,10 +1,10 @@
-"""Opening of a pipeline, ours or a baseline, by its kind."""
+"""Opens our pipeline or a baseline."""
 
 from benchmarks.pipeline import Pipeline, PipelineSpec
 
 
 def open_pipeline(spec: PipelineSpec) -> Pipeline:
-    """Loads the model. Imports what it needs and nothing else."""
+    """Load the model of a pipeline; imports only the packages that it needs."""
     if spec.kind == "ours":
         from benchmarks.our_pipeline import Ours
 

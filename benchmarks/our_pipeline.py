@@ -1,9 +1,9 @@
-"""Our way from files to labels, whole and stage by stage.
+"""Our pipeline from files to labels, as a whole and stage by stage.
 
-The stages: `read`, bytes from disk; `decode`, wanted frames at the model's size, in threads;
-`preprocess`, DALI's graph; `copy`, to a GPU; `model`; `post`, probabilities and the best labels.
-Each is timed by itself with all cores, on clips that the stage before it has finished. Where DALI
-decodes on a GPU, `decode` is loading as a whole and there is no `preprocess` or `copy`.
+The stages: `read`, bytes from disk; `decode`, sampled frames at the model's size, in threads;
+`preprocess`, DALI's graph; `model`; `post`, probabilities and the best labels. Each stage is timed
+separately with all cores, on the output of the previous one. On a GPU, where DALI decodes,
+`decode` is the whole loader and there is no `preprocess`.
 """
 
 from collections.abc import Callable, Iterator
@@ -26,7 +26,7 @@ from engine.memory import keep_freed_memory
 from engine.predictor import open_predictor
 
 STAGE_BATCHES = 4
-"""Of clips that are held ready for the stages behind decoding."""
+"""Batches of decoded clips that the later stages are timed on."""
 TOP = 5
 
 
@@ -53,7 +53,7 @@ class Ours:
         return _post(self._predictor(self._graph.run(read.sources, read.views)))
 
     def stages(self, rows: list[Sample], setting: Setting) -> dict[str, Callable[[], int]]:
-        """Each stage as something to time, which says how many clips it handled."""
+        """Return each stage as a function that returns the number of processed clips."""
         loader_config = self._loader_config(setting)
         pool = ThreadPoolExecutor(num_cores())
         reader = ClipReader(config=loader_config)
@@ -63,7 +63,7 @@ class Ours:
             return sum(pool.map(_read_bytes, rows))
 
         def decode() -> int:
-            return sum(isinstance(each, ReadClip) for each in pool.map(try_read, rows))
+            return sum(isinstance(clip, ReadClip) for clip in pool.map(try_read, rows))
 
         def try_read(row: Sample) -> ReadClip | VideoError:
             try:
@@ -80,8 +80,8 @@ class Ours:
             ready = [batch.clips for _, batch in zip(range(STAGE_BATCHES), loader, strict=False)]
         else:
             stages["decode"] = decode
-            some = rows[: STAGE_BATCHES * setting.batch]
-            clips = [each for each in pool.map(try_read, some) if isinstance(each, ReadClip)]
+            subset = rows[: STAGE_BATCHES * setting.batch]
+            clips = [clip for clip in pool.map(try_read, subset) if isinstance(clip, ReadClip)]
             batches = [
                 clips[start : start + setting.batch]
                 for start in range(0, len(clips), setting.batch)
@@ -90,13 +90,13 @@ class Ours:
 
             def preprocess() -> int:
                 for batch in batches:
-                    _through(graph, batch)
+                    _preprocess(graph, batch)
                 return len(clips)
 
             stages["preprocess"] = preprocess
-            ready = [_through(graph, batch) for batch in batches]
+            ready = [_preprocess(graph, batch) for batch in batches]
         num_ready = sum(map(len, ready)) // loader_config.num_views
-        found = [self._predictor(clips) for clips in ready]
+        outputs = [self._predictor(clips) for clips in ready]
 
         def model() -> int:
             for clips in ready:
@@ -106,7 +106,7 @@ class Ours:
             return num_ready
 
         def post() -> int:
-            for logits in found:
+            for logits in outputs:
                 _post(logits)
             return num_ready
 
@@ -133,10 +133,10 @@ def _read_bytes(row: Sample) -> int:
     return 1
 
 
-def _through(graph: ClipGraph, clips: list[ReadClip]) -> Tensor:
+def _preprocess(graph: ClipGraph, clips: list[ReadClip]) -> Tensor:
     return graph.run(
         [source for clip in clips for source in clip.sources],
-        [look for clip in clips for look in clip.views],
+        [view for clip in clips for view in clip.views],
     )
 
 

@@ -1,4 +1,4 @@
-"""A way from video files to labels, ours or a peer's."""
+"""Interface of the pipelines from video files to labels, ours and the baselines."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -11,13 +11,13 @@ from dali_pipelines.spec import ClipSpec, Values
 
 @dataclass(frozen=True, kw_only=True)
 class PipelineSpec:
-    """Says which way, in words that travel to another process."""
+    """Describes a pipeline; can be sent to another process."""
 
     name: str
     kind: str
-    """`ours`, or one of the peers."""
+    """`ours`, or the name of a baseline."""
     path: Path
-    """A run or an artifact; a peer takes the weights of a run."""
+    """A run or an artifact; a baseline takes the weights of a run."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,11 +43,11 @@ class Setting:
 class ClipAnswer(NamedTuple):
     id: int
     probabilities: Any
-    """(C,), the mean over a clip's views."""
+    """(C,), averaged over the views of a clip."""
 
 
 def labelled(model: Any, loader: ClipLoader) -> Iterator[ClipAnswer]:
-    """All that a loader gives, answered by a model that takes its clips."""
+    """Yield the model's predictions for all clips of a loader."""
     from engine.evaluation.predict import answers
 
     for numbers, probabilities_BVC in answers(model, loader):
@@ -57,10 +57,10 @@ def labelled(model: Any, loader: ClipLoader) -> Iterator[ClipAnswer]:
 
 class Pipeline(Protocol):
     note: str
-    """What its loader says of this machine, where something makes it slower than usual."""
+    """Message of its loader if something makes it slow on this machine."""
 
     def label(self, rows: list[Sample], setting: Setting) -> Iterator[ClipAnswer]:
-        """From files to answers, as fast as it goes; clips that can't be read are left out."""
+        """Predict all clips as fast as possible; clips that can't be read are left out."""
 
     def one(self, row: Sample) -> Any:
-        """A single clip by itself, for its latency."""
+        """Predict a single clip, to measure latency."""

@@ -1,4 +1,4 @@
-"""A bench's result as a chart of clips/s against accuracy, a table, CSV, and one HTML page."""
+"""Reports of `engine bench`: a chart of clips/s against accuracy, CSV, and an HTML page."""
 
 import csv
 from html import escape
@@ -16,7 +16,7 @@ COLUMNS = (
     "on_front", "error",
 )  # fmt: skip
 STACKED = 10
-"""Names above each other, of points of like accuracy."""
+"""Maximum number of stacked labels at points of similar accuracy."""
 STAGE_COLORS = {
     "read": "#bbbbbb", "decode": "#4477aa", "preprocess": "#66ccee", "copy": "#ccbb44",
     "model": "#ee6677", "post": "#aa3377",
@@ -24,7 +24,7 @@ STAGE_COLORS = {
 
 
 def write(result: dict[str, Any], path: Path) -> list[Path]:
-    """Beside the JSON file `path`: chart, stages, table and page."""
+    """Write charts, CSV and page beside the JSON file `path`; returns the written files."""
     rows = [row for row in result["rows"] if "error" not in row]
     written = [_write_csv(path.with_suffix(".csv"), result["rows"])]
     pictures = []
@@ -40,13 +40,16 @@ def write(result: dict[str, Any], path: Path) -> list[Path]:
 
 
 def title_of(row: dict[str, Any]) -> str:
-    more = f"batch {row['batch']}" if row["views"] == "1x1" else f"{row['views']} views"
-    return f"{row['name']} · {more}"
+    setting = f"batch {row['batch']}" if row["views"] == "1x1" else f"{row['views']} views"
+    return f"{row['name']} · {setting}"
 
 
 def draw_front(path: Path, rows: list[dict[str, Any]]) -> Path:
-    """Faded: another is as fast and as accurate. Hollow: a peer. Bars: 95% of the accuracy, and
-    the slowest and fastest repeat."""
+    """Draw speed against accuracy, with the Pareto front.
+
+    Rows off the front are faded, baselines are hollow. Error bars show the 95% interval of the
+    accuracy, and the slowest and fastest repeat.
+    """
     plt = _pyplot()
     figure, axes = plt.subplots(figsize=(9, 5.5), layout="constrained")
     front = sorted((row for row in rows if row["on_front"]), key=lambda row: row["clips_per_s"])
@@ -73,7 +76,7 @@ def draw_front(path: Path, rows: list[dict[str, Any]]) -> Path:
         xlabel="clips per second, from files to labels", ylabel="top-1, %",
         xlim=(min(rates) / 1.6, max(rates) * 4), ylim=(max(0, lowest - 6), 106),
     )  # fmt: skip
-    for kind, face in (("ours", "#0b6e4f"), ("what people use today", "white")):
+    for kind, face in (("ours", "#0b6e4f"), ("baselines", "white")):
         edge = "#0b6e4f" if kind == "ours" else "#b5482a"
         axes.plot([], [], "o", color=edge, markerfacecolor=face, label=kind)
     axes.legend(loc="lower right", fontsize=8)
@@ -85,12 +88,12 @@ def draw_front(path: Path, rows: list[dict[str, Any]]) -> Path:
 
 
 def _write_names(axes: Any, rows: list[dict[str, Any]]) -> None:
-    """Names of points that lie close are stacked, so that none covers another."""
-    place: dict[float, int] = {}
+    """Write labels beside the points; labels of close points are stacked to avoid overlaps."""
+    num_labels: dict[float, int] = {}
     for row in sorted(rows, key=lambda each: (round(each["top1"], 2), each["clips_per_s"])):
         level = round(row["top1"], 2)
-        place[level] = place.get(level, 0) + 1
-        height = 8 + 11 * ((place[level] - 1) % STACKED)
+        num_labels[level] = num_labels.get(level, 0) + 1
+        height = 8 + 11 * ((num_labels[level] - 1) % STACKED)
         axes.annotate(
             title_of(row), (row["clips_per_s"], 100 * row["top1"]), xytext=(4, height),
             textcoords="offset points", fontsize=7, alpha=1 if row["on_front"] else 0.6,
@@ -98,24 +101,26 @@ def _write_names(axes: Any, rows: list[dict[str, Any]]) -> None:
 
 
 def draw_stages(path: Path, rows: list[dict[str, Any]]) -> list[Path]:
-    """Milliseconds a clip takes in each stage, beside what the whole takes."""
+    """Draw milliseconds per clip of each stage, and of the whole pipeline."""
     rows = [row for row in rows if "stages" in row]
     if not rows:
         return []
     plt = _pyplot()
     figure, axes = plt.subplots(figsize=(9, 1.2 + 0.45 * len(rows)), layout="constrained")
-    for place, row in enumerate(reversed(rows)):
+    for position, row in enumerate(reversed(rows)):
         start = 0.0
         for stage, rate in row["stages"].items():
-            axes.barh(place, 1e3 / rate, left=start, color=STAGE_COLORS[stage], height=0.6)
+            axes.barh(position, 1e3 / rate, left=start, color=STAGE_COLORS[stage], height=0.6)
             start += 1e3 / rate
-        axes.plot([1e3 / row["clips_per_s"]] * 2, [place - 0.4, place + 0.4], color="black")
+        axes.plot([1e3 / row["clips_per_s"]] * 2, [position - 0.4, position + 0.4], color="black")
     handles = [plt.Rectangle((0, 0), 1, 1, color=each) for each in STAGE_COLORS.values()]
     handles.append(plt.Line2D([], [], color="black"))
-    axes.legend(handles, [*STAGE_COLORS, "the whole"], fontsize=7, ncols=7, loc="lower center",
+    axes.legend(handles, [*STAGE_COLORS, "whole pipeline"], fontsize=7, ncols=7, loc="lower center",
                 bbox_to_anchor=(0.5, 1.0), frameon=False)  # fmt: skip
     axes.set_yticks(range(len(rows)), [title_of(row) for row in reversed(rows)], fontsize=8)
-    axes.set_xlabel("milliseconds of all cores for one clip; the line is the whole, overlapped")
+    axes.set_xlabel(
+        "milliseconds per clip on all cores; the line is the whole pipeline, stages overlapped"
+    )
     figure.savefig(path, dpi=120)
     plt.close(figure)
     return [path]
@@ -125,7 +130,7 @@ def _pyplot() -> Any:
     import matplotlib as mpl
 
     mpl.use("Agg")
-    mpl.rcParams["text.parse_math"] = False  # a dollar sign in a run's name is one
+    mpl.rcParams["text.parse_math"] = False  # names of runs may contain $
     from matplotlib import pyplot as plt
 
     return plt
@@ -148,7 +153,7 @@ def _page(result: dict[str, Any], pictures: list[Path]) -> str:
         f"<p>{result['num_clips']:,} clips of {escape(result['data'])} "
         f"({escape(result['split'])}), on {escape(where)}.</p>",
         *(f'<img src="{embed_png(each)}" alt="{escape(each.stem)}">' for each in pictures),
-        f"<h2>Figures</h2><div class=wide>{_table(result['rows'])}</div>",
+        f"<h2>Results</h2><div class=wide>{_table(result['rows'])}</div>",
         f"<h2>Protocol</h2><p>{escape(result['protocol'])}</p>",
         f"<p class=note>{escape(result['command'])}<br>commit {escape(result['commit'])}, "
         f"{escape(result['date'])}; "
@@ -163,13 +168,13 @@ def _page(result: dict[str, Any], pictures: list[Path]) -> str:
 
 
 HEADS = (
-    "way", "model", "backend", "precision", "batch", "views", "clips/s", "spread", "top-1", "95%",
-    "agreement", "p50 ms", "p95", "p99", "first label s", "MiB", "bottleneck", "efficiency",
+    "pipeline", "model", "backend", "precision", "batch", "views", "clips/s", "spread", "top-1",
+    "95%", "agreement", "p50 ms", "p95", "p99", "first label s", "MiB", "bottleneck", "efficiency",
 )  # fmt: skip
 
 
 def cells_of(row: dict[str, Any]) -> list[str]:
-    """Of one row of the page's table."""
+    """Return the cells of a row of the page's table."""
     if "error" in row:
         return [row["name"], row["model"], row["backend"], row["error"]]
     latency = row["latency_ms"]

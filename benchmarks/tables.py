@@ -1,4 +1,4 @@
-"""What `engine bench` prints: one table for each stage, and one for a comparison."""
+"""Tables that `engine bench` prints: one for each stage, and one for comparisons."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -13,8 +13,8 @@ if TYPE_CHECKING:
 
 def print_loader(measured: dict[str, Any]) -> None:
     table = Table(title=f"Loading {measured['num_clips']:,} clips, {measured['threads']} threads")
-    table.add_column("way")
-    for name in ("clips/s", "spread", "× plain torch", "share of the bound"):
+    table.add_column("pipeline")
+    for name in ("clips/s", "spread", "× plain torch", "share of bound"):
         table.add_column(name, justify="right")
     for row in measured["rows"]:
         table.add_row(
@@ -35,8 +35,8 @@ def print_loader(measured: dict[str, Any]) -> None:
 
 
 def print_model(measured: dict[str, Any]) -> None:
-    table = Table(title=f"The model alone, {measured['gflop_per_clip']:,.2f} GFLOP a clip")
-    table.add_column("way")
+    table = Table(title=f"Model only, {measured['gflop_per_clip']:,.2f} GFLOP a clip")
+    table.add_column("pipeline")
     for name in ("batch", "clips/s", "spread", "× eager", "share of peak"):
         table.add_column(name, justify="right")
     for row in measured["rows"]:
@@ -53,9 +53,9 @@ def print_model(measured: dict[str, Any]) -> None:
 
 
 def print_end_to_end(measured: dict[str, Any]) -> None:
-    """On the Pareto front: bold. The page has more columns; these fit a narrow terminal."""
+    """Print the columns that fit a narrow terminal; rows on the Pareto front are bold."""
     table = Table(title=f"From files to labels, {measured['num_clips']:,} clips", padding=(0, 0))
-    table.add_column("way", overflow="fold")
+    table.add_column("pipeline", overflow="fold")
     for name in ("clips/s", "spread", "top-1", "agrees", "p50 ms", "slowest", "eff."):
         table.add_column(name, justify="right", no_wrap=True)
     for row in measured["rows"]:
@@ -80,23 +80,23 @@ def print_end_to_end(measured: dict[str, Any]) -> None:
 
 def print_comparison(changes: "list[Change]", alone: list[str]) -> None:
     table = Table()
-    table.add_column("way")
+    table.add_column("pipeline")
     for name in ("before", "after", "ratio", "noise", "top-1", ""):
         table.add_column(name, justify="right")
-    for each in changes:
+    for change in changes:
         table.add_row(
-            each.name,
-            f"{each.before:,.1f}",
-            f"{each.after:,.1f}",
-            f"{each.ratio:.2f}",
-            f"± {each.noise:.0%}",
-            "" if each.points is None else f"{each.points:+.1f}",
-            each.verdict,
-            style="red" if each.is_regression else None,
+            change.name,
+            f"{change.before:,.1f}",
+            f"{change.after:,.1f}",
+            f"{change.ratio:.2f}",
+            f"± {change.noise:.0%}",
+            "" if change.points is None else f"{change.points:+.1f}",
+            change.verdict,
+            style="red" if change.is_regression else None,
         )
     Console().print(table)
     if alone:
-        print(f"in one of the two alone: {'; '.join(alone)}")
+        print(f"in only one of the two: {'; '.join(alone)}")
 
 
 def _spread(row: dict[str, Any]) -> str:

@@ -7,9 +7,13 @@ from typing import Any
 def training_step(
     model: Any, clips: Any, logits_of: Callable[[Any], Any], precision: str = "fp32"
 ) -> Callable[[], int]:
-    """A function that trains on `clips`, on the GPU where there is one, and returns their number.
+    """Return a function that runs one training step and returns the number of clips.
 
-    `logits_of` is given the clips; `model` is what learns.
+    Args:
+        model: The model to train; it is moved to the GPU if there is one.
+        clips: The clips of the batch.
+        logits_of: Computes logits of clips.
+        precision: "bf16" for autocast, or "fp32".
     """
     import torch
 

@@ -1,6 +1,6 @@
-"""A way in a process of its own, so that its memory, threads and start-up are its alone.
+"""Runs a pipeline in a separate process, to isolate its memory, threads and start-up.
 
-Only one process works at a time; the others wait for what they are asked next.
+Only one process works at a time; the others wait for requests.
 """
 
 import contextlib
@@ -20,31 +20,42 @@ from dali_pipelines.errors import VideoError
 from dali_pipelines.loaders.loader_config import Sample
 from engine.errors import UserError
 
-LOOK_S = 0.3
-"""Between two looks at a process's memory."""
-PATIENCE_S = 10
+MEMORY_INTERVAL_S = 0.3
+"""Seconds between two measurements of a process's memory."""
+EXIT_TIMEOUT_S = 10
 
 
 class PipelineError(Exception):
-    """A way that can't be run, and why."""
+    """A pipeline can't be run; the message is the reason."""
 
 
 class Worker:
+    """A pipeline in a separate process.
+
+    Args:
+        spec: The pipeline.
+        cores: If given, the process is pinned to the first `cores` cores.
+    """
+
     def __init__(self, spec: PipelineSpec, *, cores: int | None = None) -> None:
-        """`cores` pins it to the first so many."""
         context = multiprocessing.get_context("spawn")
-        self._pipe, theirs = context.Pipe()
-        self._process = context.Process(target=_serve, args=(theirs, spec, cores, time.time()))
+        self._pipe, child_pipe = context.Pipe()
+        self._process = context.Process(target=_serve, args=(child_pipe, spec, cores, time.time()))
         self._process.start()
-        theirs.close()
+        child_pipe.close()
         self.spec = spec
         self.peak_mib = 0.0
 
     def ask(
-        self, what: str, *arguments: Any, on_clip: Callable[[], None] = lambda: None
+        self, command: str, *arguments: Any, on_clip: Callable[[], None] = lambda: None
     ) -> dict[str, Any]:
+        """Run a method of `_Commands` in the process and return its result.
+
+        Raises:
+            PipelineError: The command failed, or the process has died.
+        """
         try:
-            self._pipe.send((what, arguments))
+            self._pipe.send((command, arguments))
             while True:
                 kind, value = self._pipe.recv()
                 if kind == "clip":
@@ -56,20 +67,20 @@ class Worker:
         except (EOFError, OSError) as error:
             self._process.join()
             code = self._process.exitcode
-            raise PipelineError(f"its process ended by itself (exit code {code})") from error
+            raise PipelineError(f"its process died (exit code {code})") from error
 
     @contextlib.contextmanager
     def watched(self) -> Iterator[None]:
-        """As long as it lasts, the memory of the process and its children is looked at."""
+        """Record the peak memory of the process and its children while the context is open."""
         done = threading.Event()
 
-        def look() -> None:
+        def measure() -> None:
             while True:
                 self.peak_mib = max(self.peak_mib, memory_mib(self._process.pid or 0))
-                if done.wait(LOOK_S):
+                if done.wait(MEMORY_INTERVAL_S):
                     return
 
-        thread = threading.Thread(target=look)
+        thread = threading.Thread(target=measure)
         thread.start()
         try:
             yield
@@ -82,16 +93,16 @@ class Worker:
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         self._pipe.close()
-        if kind is None:  # it sees that nobody asks any more, and ends in order
-            self._process.join(PATIENCE_S)
+        if kind is None:  # the closed pipe ends it
+            self._process.join(EXIT_TIMEOUT_S)
         self._process.terminate()
-        self._process.join(PATIENCE_S)
+        self._process.join(EXIT_TIMEOUT_S)
         if self._process.is_alive():
             self._process.kill()
 
 
 def memory_mib(process: int) -> float:
-    """What a process and all its children take, each page that they share counted once."""
+    """Return the memory of a process and its children; shared pages count once."""
     total = 0.0
     with contextlib.suppress(OSError):
         for line in Path(f"/proc/{process}/smaps_rollup").read_text().splitlines():
@@ -104,19 +115,19 @@ def memory_mib(process: int) -> float:
 
 
 def _serve(pipe: Connection, spec: PipelineSpec, cores: int | None, started: float) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # who asks decides when it ends
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends this process
     if cores is not None:
         os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:cores])
-    if spec.kind != "ours":  # others' decoders write FFmpeg's remarks on each odd file there
+    if spec.kind != "ours":  # hide FFmpeg's messages, which other decoders print to stderr
         os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
-    served = _Served(pipe, spec, started)
+    commands = _Commands(pipe, spec, started)
     while True:
         try:
-            what, arguments = pipe.recv()
+            command, arguments = pipe.recv()
         except (EOFError, OSError):
             return
         try:
-            answer = "done", getattr(served, what)(*arguments)
+            answer = "done", getattr(commands, command)(*arguments)
         except UserError as error:
             answer = "error", str(error)
         except Exception as error:
@@ -125,8 +136,8 @@ def _serve(pipe: Connection, spec: PipelineSpec, cores: int | None, started: flo
             pipe.send(answer)
 
 
-class _Served:
-    """What a worker can be asked, by name."""
+class _Commands:
+    """Commands of a worker, called by name."""
 
     def __init__(self, pipe: Connection, spec: PipelineSpec, started: float) -> None:
         self._pipe = pipe
@@ -137,42 +148,42 @@ class _Served:
     def open(self, row: Sample) -> dict[str, Any]:
         from benchmarks.open_pipeline import open_pipeline
 
-        began = time.time()
+        started = time.time()
         self._pipeline = open_pipeline(self._spec)
         opened = time.time()
-        with contextlib.suppress(VideoError):  # other clips may be within its reach
+        with contextlib.suppress(VideoError):  # other clips may be readable
             self._pipeline.one(row)
         return {
-            "open_s": round(opened - began, 2),
+            "open_s": round(opened - started, 2),
             "first_label_s": round(time.time() - self._started, 2),
         }
 
     def label(self, rows: list[Sample], setting: Setting) -> dict[str, Any]:
         started = time.perf_counter()
-        found = {}
-        for each in self._pipeline.label(rows, setting):
-            found[each.id] = each.probabilities
+        probabilities = {}
+        for answer in self._pipeline.label(rows, setting):
+            probabilities[answer.id] = answer.probabilities
             self._pipe.send(("clip", None))
         seconds = time.perf_counter() - started
-        return {"seconds": seconds, "probabilities": found, "note": self._pipeline.note}
+        return {"seconds": seconds, "probabilities": probabilities, "note": self._pipeline.note}
 
     def latency(self, rows: list[Sample], seconds: float) -> dict[str, Any]:
-        """Milliseconds from one file to its answer, nothing running ahead."""
-        took = []
+        """Milliseconds from a file to its prediction, without prefetching."""
+        times_ms = []
         end = time.perf_counter() + seconds
         for row in rows:
             started = time.perf_counter()
             with contextlib.suppress(VideoError):
                 self._pipeline.one(row)
-                took.append(1e3 * (time.perf_counter() - started))
+                times_ms.append(1e3 * (time.perf_counter() - started))
             if time.perf_counter() > end:
                 break
-        return {"ms": took}
+        return {"ms": times_ms}
 
     def stages(
         self, rows: list[Sample], setting: Setting, repeats: int, seconds: float
     ) -> dict[str, Any]:
-        """Clips per second of each stage by itself, in turn; only our way has them."""
+        """Clips per second of each stage, timed in turn; only our pipeline has stages."""
         from benchmarks.harness import interleaved
 
         stages = self._pipeline.stages(rows, setting)  # type: ignore[attr-defined]
@@ -189,7 +200,7 @@ class _Served:
 
 
 def _for_a_while(stage: Callable[[], int], seconds: float) -> Callable[[], int]:
-    """Short stages are run again and again, so that the clock has something to measure."""
+    """Repeat a stage for some seconds, to time short stages reliably."""
 
     def run() -> int:
         count, end = 0, time.perf_counter() + seconds

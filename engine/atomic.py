@@ -1,4 +1,4 @@
-"""Files and folders that appear whole or not at all: temporary name, sync, rename."""
+"""Writes files and folders atomically: temporary name, sync, rename."""
 
 import csv
 import errno
@@ -13,12 +13,12 @@ from typing import BinaryIO, TextIO
 
 from engine.errors import UserError
 
-NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+DISK_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
 @contextmanager
 def new_text(path: Path) -> Iterator[TextIO]:
-    """Names of files in it that aren't valid UTF-8 go through unharmed."""
+    """Write a text file atomically; file names that aren't valid UTF-8 are written unchanged."""
     with new_binary(path) as plain:
         file = io.TextIOWrapper(plain, encoding="utf-8", errors="surrogateescape", newline="")
         yield file
@@ -27,7 +27,7 @@ def new_text(path: Path) -> Iterator[TextIO]:
 
 @contextmanager
 def new_binary(path: Path) -> Iterator[BinaryIO]:
-    """Write a file; on an error what stood there before is left as it was."""
+    """Write a binary file atomically; after an error, an existing file is unchanged."""
     temporary = _temporary(path)
     try:
         file = temporary.open("xb")
@@ -46,13 +46,13 @@ def new_binary(path: Path) -> Iterator[BinaryIO]:
 
 
 def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-    """Write a whole CSV file, its lines ended as Unix ends them."""
+    """Write a CSV file atomically, with Unix line endings."""
     cells = [list(map(str, row)) for row in rows]
-    # csv leaves a bare carriage return unquoted, and then can't read its own line.
-    odd = any("\r" in cell for row in cells for cell in row)
+    # The csv module doesn't quote a lone carriage return, and then can't read it back.
+    needs_quotes = any("\r" in cell for row in cells for cell in row)
     with new_text(path) as file:
         writer = csv.writer(
-            file, lineterminator="\n", quoting=csv.QUOTE_ALL if odd else csv.QUOTE_MINIMAL
+            file, lineterminator="\n", quoting=csv.QUOTE_ALL if needs_quotes else csv.QUOTE_MINIMAL
         )
         writer.writerow(header)
         writer.writerows(cells)
@@ -60,7 +60,7 @@ def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[object]
 
 @contextmanager
 def new_folder(path: Path) -> Iterator[Path]:
-    """Fill the yielded folder; it gets the name `path` at the end. `path` must be new or empty."""
+    """Yield a temporary folder and rename it to `path` at the end; `path` must be new or empty."""
     path = path.absolute()
     require_new(path)
     temporary = _temporary(path)
@@ -78,7 +78,7 @@ def new_folder(path: Path) -> Iterator[Path]:
 
 
 def require_new(path: Path) -> None:
-    """An error where `new_folder` would refuse the name, for commands that make it at their end."""
+    """Raise UserError if `new_folder` would refuse `path`, before a long computation."""
     if path.absolute() == Path.cwd():
         raise UserError("the current folder can't be the new one; name a folder inside it.")
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
@@ -86,11 +86,11 @@ def require_new(path: Path) -> None:
 
 
 def _name_if_full(path: Path, error: BaseException) -> None:
-    """The error of a full disk names a temporary file, or the one that was copied."""
-    if isinstance(error, OSError) and error.errno in NO_ROOM:
+    """Name `path` in the error of a full disk, which otherwise names a temporary file."""
+    if isinstance(error, OSError) and error.errno in DISK_FULL:
         raise OSError(error.errno, error.strerror, str(path)) from error
 
 
 def _temporary(path: Path) -> Path:
-    """A name beside it that nobody else has; the whole name may leave no room for what is added."""
+    """A unique name in the same folder; `path.name` is cut to stay within the length limit."""
     return path.with_name(f".{path.name[:40]}.{secrets.token_hex(8)}")

@@ -1,4 +1,4 @@
-"""A model that answers any number of clips, in batches of one size."""
+"""Runs a model on any number of clips, in batches of one size."""
 
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Protocol
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 class VideoModel(Protocol):
-    """A model with the preprocessing that it was trained on; Predictor is one."""
+    """A model with the preprocessing of its training, such as Predictor."""
 
     @property
     def clip(self) -> ClipSpec: ...
@@ -23,11 +23,14 @@ class VideoModel(Protocol):
     @property
     def device(self) -> "torch.device": ...
     def __call__(self, clips: "torch.Tensor") -> "torch.Tensor":
-        """Logits (B, num_classes) of uint8 clips (B, T, C, H, W)."""
+        """Return logits (B, num_classes) of uint8 clips (B, T, C, H, W)."""
 
 
 class BatchedPredictor:
-    """Probabilities for any number of clips, asked for in batches of one size."""
+    """Computes probabilities in batches of one size; the last batch is padded.
+
+    If memory runs out, the batch size is halved; `halved` counts how often.
+    """
 
     def __init__(self, model: "Callable[[torch.Tensor], torch.Tensor]", batch_size: int) -> None:
         self._model = model
@@ -52,9 +55,9 @@ class BatchedPredictor:
     def _padded(self, clips: "torch.Tensor") -> "torch.Tensor":
         import torch
 
-        lacking = self._size - len(clips)
-        filled = clips
-        if lacking:
-            filled = torch.cat([clips, clips[-1:].expand(lacking, *clips.shape[1:])])
-        found = self._model(filled).float().softmax(dim=1)
-        return found[: len(clips)].cpu()
+        num_missing = self._size - len(clips)
+        batch = clips
+        if num_missing:
+            batch = torch.cat([clips, clips[-1:].expand(num_missing, *clips.shape[1:])])
+        probabilities_BC = self._model(batch).float().softmax(dim=1)
+        return probabilities_BC[: len(clips)].cpu()

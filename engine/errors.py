@@ -1,4 +1,4 @@
-"""Errors of the public API. On the command line cli.py prints their message, one sentence."""
+"""Errors of the public API; the command line prints their message, which is one sentence."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,23 +9,23 @@ __all__ = ["EngineError", "RefusedError", "UserError", "from_compiler", "unknown
 
 
 class UserError(EngineError):
-    """A wrong setting or file; the message names it and says what to do."""
+    """A wrong setting or file; the message names it and the fix."""
 
 
 class RefusedError(UserError):
-    """The input is right, but this machine or a check of the result doesn't allow it."""
+    """The input is valid, but this machine can't do it or a check of the result failed."""
 
     exit_code = 3
 
 
 def unknown_name(kind: str, name: str, choices: list[str]) -> UserError:
-    """The error for a misspelled name: all choices, and the nearest one."""
+    """Return the error for an unknown name, with all choices and the closest one."""
     return UserError(f"{unknown_words(kind, name, choices)}.")
 
 
 @contextmanager
 def from_compiler() -> Iterator[None]:
-    """Raise the errors of the compilers (trt) as ours."""
+    """Convert errors of the `trt` package to UserError and RefusedError."""
     from trt import errors
 
     try:

@@ -1,4 +1,4 @@
-"""Names of files and folders that tell them apart."""
+"""Comparable and short names of files."""
 
 import unicodedata
 from collections.abc import Sequence
@@ -6,13 +6,12 @@ from pathlib import Path
 
 
 def folded(name: str) -> str:
-    """The same for names that some file system doesn't tell apart: `Day`, `day`, and the two ways
-    to write `é`."""
+    """Normalize case and Unicode, so that names are equal if some file system treats them so."""
     return unicodedata.normalize("NFC", unicodedata.normalize("NFC", name).casefold())
 
 
 def short_names(paths: Sequence[Path]) -> dict[str, Path]:
-    """Each by its last name where this tells it from the others, else by its whole path."""
+    """Map each path's last component, or the whole path if that is ambiguous, to the path."""
     names = [path.resolve().name for path in paths]
     return {
         (name if names.count(name) == 1 else str(path)): path

@@ -1,4 +1,4 @@
-"""HTML pages that need no other file and no network."""
+"""Builds self-contained HTML pages, which need no other files and no network."""
 
 import base64
 from collections.abc import Iterable, Sequence
@@ -28,8 +28,8 @@ def document(title: str, body: Sequence[str]) -> str:
 
 
 def table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """Of plain texts."""
-    head = "".join(f"<th>{escape(each)}</th>" for each in heads)
+    """Make a table of plain texts, which are escaped."""
+    head = "".join(f"<th>{escape(cell)}</th>" for cell in heads)
     body = "".join(
         "<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in rows
     )
@@ -37,10 +37,10 @@ def table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 
 def embed_png(path: Path) -> str:
-    """The data URL of a PNG file, so that a page holds it in itself."""
+    """Return a PNG file as a data URL."""
     return f"data:image/png;base64,{base64.b64encode(path.read_bytes()).decode()}"
 
 
 def embed_jpeg(image: bytes) -> str:
-    """The data URL of an encoded JPEG."""
+    """Return an encoded JPEG as a data URL."""
     return f"data:image/jpeg;base64,{base64.b64encode(image).decode()}"

@@ -1,4 +1,4 @@
-"""Ctrl-C: an exception of its own, and how a training is stopped between two steps."""
+"""Handles Ctrl-C: a separate exception, and stopping a training run between two steps."""
 
 import os
 import signal
@@ -11,11 +11,11 @@ if TYPE_CHECKING:
     from engine.training.loop import Trainer
 
 INTERRUPTED = 130
-"""The exit code, as shells have it."""
+"""Exit code after Ctrl-C, as in shells."""
 
 
 class Interrupted(BaseException):
-    """Ctrl-C; typer would turn a KeyboardInterrupt into a silent exit."""
+    """Raised on Ctrl-C, because typer turns KeyboardInterrupt into a silent exit."""
 
 
 def raise_interrupted(signum: int, frame: FrameType | None) -> None:
@@ -23,21 +23,24 @@ def raise_interrupted(signum: int, frame: FrameType | None) -> None:
 
 
 def stop_kindly(trainer: "Trainer") -> None:
-    """The first Ctrl-C, or a cluster's SIGTERM, ends the run after a step; the second at once."""
+    """Install handlers for Ctrl-C and SIGTERM that end the training.
+
+    The first signal stops it after the current step, the second one immediately.
+    """
     owner = os.getpid()
 
-    def ask(signum: int, frame: FrameType | None) -> None:
+    def request_stop(signum: int, frame: FrameType | None) -> None:
         if os.getpid() != owner:
-            return  # a loader's worker; the run ends it
+            return  # a worker of the loader, which the trainer ends
         if trainer.stop_asked:
             raise Interrupted
         trainer.stop()
-        words = "stopping after this step; once more to stop at once"
-        with suppress(OSError):  # nobody reads it
+        message = "stopping after this step; press Ctrl-C again to stop now"
+        with suppress(OSError):  # the output was closed
             try:
-                trainer.display.log(words)
-            except RuntimeError:  # the signal came while a line was being written
-                os.write(sys.stderr.fileno(), f"{words}\n".encode())
+                trainer.display.log(message)
+            except RuntimeError:  # the signal arrived while a line was being written
+                os.write(sys.stderr.fileno(), f"{message}\n".encode())
 
     for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, ask)
+        signal.signal(number, request_stop)

@@ -1,4 +1,4 @@
-"""What this machine is: processor, memory, GPU, and the libraries that decide its speed."""
+"""Describes this machine: processor, memory, GPU, and the versions of libraries."""
 
 import os
 import platform
@@ -35,7 +35,7 @@ class Machine:
     gpu: Gpu | None
     gpu_memory_gib: float
     cuda: str
-    """Why there is no GPU, where there is none."""
+    """CUDA and driver version, or the reason why there is no GPU."""
     libraries: dict[str, str]
 
 
@@ -57,11 +57,11 @@ def describe_machine() -> Machine:
 
 
 def memory_limit() -> int:
-    """The most bytes that this process may take: the machine's, or its container's if fewer."""
+    """Memory in bytes that this process may use: of the machine, or of its container if less."""
     limits = [_physical_memory()]
     for path in CONTAINER_LIMITS:
         text = path.read_text().strip() if path.is_file() else ""
-        limits += [int(text)] if text.isdigit() else []  # "max" where there is none
+        limits += [int(text)] if text.isdigit() else []  # "max" means no limit
     return min(limits)
 
 

@@ -1,4 +1,4 @@
-"""Memory of a process: whether an error says that it ran out, and how the C library reuses it."""
+"""Detects out-of-memory errors, and configures how the C library reuses memory."""
 
 import ctypes
 import sys
@@ -8,10 +8,10 @@ LARGEST = 2**31 - 1
 
 
 def keep_freed_memory() -> None:
-    """Large blocks that a step frees stay with the process, and the next step takes them again.
+    """Make glibc keep freed memory in the process for reuse; does nothing on other systems.
 
-    glibc gives them back to the kernel, which has to clear them anew: that takes a sixth of a CNN's
-    training (benchmarks/README.md). Elsewhere nothing happens.
+    By default, glibc returns large blocks to the kernel, which clears them again on the next
+    allocation. That takes a sixth of the training time of a CNN (benchmarks/README.md).
     """
     if not sys.platform.startswith("linux"):
         return
@@ -22,7 +22,7 @@ def keep_freed_memory() -> None:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """However torch, its allocators and compilers put it."""
-    words = str(error).lower()
-    told = any(each in words for each in ("out of memory", "allocate", "bad_alloc"))
-    return isinstance(error, MemoryError) or told
+    """Whether an error of torch, its allocators or a compiler means that memory ran out."""
+    message = str(error).lower()
+    has_phrase = any(phrase in message for phrase in ("out of memory", "allocate", "bad_alloc"))
+    return isinstance(error, MemoryError) or has_phrase

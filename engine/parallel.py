@@ -1,7 +1,7 @@
-"""One function over many items: on all cores, in order, with a progress bar.
+"""Runs a function on many items: on all cores, in order, with a progress bar.
 
-Each item runs in a worker process under a time limit. A worker that crashes or hangs, as video
-decoders may on a broken file, costs that one item.
+Each item runs in a worker process with a time limit. If a worker crashes or hangs, as video
+decoders may on a broken file, only its item fails.
 """
 
 import multiprocessing
@@ -34,9 +34,19 @@ def run_each(
     unit: str = "clips",
     timeout_s: float = 600.0,
 ) -> Iterator[Outcome[Item, Value]]:
-    """Yield an outcome for each item, in the order of `items`.
+    """Run `function` on each item in worker processes.
 
-    `function` must be importable by name. Closing the iterator, Ctrl-C included, ends the workers.
+    Closing the iterator, for example by Ctrl-C, ends the workers.
+
+    Args:
+        function: A function that can be imported by name.
+        items: Its arguments.
+        title: Title of the progress bar.
+        unit: Unit of the progress bar.
+        timeout_s: Seconds after which an item fails with a TimeoutError.
+
+    Yields:
+        An outcome for each item, in the order of `items`.
     """
     from pebble import ProcessExpired, ProcessPool
 
@@ -76,7 +86,7 @@ def _in_flight(
     *,
     window: int,
 ) -> Iterator[tuple[Item, Any]]:
-    """Items with their futures; no more than `window` are handed out ahead of the reader."""
+    """Yield items with their futures; at most `window` items are scheduled ahead."""
     pending: deque[tuple[Item, Any]] = deque()
     for item in items:
         pending.append((item, pool.schedule(function, args=[item], timeout=timeout_s)))
@@ -90,5 +100,5 @@ def _cause(exit_code: int) -> str:
 
 
 def _ignore_interrupt() -> None:
-    """Ctrl-C is the parent's to handle; workers would only print tracebacks."""
+    """Ignore Ctrl-C in workers, which would only print tracebacks; the parent handles it."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -1,4 +1,4 @@
-"""From videos to predictions: decoded ahead, answered in batches, given back in order.
+"""Predicts labels of videos: prefetches clips, runs the model in batches, keeps the order.
 
 Shape letters: B clips of a batch, T frames, C classes.
 """
@@ -28,17 +28,17 @@ Video = Any
 
 @dataclass(frozen=True, kw_only=True)
 class Prediction:
-    """What a video, or a window of one, is taken for.
+    """The predicted label of a video or of a window.
 
     Attributes:
-        path: The video; None where frames were given.
-        label: The most likely class; empty where the video can't be read.
+        path: The video; None if frames were given.
+        label: The most likely class; empty if the video can't be read.
         confidence: Its probability, from 0 to 1.
         top: The most likely classes and their probabilities, the best first.
-        start_s: Where the window begins, in seconds.
-        end_s: Where it ends: for a whole video, how long that is. 0 where frames were given.
-        warning: What is wrong with a file that could be read all the same.
-        error: Why the video can't be read.
+        start_s: Start of the window in seconds.
+        end_s: End of the window, or duration of the video; 0 if frames were given.
+        warning: Problems of a file that could be read, such as damaged frames.
+        error: Why the video can't be read; empty if it can.
     """
 
     path: Path | None = None
@@ -59,20 +59,20 @@ def predict(
     batch_size: int,
     on_video: Callable[[], None],
 ) -> list[Prediction]:
-    """One prediction for each video, in their order; see Predictor.predict."""
+    """Return a prediction for each video, in order; see Predictor.predict."""
     if not videos:
         return []
-    answerer = _answerer(predictor, min(batch_size, len(videos)))
-    found: dict[int, Prediction] = {}
+    batched = _batched(predictor, min(batch_size, len(videos)))
+    predictions: dict[int, Prediction] = {}
     files = {n: Path(video) for n, video in enumerate(videos) if _is_path(video)}
     if files:
-        of_files = _predict_files(predictor, list(files.values()), answerer, top_k, on_video)
-        found |= zip(files, of_files, strict=True)
+        of_files = _predict_files(predictor, list(files.values()), batched, top_k, on_video)
+        predictions |= zip(files, of_files, strict=True)
     arrays = {n: _frames(video) for n, video in enumerate(videos) if n not in files}
     if arrays:
-        of_arrays = _predict_arrays(predictor, list(arrays.values()), answerer, top_k, on_video)
-        found |= zip(arrays, of_arrays, strict=True)
-    return [found[number] for number in range(len(videos))]
+        of_arrays = _predict_arrays(predictor, list(arrays.values()), batched, top_k, on_video)
+        predictions |= zip(arrays, of_arrays, strict=True)
+    return [predictions[number] for number in range(len(videos))]
 
 
 def predict_windows(
@@ -84,9 +84,9 @@ def predict_windows(
     top_k: int,
     batch_size: int,
 ) -> Iterator[Prediction]:
-    """One prediction for each window of a video; see Predictor.predict_windows."""
+    """Yield a prediction for each window of a video; see Predictor.predict_windows."""
     loader = _loader(predictor, [path], batch_size, window_s=window_s, stride_s=stride_s)
-    for window, probabilities_C in _answers(loader, _answerer(predictor, batch_size)):
+    for window, probabilities_C in _predict_loader(loader, _batched(predictor, batch_size)):
         yield _prediction(predictor, probabilities_C, top_k, window, _warning(loader, path))
     if reason := loader.report.failures.get(path):
         raise VideoError(path, reason)
@@ -95,36 +95,36 @@ def predict_windows(
 def _predict_files(
     predictor: VideoModel,
     paths: list[Path],
-    answerer: BatchedPredictor,
+    batched: BatchedPredictor,
     top_k: int,
     on_video: Callable[[], None],
 ) -> list[Prediction]:
-    """A file that can't be read gives no window: windows come in the order of the files."""
-    loader = _loader(predictor, paths, answerer.batch_size)
-    found: list[Prediction] = []
+    """Predict each file as one window, in order; a file that can't be read yields no window."""
+    loader = _loader(predictor, paths, batched.batch_size)
+    predictions: list[Prediction] = []
     failed = Prediction(error="it gave no frames")
-    for window, probabilities_C in _answers(loader, answerer):
-        while paths[len(found)] != window.path:
-            found.append(failed)
+    for window, probabilities_C in _predict_loader(loader, batched):
+        while paths[len(predictions)] != window.path:
+            predictions.append(failed)
             on_video()
-        found.append(_prediction(predictor, probabilities_C, top_k, window))
+        predictions.append(_prediction(predictor, probabilities_C, top_k, window))
         on_video()
-    for _ in paths[len(found) :]:
-        found.append(failed)
+    for _ in paths[len(predictions) :]:
+        predictions.append(failed)
         on_video()
     reasons = loader.report.failures
     return [
-        Prediction(path=path, error=reasons.get(path, each.error))
-        if each is failed
-        else dataclasses.replace(each, warning=_warning(loader, path))
-        for path, each in zip(paths, found, strict=True)
+        Prediction(path=path, error=reasons.get(path, prediction.error))
+        if prediction is failed
+        else dataclasses.replace(prediction, warning=_warning(loader, path))
+        for path, prediction in zip(paths, predictions, strict=True)
     ]
 
 
 def _predict_arrays(
     predictor: VideoModel,
     videos: list[NDArray[np.uint8]],
-    answerer: BatchedPredictor,
+    batched: BatchedPredictor,
     top_k: int,
     on_video: Callable[[], None],
 ) -> list[Prediction]:
@@ -133,7 +133,7 @@ def _predict_arrays(
     from dali_pipelines.loaders.graph import ClipGraph
     from dali_pipelines.sampling import plan_frames
 
-    spec, size = predictor.clip, answerer.batch_size
+    spec, size = predictor.clip, batched.batch_size
     graph = ClipGraph(
         "pixels",
         spec,
@@ -142,20 +142,20 @@ def _predict_arrays(
         gpu=predictor.device.index,
         values="uint8",
     )
-    found = []
-    for begin in range(0, len(videos), size):
+    predictions = []
+    for start in range(0, len(videos), size):
         frames, views = [], []
-        for video_THWC in videos[begin : begin + size]:
+        for video_THWC in videos[start : start + size]:
             view = ClipView(plan=plan_frames(len(video_THWC), 0.0, spec))
-            numbers, places = np.unique(view.plan.source_indices, return_inverse=True)
+            numbers, inverse = np.unique(view.plan.source_indices, return_inverse=True)
             resized = np.stack([resize_short(video_THWC[n], spec.resize) for n in numbers])
-            frames += list(view.plan.compose(resized[places]))
+            frames += list(view.plan.compose(resized[inverse]))
             views.append(view)
         clips = graph.run(frames, views)
-        for probabilities_C in answerer(clips):
-            found.append(_prediction(predictor, probabilities_C, top_k))
+        for probabilities_C in batched(clips):
+            predictions.append(_prediction(predictor, probabilities_C, top_k))
             on_video()
-    return found
+    return predictions
 
 
 def _is_path(video: Video) -> bool:
@@ -166,13 +166,13 @@ def _frames(video: Video) -> NDArray[np.uint8]:
     frames = np.asarray(video)
     if frames.dtype != np.uint8 or frames.ndim != 4 or frames.shape[3] != 3 or not frames.size:
         raise TypeError(
-            "a video is a path, or its frames as uint8 of shape (T, H, W, 3), not "
+            "a video must be a path, or frames as uint8 of shape (T, H, W, 3), not "
             f"{type(video).__name__} of {frames.dtype} and shape {frames.shape}"
         )
     return frames
 
 
-def _answerer(predictor: VideoModel, batch_size: int) -> BatchedPredictor:
+def _batched(predictor: VideoModel, batch_size: int) -> BatchedPredictor:
     if batch_size < 1:
         raise ValueError(f"batch_size must be at least 1, not {batch_size}")
     return BatchedPredictor(predictor, batch_size)
@@ -193,21 +193,21 @@ def _loader(
     )
 
 
-def _answers(
-    loader: "WindowLoader", answerer: BatchedPredictor
+def _predict_loader(
+    loader: "WindowLoader", batched: BatchedPredictor
 ) -> "Iterator[tuple[Window, NDArray[np.float32]]]":
     with closing(loader.batches()) as batches:
         for batch in batches:
-            yield from zip(batch.windows, answerer(batch.clips), strict=True)
+            yield from zip(batch.windows, batched(batch.clips), strict=True)
 
 
 def _warning(loader: "WindowLoader", path: Path) -> str:
     report = loader.report
     parts = [report.flaws[path]] if path in report.flaws else []
     if num_damaged := report.damaged_frames.get(path):
-        parts.append(f"{num_damaged} wanted frames are damaged")
+        parts.append(f"{num_damaged} of its decoded frames are damaged")
     if num_streams := report.num_streams.get(path):
-        parts.append(f"it holds {num_streams} videos, of which the first was read")
+        parts.append(f"it holds {num_streams} video streams; the first one was read")
     return "; ".join(parts)
 
 
@@ -219,7 +219,7 @@ def _prediction(
     warning: str = "",
 ) -> Prediction:
     best = np.argsort(-probabilities_C, kind="stable")[:top_k].tolist()
-    top = {predictor.class_names[each]: float(probabilities_C[each]) for each in best}
+    top = {predictor.class_names[index]: float(probabilities_C[index]) for index in best}
     return Prediction(
         path=window.path if window else None,
         label=predictor.class_names[best[0]],

@@ -1,7 +1,4 @@
-"""Trained models by their path: a run, a checkpoint or an artifact, as one kind of predictor.
-
-This is where checkpoints (engine) and artifacts (trt) become the same thing.
-"""
+"""`Predictor`: one interface for runs, checkpoints and compiled artifacts."""
 
 import json
 import os
@@ -25,24 +22,24 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Predictor:
-    """A trained model that is ready to label videos; `engine.load` opens one.
+    """A trained model with its preprocessing; `engine.load` opens one.
 
-    Called with clips, a uint8 tensor (B, T, C, H, W) in the shape that `clip` says, it gives their
-    logits (B, num_classes).
+    Calling it with clips, a uint8 tensor (B, T, C, H, W) of the shape `clip.shape`, returns logits
+    (B, num_classes).
     """
 
     path: Path
     chosen_by: str
-    """Which figure of which part chose the weights."""
+    """The metric and split that selected the weights."""
     clip: ClipSpec
     class_names: list[str]
     device: "torch.device"
     runs_on: str
-    """Device, compiler and precision, in words."""
+    """Device, backend and precision, for people to read."""
     run: "Callable[[torch.Tensor], torch.Tensor]"
 
     def __call__(self, clips: "torch.Tensor") -> "torch.Tensor":
-        """The logits lie where the model ran."""
+        """Return logits, on the device of the model."""
         import torch
 
         if self.device.type == "cuda" and clips.device.type == "cpu":
@@ -78,23 +75,23 @@ class Predictor:
         batch_size: int = 8,
         on_video: Callable[[], None] = lambda: None,
     ) -> "Prediction | list[Prediction]":
-        """Label videos, each as a whole.
+        """Predict one label per video.
 
-        Files are decoded ahead while the model answers, and only the frames that it wants.
+        Files are prefetched while the model runs, and only the frames of the clip are decoded.
 
         Args:
             videos: A path, or the frames of a video as a uint8 array or tensor (T, H, W, 3) in
                 RGB; or a list of these.
-            top_k: How many classes `top` names.
-            batch_size: Videos that the model answers at a time.
-            on_video: Called after each video of a list, for a progress bar.
+            top_k: Number of classes in `top`.
+            batch_size: Number of videos per batch.
+            on_video: Called after each video, for a progress bar.
 
         Returns:
-            A Prediction, or for a list a list of them in the same order. In a list, a file that
-            can't be read is a Prediction with an `error`.
+            A Prediction; for a list, a list of them in the same order. In a list, a file that can't
+            be read gives a Prediction with an `error`.
 
         Raises:
-            VideoError: The one file that was given can't be read.
+            VideoError: A single file was given, and it can't be read.
 
         Example:
             >>> engine.load("run").predict("clip.avi").label
@@ -104,7 +101,7 @@ class Predictor:
         from engine.prediction import predict
 
         is_list = isinstance(videos, list | tuple)
-        found = predict(
+        predictions = predict(
             self,
             videos if is_list else [videos],
             top_k=top_k,
@@ -112,10 +109,10 @@ class Predictor:
             on_video=on_video,
         )
         if is_list:
-            return found
-        if found[0].error:
-            raise VideoError(videos, found[0].error)
-        return found[0]
+            return predictions
+        if predictions[0].error:
+            raise VideoError(videos, predictions[0].error)
+        return predictions[0]
 
     def predict_windows(
         self,
@@ -126,20 +123,20 @@ class Predictor:
         top_k: int = 5,
         batch_size: int = 8,
     ) -> "Iterator[Prediction]":
-        """Label a long video window by window; each of its frames is decoded once.
+        """Predict one label per window of a long video; each frame is decoded once.
 
         Args:
-            path: A video file, or a folder of numbered images, which counts as 25 frames a second.
-            window_s: How long a window is, in seconds.
-            stride_s: From the beginning of one window to that of the next; else `window_s`.
-            top_k: How many classes `top` names.
-            batch_size: Windows that the model answers at a time.
+            path: A video file, or a folder of numbered images, read at 25 frames per second.
+            window_s: Length of a window in seconds.
+            stride_s: Seconds between the starts of two windows; by default `window_s`.
+            top_k: Number of classes in `top`.
+            batch_size: Number of windows per batch.
 
         Yields:
             A Prediction for each window, in order of time.
 
         Raises:
-            VideoError: The file can't be read, or only up to here.
+            VideoError: The file can't be read, or not to its end.
         """
         from engine.prediction import predict_windows
 
@@ -153,7 +150,7 @@ class Predictor:
         )
 
     def warm_up(self, batch_size: int) -> None:
-        """The first call of a compiler pays for what later ones use."""
+        """Run the model once on zeros, because the first call of a compiled model is slow."""
         import torch
 
         spec = self.clip
@@ -161,39 +158,46 @@ class Predictor:
 
 
 def open_predictor(path: Path, device: str = "auto") -> Predictor:
-    """A run's best checkpoint, a checkpoint, or an artifact."""
+    """Open the best checkpoint of a run, a checkpoint, or an artifact."""
     return _artifact(path, device) if is_artifact(path) else _checkpoint(path, device)
 
 
 def is_artifact(path: Path) -> bool:
     config = path / "config.json"
     try:
-        found = json.loads(config.read_text())
+        values = json.loads(config.read_text())
     except (OSError, ValueError, RecursionError):
         return False
-    return isinstance(found, dict) and "backend" in found
+    return isinstance(values, dict) and "backend" in values
 
 
 def find_checkpoint(path: Path) -> tuple[Path, str]:
-    """The best of a run's folder, or one that is named itself; and who chose it."""
+    """Find the best checkpoint of a run; `path` may also be a checkpoint itself.
+
+    Returns:
+        The checkpoint, and how it was selected.
+
+    Raises:
+        UserError: There is no checkpoint.
+    """
     from engine.training import checkpoint
 
     best = checkpoint.named_or_best(path)
     if best == path:
-        return path, "named by hand"
+        return path, "named by the user"
     if best is not None:
-        return best, f"{checkpoint.read_best(path)['metric']} of the val part"
+        return best, f"{checkpoint.read_best(path)['metric']} of the val split"
     last = checkpoint.last_of(path)
     if last is None:
         raise UserError(
-            f"{path} holds no checkpoint and is no artifact; train one with "
+            f"{path} holds no checkpoint and is not an artifact; train one with "
             f"`engine train --out {path}`."
         )
-    return last, "the last, no epoch was finished"
+    return last, "the last one: no epoch was finished"
 
 
 def class_names_of(path: Path) -> list[str]:
-    """Of a run, a checkpoint or an artifact, without its weights."""
+    """Read the class names of a run, a checkpoint or an artifact, without loading its weights."""
     from engine.training import checkpoint
     from trt.config import ArtifactConfig
 
@@ -203,7 +207,7 @@ def class_names_of(path: Path) -> list[str]:
 
 
 def digest_of(path: Path) -> str:
-    """Of what answers: the same only where the answers are."""
+    """Return a digest of the weights or the artifact: equal digests mean equal predictions."""
     from trt import artifact
     from trt.config import CONFIG
 
@@ -213,7 +217,7 @@ def digest_of(path: Path) -> str:
 
 
 def as_uint8_input(model: Any, spec: ClipSpec) -> "Uint8Input":
-    """A trained module behind the normalization that its clips had in training."""
+    """Wrap a trained module to take uint8 clips, which it normalizes as in training."""
     from trt.program import Uint8Input
 
     return Uint8Input(model, mean=spec.mean, std=spec.std).eval()
@@ -223,11 +227,11 @@ def _checkpoint(path: Path, device: str) -> Predictor:
     from engine.training import checkpoint
     from engine.training.fabric import make_fabric
 
-    found, chosen_by = find_checkpoint(path)
-    model, config = checkpoint.load_model(found)
+    checkpoint_path, chosen_by = find_checkpoint(path)
+    model, config = checkpoint.load_model(checkpoint_path)
     fabric, _ = make_fabric(device, 1, 1, "fp32")
     return Predictor(
-        path=found,
+        path=checkpoint_path,
         chosen_by=chosen_by,
         clip=config.clip,
         class_names=config.class_names,
@@ -245,17 +249,17 @@ def _artifact(path: Path, device: str) -> Predictor:
     with from_compiler():
         artifact = trt.load(path)
     config: ArtifactConfig = artifact.config
-    where = "cuda" if artifact.on_gpu else "cpu"
-    if device not in ("auto", {"cuda": "gpu"}.get(where, where)):
+    device_type = "cuda" if artifact.on_gpu else "cpu"
+    if device not in ("auto", {"cuda": "gpu"}.get(device_type, device_type)):
         raise UserError(
-            f"{path} runs on the {where}: leave --device out, or compile it for {device}."
+            f"{path} runs on the {device_type}: leave out --device, or compile it for {device}."
         )
     return Predictor(
         path=path,
         chosen_by=config.chosen_by,
         clip=ClipSpec.from_dict(config.clip),
         class_names=config.class_names,
-        device=torch.device(where),
-        runs_on=f"{where}, {config.backend}, {config.target.precision}",
+        device=torch.device(device_type),
+        runs_on=f"{device_type}, {config.backend}, {config.target.precision}",
         run=artifact,
     )

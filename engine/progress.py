@@ -1,4 +1,4 @@
-"""Progress bars, on stderr so that output can be piped. In a library they are off at first."""
+"""Progress bars on stderr; they are off until `enable_progress_bars` is called."""
 
 import sys
 from collections.abc import Iterator
@@ -9,7 +9,7 @@ _is_enabled = False
 
 
 def enable_progress_bars() -> None:
-    """Show a bar for everything that takes long, as the command line does.
+    """Show progress bars for long operations, as the command line does.
 
     Example:
         >>> engine.enable_progress_bars()
@@ -20,7 +20,7 @@ def enable_progress_bars() -> None:
 
 
 def clock(seconds: float) -> str:
-    """As 2:03, or 1:02:03 from an hour on."""
+    """Format as 2:03, or 1:02:03 from one hour on."""
     minutes, rest = divmod(int(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
@@ -28,15 +28,15 @@ def clock(seconds: float) -> str:
 
 class Advance(Protocol):
     def __call__(self, note: str = "") -> None:
-        """One item more; the note stands at the end of the line."""
+        """Advance by one item; the note is shown at the end of the line."""
 
 
 @contextmanager
 def progress_bar(title: str, *, total: int | None, unit: str) -> Iterator[Advance]:
-    """Yield a function to call after each item; shows nothing where bars are not enabled, or stderr
-    is no terminal.
+    """Yield a function to call after each item.
 
-    `total` is None where nobody knows yet.
+    Nothing is shown if progress bars are not enabled or stderr is not a terminal. `total` is None
+    if the number of items is unknown.
     """
     from rich.console import Console
     from rich.progress import (

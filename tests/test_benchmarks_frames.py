@@ -18,7 +18,7 @@ from benchmarks.baselines.frame_readers import READERS, Reader, lacks
 from benchmarks.clip_sets import clip_set, linked, numbers_of
 from benchmarks.full_decode import FullDecode, frames_in_turn, to_rgb
 from benchmarks.scripts import decoding, frames
-from benchmarks.stages.loader import _decode_plainly
+from benchmarks.stages.loader import _decode_in_order
 from benchmarks.worker import PipelineError
 from dali_pipelines.decode.pixels import Frame
 
@@ -228,7 +228,7 @@ def test_the_command_prints_a_table_and_writes_a_result(folder: Path, tmp_path: 
 def test_decoding_is_timed_beside_another_checkout(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(decoding, "WAYS", ("ours", "pyav"))
+    monkeypatch.setattr(decoding, "DECODERS", ("ours", "pyav"))
     root = Path(__file__).parents[1]
     (tmp_path / "dali_pipelines").symlink_to(root / "dali_pipelines")
     options = argparse.Namespace(
@@ -245,19 +245,19 @@ def test_decoding_is_timed_beside_another_checkout(
 
 def test_a_folder_that_is_no_checkout_is_an_error_in_words(tmp_path: Path) -> None:
     with decoding._Process(tmp_path) as process:
-        with pytest.raises(PipelineError, match="holds no dali_pipelines"):
-            process.ask("open", way="ours")
+        with pytest.raises(PipelineError, match="has no dali_pipelines"):
+            process.ask("open", reader="ours")
         process._process.kill()
         process._process.wait()
-        with pytest.raises(PipelineError, match="ended by itself"):
-            process.ask("open", way="ours")
+        with pytest.raises(PipelineError, match="process died"):
+            process.ask("open", reader="ours")
 
 
 def test_metadata_need_not_be_utf8(tmp_path: Path) -> None:
     path = videos.with_latin1_title(videos.write_video(tmp_path / "clip"))
     with pytest.raises(UnicodeDecodeError):
         av.open(str(path))
-    pictures = _decode_plainly(path, np.array([3, 20]))
+    pictures = _decode_in_order(path, np.array([3, 20]))
     assert [videos.number_of(picture) for picture in pictures] == [3, 20]
     assert [n for n, _ in READERS["pyav"].read(path, [3])] == [3]
     assert READERS["pyav"].count(path) == 30

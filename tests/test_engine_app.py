@@ -60,7 +60,7 @@ def wait_for_answer(page: Any, name: str) -> str:
     """To the video of this name, all of it; what was there before stays until then."""
     page.locator("h3", has_text=name).wait_for()
     page.locator('[data-test-script-state="notRunning"]').wait_for()
-    page.get_by_text("What took how long").wait_for()
+    page.get_by_text("Time per stage").wait_for()
     return str(page.inner_text("body"))
 
 
@@ -136,7 +136,7 @@ def test_bad_files_get_a_message_that_names_them_and_no_traceback(
         alert = page.locator("[data-testid=stAlert]", has_text=name)
         alert.wait_for()
         assert reason in alert.inner_text()
-        assert "Choose another file, or mend it." in alert.inner_text()
+        assert "Choose another file, or repair it." in alert.inner_text()
         assert "/proc" not in alert.inner_text()
         body = page.inner_text("body")
         assert "Traceback" not in body
@@ -236,7 +236,7 @@ def test_the_name_of_an_upload_is_never_a_path(page: Any, server: Server, tmp_pa
         upload(page, {"name": name, "mimeType": "video/mp4", "buffer": clip})
         wait_for_answer(page, SECRET)
         page.locator("[data-testid=stFileChipDeleteBtn] button").click()
-        page.get_by_text("What took how long").wait_for(state="detached")
+        page.get_by_text("Time per stage").wait_for(state="detached")
     assert listing(server.home) == before
 
 

@@ -83,17 +83,17 @@ def test_a_run_becomes_an_artifact_that_evaluates_the_same(
 def test_the_same_question_is_built_once(trained, compile_, tmp_path) -> None:
     first = compile_(trained, "--out", tmp_path / "one")
     again = compile_(trained, "--out", tmp_path / "two")
-    assert "built before" not in first.stdout
-    assert "built before" in again.stdout
+    assert "cached build" not in first.stdout
+    assert "cached build" in again.stdout
     other = compile_(trained, "--out", tmp_path / "three", "--batches", "1,4,16")
-    assert "built before" not in other.stdout
+    assert "cached build" not in other.stdout
     fp32_layers = [path for path in (tmp_path / "cache").iterdir() if path.is_dir()]
     assert len(fp32_layers) == 2
     for path in fp32_layers:
         (path / "model.bin").unlink()
         (path / "model.bin").touch()  # a copy of its own: the artifacts are not touched
     mended = compile_(trained, "--out", tmp_path / "four")
-    assert "built before" not in mended.stdout
+    assert "cached build" not in mended.stdout
     assert open_predictor(tmp_path / "one").class_names
 
 
@@ -127,7 +127,7 @@ def test_two_at_a_time_build_once(trained, tmp_path) -> None:
     ]
     texts = [process.communicate(timeout=900)[0].decode() for process in processes]
     assert all(process.returncode == 0 for process in processes)
-    assert sum("built before" in text for text in texts) == 1
+    assert sum("cached build" in text for text in texts) == 1
 
 
 def test_a_damaged_layer_is_never_written(trained, tmp_path) -> None:
@@ -159,7 +159,7 @@ def test_layers_that_overflow_are_named_and_kept(trained, tmp_path) -> None:
     config = build.build(question, source, stage, None, said.append)
     assert config.parity["passed"]
     assert "dropout" in config.target.fp32_layers
-    assert any("what breaks most in fp16" in words and "dropout" in words for words in said)
+    assert any("most sensitive layers in fp16" in words and "dropout" in words for words in said)
 
 
 def test_a_wider_budget_is_asked_for_and_recorded(trained, compile_, tmp_path) -> None:
@@ -191,7 +191,7 @@ def test_an_engine_for_another_machine_is_rebuilt_from_itself(
 def test_what_a_device_lacks_is_said_and_recorded(trained, compile_, tmp_path) -> None:
     made = compile_(trained, "--precision", "tf32", "--out", tmp_path / "fast")
     assert made.returncode == 0, made.stderr
-    assert "this CPU doesn't compute in tf32: fp32 runs instead" in made.stdout
+    assert "this CPU doesn't compute in tf32: using fp32 instead" in made.stdout
     config = json.loads((tmp_path / "fast" / "config.json").read_text())
     assert (config["asked"], config["target"]["precision"]) == ("tf32", "fp32")
 

@@ -123,7 +123,7 @@ def test_a_report_says_what_was_measured(
     result = run_engine("evaluate", run, "--views", "3x3", "--out", tmp_path)
     assert result.returncode == 0, result.stderr
     assert "9 clips of test (grouped seed 0), 0 failed; views 3 × 3" in result.stdout
-    assert "chosen by top1 of the val part" in result.stdout
+    assert "chosen by top1 of the val split" in result.stdout
     (report,) = json.loads((tmp_path / "report.json").read_text())
     assert set(report["protocol"]) >= {"split", "scheme", "views", "checkpoint", "chosen_by"}
     assert report["video"]["num_clips"] == 9

@@ -61,7 +61,7 @@ def test_again_nothing_is_done_twice_and_what_changed_is_redone(
     words = ("label", films, "--model", run, "--out", out, "--window", 1, "--batch-size", 2)
     again = run_engine(*words)
     assert "0 files labelled" in again.stdout
-    assert "24 were done before" in again.stdout
+    assert "24 were labelled before" in again.stdout
     assert out.read_bytes() == before
     os.utime(films / "long.mp4", (1, 1))
     redone = run_engine(*words)
@@ -214,7 +214,7 @@ def test_a_folder_is_watched_until_ctrl_c(run: Path, tmp_path: Path, films: Path
     [
         (("{films}",), "--model RUN"),
         (("{films}/long.mp4", "--model", "{run}"), "is a file: name a folder"),
-        (("{films}/none", "--model", "{run}"), "is no folder"),
+        (("{films}/none", "--model", "{run}"), "is not a folder"),
         (("{films}", "--model", "{run}", "--out", "labels.txt"), "name a --format"),
         (("{films}", "--model", "{run}", "--shard", "3/2"), "--shard takes i/n"),
         (("{films}", "--model", "{run}", "--stride", "1"), "--stride needs --window"),
@@ -225,15 +225,18 @@ def test_a_folder_is_watched_until_ctrl_c(run: Path, tmp_path: Path, films: Path
         (("{films}", "--window", "2", "--stride", "0"), "--stride takes seconds above 0"),
         (("{films}", "--smooth", "-1"), "--smooth takes seconds from 0 up, not -1"),
         (("{films}", "--smooth", "nan"), "--smooth takes seconds from 0 up"),
-        (("{films}", "--min-confidence", "2"), "--min-confidence takes a share from 0 to 1, not 2"),
-        (("{films}", "--min-confidence", "nan"), "--min-confidence takes a share"),
+        (
+            ("{films}", "--min-confidence", "2"),
+            "--min-confidence takes a fraction from 0 to 1, not 2",
+        ),
+        (("{films}", "--min-confidence", "nan"), "--min-confidence takes a fraction"),
         (("{films}", "--timeout", "nan"), "--timeout takes seconds from 1 up, not nan"),
         (("--merge", "{films}/a.csv"), "name results of label"),
         (
             ("{films}", "--model", "{run}", "--out", "a.csv", "--segments", "./a.csv"),
-            "written over",
+            "overwritten",
         ),
-        (("{films}", "--model", "{run}", "--segments", "labels.csv.journal"), "written over"),
+        (("{films}", "--model", "{run}", "--segments", "labels.csv.journal"), "overwritten"),
         (("{films}", "--model", "{run}", "--out", "x.mp4", "--format", "csv"), "name of a video"),
     ],
 )

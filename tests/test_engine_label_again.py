@@ -94,12 +94,12 @@ def test_files_that_are_away_for_a_moment_keep_their_labels(
     (films / "b.mp4").rename(tmp_path / "b.mp4")
     away = run_engine(*words)
     assert away.returncode == 1
-    assert "1 of these aren't there at the moment, and keep their labels" in away.stdout
+    assert "1 of these don't exist at the moment and keep their labels" in away.stdout
     assert out.read_bytes() == before
     (tmp_path / "b.mp4").rename(films / "b.mp4")
     back = run_engine(*words)
     assert back.returncode == 0
-    assert "0 files labelled (0 windows); 3 were done before" in back.stdout
+    assert "0 files labelled (0 windows); 3 were labelled before" in back.stdout
     assert out.read_bytes() == before
 
 
@@ -134,7 +134,7 @@ def test_another_folder_or_filter_is_refused_with_the_choices(
     refused = run_engine("label", other, *words)
     assert refused.returncode == 2
     assert f"holds labels of {films}, not of {other}: pass --fresh" in refused.stderr
-    assert "another --out; --mix goes on, and keeps both" in refused.stderr
+    assert "another --out; --mix continues and keeps both" in refused.stderr
     assert out.read_bytes() == before
     fewer = run_engine("label", films, *words, "--include", "a*")
     assert "made without --include, not with --include 'a*': pass --fresh" in fewer.stderr
@@ -149,8 +149,8 @@ def test_another_folder_or_filter_is_refused_with_the_choices(
         "0 files labelled (0 windows); 3 were" in run_engine("label", other, *words, "--mix").stdout
     )
     alone = run_engine("label", films, *words)
-    assert "3 files of earlier runs aren't in" in alone.stdout
-    assert "--mix keeps them in" in alone.stdout
+    assert "3 files of earlier runs are no longer in" in alone.stdout
+    assert "--mix keeps them" in alone.stdout
     assert out.read_bytes() == before
 
 
@@ -167,9 +167,9 @@ def test_the_same_folder_by_another_name_is_the_same(
     films.rename(tmp_path / "moved")
     moved = run_engine("label", "moved", *words)
     assert moved.returncode == 2
-    assert "if it is the same folder, moved or renamed, --mix goes on with it" in moved.stderr
+    assert "if the same folder was moved or renamed, --mix continues with it" in moved.stderr
     gone_on = run_engine("label", "moved", *words, "--mix")
-    assert "0 files labelled (0 windows); 3 were done before" in gone_on.stdout
+    assert "0 files labelled (0 windows); 3 were labelled before" in gone_on.stdout
     assert "0 to label" in run_engine("label", "moved", *words, "--dry-run").stdout
 
 
@@ -191,7 +191,7 @@ def test_a_list_may_grow_and_an_old_journal_goes_on(
     more = run_engine(*words, stdin="\n".join(names))
     assert more.returncode == 0, more.stderr
     assert "1 files labelled (1 windows)" in more.stdout
-    assert "2 were done before" in more.stdout
+    assert "2 were labelled before" in more.stdout
     assert paths_in(out) == names
 
 
@@ -212,7 +212,7 @@ def test_what_is_gone_leaves_the_results_and_comes_back_without_work(
     assert not (tmp_path / "failures-labels.csv").exists()
     (tmp_path / "b.mp4").rename(films / "b.mp4")
     back = run_engine(*words)
-    assert "0 files labelled (0 windows); 3 were done before" in back.stdout
+    assert "0 files labelled (0 windows); 3 were labelled before" in back.stdout
     assert out.read_bytes() == before
 
 
@@ -239,7 +239,7 @@ def test_a_drive_that_is_away_leaves_the_results_as_they_are(
         away = run_engine(*words, *more)
         assert away.returncode == 2, away.stdout
         assert {
-            "missing": "is no folder", "empty": "check that its drive is connected",
+            "missing": "is not a folder", "empty": "check that its drive is connected",
             "links": "none of the 3 files of", "list": "none of the 3 files of",
         }[how] in away.stderr  # fmt: skip
         assert out.read_bytes() == before
@@ -266,9 +266,7 @@ def test_links_that_lead_nowhere_are_named(
     (films / "folder").symlink_to(tmp_path / "nothing")
     done = run_engine("label", films, "--model", run, "--out", tmp_path / "labels.csv")
     assert done.returncode == 1
-    assert (
-        "1 folders or links couldn't be looked into: folder (the link leads nowhere)" in done.stdout
-    )
+    assert "1 folders or links couldn't be read: folder (broken link)" in done.stdout
 
 
 def test_a_shard_without_files_has_a_result_that_merges(
@@ -297,7 +295,7 @@ def test_a_merge_replaces_no_labels_of_ours_and_nothing_where_it_fails(
     before = bytes_in(tmp_path)
     refused = run_engine("label", "--merge", "one.csv")
     assert refused.returncode == 2
-    assert "labels.csv.journal holds labels that were made here" in refused.stderr
+    assert "labels.csv.journal holds labels that --merge did not write" in refused.stderr
     mixed = run_engine("label", "--merge", "one.csv", "two.csv", "--fresh")
     assert mixed.returncode == 2
     assert "holds labels made with window 1" in mixed.stderr
@@ -325,9 +323,11 @@ def test_a_merge_tells_what_is_missing_unfinished_or_of_another_run(
     assert paths_in(joined) == ["a.mp4", "b.mp4", "c.mp4"]
     lost = run_engine(*merge, outs[0])
     assert lost.returncode == 2
-    assert "files that are in none of these: name another --out, or pass --fresh" in lost.stderr
+    assert (
+        "files that are in none of these shards: name another --out, or pass --fresh" in lost.stderr
+    )
     dry = run_engine(*merge, *outs, "--dry-run")
-    assert "--merge joins results that are there: leave --dry-run" in dry.stderr
+    assert "--merge joins existing results: leave out --dry-run" in dry.stderr
     for wrong, words in (
         ((whole, outs[0]), "are not shards of one run"),
         ((outs[0], outs[0].parent / ".." / "shards" / outs[0].name), "is named twice"),
@@ -376,7 +376,7 @@ def test_no_file_of_somebody_else_is_replaced(
     words = ("label", films, "--model", run)
     refused = run_engine(*words, "--out", truth)
     assert refused.returncode == 2
-    assert f"{truth} is there already and is not as a run with this --out has" in refused.stderr
+    assert f"{truth} already exists and was not written by a run with this --out" in refused.stderr
     assert "name another file, or pass --fresh to replace it" in refused.stderr
     assert truth.read_text() == "path,label\na.mp4,wave\n"
     assert not Path(f"{truth}.journal").exists()
@@ -397,7 +397,7 @@ def test_no_file_of_somebody_else_is_replaced(
     assert paths_in(tmp_path / "failures-l.csv") == ["broken.mp4"]
     same = run_engine(*words, "--out", tmp_path / "l.csv", "--exclude", "broken*")
     assert same.returncode == 2
-    assert "failures-l.csv is there already" in same.stderr
+    assert "failures-l.csv already exists" in same.stderr
     assert run_engine(*as_studio).returncode == 1  # its own is written anew
     assert run_engine(*words, "--out", truth, "--fresh").returncode == 1
     assert paths_in(truth) == ["a.mp4", "b.mp4", "c.mp4"]
@@ -425,7 +425,7 @@ def test_segments_that_somebody_changed_are_theirs(
     spans.write_text(by_hand)
     refused = run_engine(*words, spans, "--out", out)
     assert refused.returncode == 2
-    assert f"{spans} is there already and is not as a run with this --out has" in refused.stderr
+    assert f"{spans} already exists and was not written by a run with this --out" in refused.stderr
     assert "--fresh" not in refused.stderr  # the labels need not be made anew for that
     assert spans.read_text() == by_hand
     linked = tmp_path / "linked.csv"
@@ -509,8 +509,8 @@ def test_subtitles_written_by_hand_stay(
     for _ in range(2):
         done = run_engine(*words)
         assert done.returncode == 1
-        assert "1 subtitles were there before and are not of this --out" in done.stdout
-        assert f"left as they are: {films / 'a.vtt'}; remove them" in done.stdout
+        assert "1 subtitles existed before and were not written with this --out" in done.stdout
+        assert f"they were kept: {films / 'a.vtt'}; remove them" in done.stdout
     assert (films / "a.vtt").read_bytes() == by_hand
     assert (films / "b.vtt").exists()
     moved = films.rename(tmp_path / "moved")  # with the subtitles, but not the results

@@ -78,7 +78,7 @@ def test_a_loop_of_links_is_walked_once_and_a_link_aside_is_followed(
     assert names(found) == ["a/deep/er/y.webm", "a/x.AVI", "aside/z.mp4", "b.mp4", "c/1.mp4",
                             "circle.mp4", "frames", "nowhere.mp4"]  # fmt: skip
     assert [each.name for each in found if not each.is_there] == ["circle.mp4", "nowhere.mp4"]
-    assert skipped == {"folder": "the link leads nowhere"}
+    assert skipped == {"folder": "broken link"}
     skipped.clear()
     list(below(tree, FileFilter(exclude=("folder/*",)), skipped))
     assert skipped == {}
@@ -273,7 +273,7 @@ def test_one_run_writes_at_a_time_and_what_is_no_journal_is_refused(
         with pytest.raises(UserError, match="written by another run"):
             Journal(tmp_path / "j")
     (tmp_path / "no").write_bytes(b"something else entirely, and long enough to be looked at" * 99)
-    with pytest.raises(UserError, match="is no journal"):
+    with pytest.raises(UserError, match="is not a journal"):
         Journal(tmp_path / "no")
     with pytest.raises(UserError, match="can't be used"):
         Journal(tmp_path / "missing" / "j")

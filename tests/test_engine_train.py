@@ -544,7 +544,7 @@ def test_a_stop_is_told_while_a_line_is_being_written(
         stop_kindly(trainer)
         os.kill(os.getpid(), signal.SIGINT)
     assert trainer.stop_asked
-    assert "stopping after this step; once more to stop at once\n" in capfd.readouterr().err
+    assert "stopping after this step; press Ctrl-C again to stop now\n" in capfd.readouterr().err
 
 
 @pytest.mark.parametrize("error", [BrokenPipeError, RuntimeError])

@@ -1,7 +1,7 @@
-"""What people use today, each with the same weights and clips as ours: `engine bench --against`.
+"""Baselines of `engine bench --against`, measured with the same weights and clips.
 
-Each is set up as its own documentation tells people to. Their libraries are no dependency of ours:
-what isn't installed is a row that says so.
+Each baseline is set up as its documentation recommends. Its packages are optional: if one isn't
+installed, the row of results says so.
 """
 
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 class Baseline:
     words: str
     packages: tuple[str, ...] = ()
-    """What must be installed besides engine, by the name under which pip knows it."""
+    """Required pip packages, besides engine."""
 
 
 BASELINES: dict[str, Baseline] = {
@@ -25,8 +25,10 @@ BASELINES: dict[str, Baseline] = {
 
 
 def lacks(name: str) -> str | None:
-    """Why a peer can't be run here, and what mends it; a decoder is tried, since torchcodec can be
-    imported without the libraries that it needs."""
+    """Return why a baseline can't be run here, and the fix; None if it can.
+
+    A decoder is tried on a small file, because torchcodec can be imported without its libraries.
+    """
     from importlib.util import find_spec
 
     from benchmarks.baselines import frame_readers

@@ -1,7 +1,7 @@
-"""Pictures of a video by their numbers, with each library as its documentation says.
+"""Reads frames of a video by number with each library, as its documentation recommends.
 
-`suites/frames.py` looks which pictures come, `suites/decoding.py` how long they take. All decode
-in one thread. A number that a library doesn't reach is left out.
+`scripts/frames.py` checks the frames, `scripts/decoding.py` measures the time. All readers decode
+in one thread. They leave out frame numbers that the library can't reach.
 """
 
 import tempfile
@@ -17,7 +17,7 @@ import av
 import numpy as np
 
 import engine
-from benchmarks.clip_sets import in_words
+from benchmarks.clip_sets import first_line
 from benchmarks.full_decode import frames_in_turn, to_rgb
 from dali_pipelines.decode import clip_file
 from dali_pipelines.decode.pixels import Frame
@@ -31,30 +31,30 @@ Pictures = Iterator[tuple[int, Frame]]
 class Reader:
     words: str
     read: Callable[[Path, Sequence[int]], Pictures]
-    """Of numbers that ascend, each once."""
+    """Reads frames by ascending, unique numbers."""
     count: Callable[[Path], int | None]
-    """Frames that it states; None where it states nothing."""
+    """The reported number of frames; None if the file doesn't state it."""
     package: str = ""
-    """What must be installed besides engine, by the name under which pip knows it."""
+    """Required pip package, besides engine."""
     module: str = ""
     needs: str = ""
-    """What else it needs, and how to get it."""
+    """Other requirements, and how to install them."""
     is_ours: bool = False
 
 
 def lacks(reader: Reader) -> str | None:
-    """Why it can't be used here: not installed, or it can't read a small MPEG-4 file."""
+    """Return why a reader can't be used: not installed, or it can't read a small MPEG-4 file."""
     if reader.module and find_spec(reader.module) is None:
         return f"{reader.package} isn't installed: pip install {reader.package}"
     with tempfile.TemporaryDirectory(prefix="engine-bench-") as folder:
         path = Path(folder) / "small.avi"
         _write_small(path)
         try:
-            found = list(reader.read(path, [0]))
-        except Exception as error:  # whatever a library raises where half of it is missing
-            reason = f"{type(error).__name__}: {in_words(error, path)}"
+            frames = list(reader.read(path, [0]))
+        except Exception as error:  # libraries raise anything if parts of them are missing
+            reason = f"{type(error).__name__}: {first_line(error, path)}"
         else:
-            reason = "" if found else "no picture comes"
+            reason = "" if frames else "it returns no frame"
     if not reason:
         return None
     hint = f"; {reader.needs}" if reader.needs else ""
@@ -72,7 +72,7 @@ def _write_small(path: Path) -> None:
 
 
 def num_damaged(path: Path, numbers: Sequence[int]) -> int:
-    """Frames that our loaders would take though they are damaged, and count as such."""
+    """Count frames that our loaders use, and report, although they are damaged."""
     return sum(item.is_damaged for item in decode_wanted(path, np.array(numbers)))
 
 
@@ -115,7 +115,7 @@ def _count_torchvision(path: Path) -> int:
 
 
 def _by_time_stamp(path: Path) -> list[av.VideoFrame]:
-    """As `read_video` did before torchvision 0.28: one frame a time stamp, sorted by them."""
+    """Frames like `read_video` before torchvision 0.28: one per time stamp, sorted by it."""
     frames: dict[Any, av.VideoFrame] = {frame.pts: frame for frame in frames_in_turn(path)}
     return [frames[pts] for pts in sorted(frames) if pts >= 0]
 
@@ -127,8 +127,8 @@ def _opencv(path: Path, numbers: Sequence[int]) -> Pictures:
         if not capture.grab():
             return
         if number in wanted:
-            there, picture = capture.retrieve()
-            if there:
+            has_frame, picture = capture.retrieve()
+            if has_frame:
                 yield number, picture[:, :, ::-1]
 
 
@@ -138,8 +138,8 @@ def _opencv_seeking(path: Path, numbers: Sequence[int]) -> Pictures:
     capture = _open_opencv(path)
     for number in numbers:
         capture.set(cv2.CAP_PROP_POS_FRAMES, number)
-        there, picture = capture.read()
-        if there:
+        has_frame, picture = capture.read()
+        if has_frame:
             yield number, picture[:, :, ::-1]
 
 

@@ -1,8 +1,8 @@
-"""`transformers`' pipeline for videos, on the CPU or the first GPU, one file after the other.
+"""The video pipeline of `transformers`, on the CPU or the first GPU, one file at a time.
 
-It decodes and samples as it does today for published TimeSformers: by torchcodec, the frames spread
-over the clip. Without torchcodec it goes the older way: PyAV, every n-th frame from the start; n is
-chosen for each clip so that the frames spread over all of it, as ours do.
+It decodes and samples as it does for published TimeSformers: with torchcodec, frames are spread
+over the clip. Without torchcodec, it uses PyAV and every n-th frame from the start; n is chosen per
+clip so that the frames cover all of it, as in our pipeline.
 """
 
 import math
@@ -46,36 +46,40 @@ class HuggingFace:
 
     def label(self, rows: list[Sample], setting: Setting) -> Iterator[ClipAnswer]:
         if setting.views != "1x1":
-            raise UserError("the Hugging Face pipeline looks once at each video: --views 1x1.")
+            raise UserError("the Hugging Face pipeline uses one view per video: pass --views 1x1.")
         for row in rows:
             try:
-                found = self.one(row)
+                probabilities = self.one(row)
             except VideoError:
                 continue
-            yield ClipAnswer(row.id, found)
+            yield ClipAnswer(row.id, probabilities)
 
     def one(self, row: Sample) -> Any:
         sampling = {"num_frames": self._clip.num_frames}
         if not self._with_torchcodec:
             sampling["frame_sampling_rate"] = max(1, row.frames // self._clip.num_frames)
         try:
-            found = self._pipeline(str(row.path), top_k=self._num_classes, **sampling)
+            scores = self._pipeline(str(row.path), top_k=self._num_classes, **sampling)
         except (ValueError, RuntimeError, OSError) as error:
-            # damaged, shorter than what it wants, or, by PyAV, metadata that isn't UTF-8
-            raise VideoError(row.path, f"it can't be read this way ({error})") from error
+            # A damaged or too short file, or metadata that isn't UTF-8 with PyAV.
+            raise VideoError(row.path, f"the pipeline can't read it ({error})") from error
         probabilities = np.zeros(self._num_classes)
-        for each in found:
-            probabilities[int(each["label"].removeprefix("LABEL_"))] = each["score"]
+        for score in scores:
+            probabilities[int(score["label"].removeprefix("LABEL_"))] = score["score"]
         return probabilities
 
 
 def their_model(model: torch.nn.Module, trained: checkpoint.CheckpointConfig) -> Any:
-    """The module that `transformers` has for the same architecture, with these weights."""
+    """Return the model of `transformers` with the same architecture and weights.
+
+    Raises:
+        UserError: `transformers` has no such architecture.
+    """
     if isinstance(model, JointViViT):
         return model.network
     options, clip = trained.model.options, trained.clip
     if not isinstance(options, timesformer.Options):
-        raise UserError("transformers has no such model: it has TimeSformer, and ViViT's `joint`.")
+        raise UserError("transformers has no such model: use TimeSformer, or ViViT with `joint`.")
     from transformers import TimesformerConfig, TimesformerForVideoClassification
 
     theirs = TimesformerForVideoClassification(
@@ -96,12 +100,12 @@ def their_model(model: torch.nn.Module, trained: checkpoint.CheckpointConfig) ->
     state, ours = theirs.state_dict(), model.state_dict()
     for name, weight in timesformer.from_transformers(state, options.attention).items():
         if ".patch_embeddings.stem." not in name:
-            weight.copy_(ours[name])  # the same memory as the module's
+            weight.copy_(ours[name])  # shares memory with the module
     return theirs
 
 
 class _OurStem(torch.nn.Module):
-    """For the small preset, whose stem `transformers` hasn't: the one part that isn't theirs."""
+    """The convolutional stem of the small preset, which `transformers` doesn't have."""
 
     def __init__(self, stem: torch.nn.Module) -> None:
         super().__init__()

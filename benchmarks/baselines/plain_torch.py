@@ -1,7 +1,7 @@
-"""A Dataset that decodes, torchvision, a DataLoader and the model in PyTorch, fp32, channels-first.
+"""Plain PyTorch: a Dataset that decodes, torchvision, a DataLoader and the model, fp32, NCHW.
 
-The variants change one thing each: the compiler (`torch-compile`, `onnxruntime`) or what decodes
-(`torchcodec`, `decord`). Workers are as many as there are cores.
+Other baselines change one thing: the compiler (`torch-compile`, `onnxruntime`) or the decoder
+(`torchcodec`, `decord`). There are as many workers as cores.
 """
 
 import tempfile
@@ -54,10 +54,10 @@ class PlainTorch:
         return labelled(self._answer, loader)
 
     def one(self, row: Sample) -> Any:
-        found = next(self.label([row], Setting(batch=1), num_workers=0), None)
-        if found is None:
-            raise VideoError(row.path, "it can't be read this way")
-        return found.probabilities
+        answer = next(self.label([row], Setting(batch=1), num_workers=0), None)
+        if answer is None:
+            raise VideoError(row.path, "the baseline can't read it")
+        return answer.probabilities
 
     def _answer(self, clips: torch.Tensor) -> torch.Tensor:
         with torch.no_grad():
@@ -65,7 +65,7 @@ class PlainTorch:
 
 
 def _in_onnxruntime(model: torch.nn.Module, clip: "ClipSpec") -> "Run":
-    """Exported as torch's own documentation tells people to, and run with its default options."""
+    """Export as PyTorch's documentation recommends, and run with default options."""
     import onnxruntime
 
     example = torch.zeros(2, *clip.shape)

@@ -1,1 +1,1 @@
-"""Measurements behind the README and the docs: one script a theme, one result file each."""
+"""Benchmarks shown in the README and docs; each script writes one result file."""

@@ -1,9 +1,8 @@
-"""Speed of the data commands as whole processes: start-up, drawing, indexing, checking, auditing.
+"""Speed of the data commands as processes: start-up, synthesis, indexing, checking, auditing.
 
-Run `python -m benchmarks.scripts.data`. Each repeat makes a fresh synthetic set (so that the file
-cache is warm) and runs every command once; start-up is timed beside `python -c pass`, in turn.
-The bound for checking is the same full decode in plain threads: PyAV, as many threads as cores,
-nothing else. Prints and writes JSON.
+Run `python -m benchmarks.scripts.data`. Each repeat makes a new synthetic dataset (so that the file
+cache is warm) and runs every command once. Start-up is timed in turn with `python -c pass`. The
+bound for checking is a full decode by PyAV in as many threads as cores. Prints and writes JSON.
 """
 
 import argparse
@@ -27,7 +26,7 @@ STARTS = 10
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--clips", type=int, default=1000, help="clips in the set, in 8 classes")
+    parser.add_argument("--clips", type=int, default=1000, help="number of clips, in 8 classes")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--out", type=Path, default=RESULTS)
     options = parser.parse_args()
@@ -78,7 +77,7 @@ def rows(runs: list[dict[str, float]], num_clips: int) -> list[dict[str, Any]]:
 
 
 def start_up() -> dict[str, float]:
-    """Medians in seconds, the two run in turn."""
+    """Measure start-up of `engine --help` and of Python, as medians in seconds."""
     ours, bare = [], []
     for _ in range(STARTS):
         ours.append(timed("--help"))

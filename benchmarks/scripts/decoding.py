@@ -1,19 +1,18 @@
-"""What the wanted frames of a clip cost, by each decoder; and the loaders on the same clips.
+"""Cost of decoding the sampled frames of a clip with each decoder, and speed of the loaders.
 
-Run `python -m benchmarks.scripts.decoding --clips NAME=FOLDER [--against CHECKOUT]`. Every way runs
-in a process of its own, one at a time, in turn with the others (A B A B). A first pass warms it up
-and isn't counted.
+Run `python -m benchmarks.scripts.decoding --clips NAME=FOLDER [--against CHECKOUT]`. Every decoder
+runs in a separate process, one at a time, in turn with the others (A B A B), after a warm-up pass.
 
-core: each process is pinned to the first core and decodes with one thread. From files to RGB
-pictures, resized to a short side of 128 by the same code; the figure is processor time a clip, so
-that what else runs here counts little. `times_as_long`, as our way, is the median over the rounds,
-since a machine's pace changes from one to the next.
-loaders: clips per second of whole epochs on all cores, 8 frames of 224², by our loader and by the
-plain route. Files come again under other names where a folder has few, so that all is warm.
+core: each process is pinned to the first core and decodes with one thread, from files to RGB
+frames, which the same code resizes to a short side of 128. The result is processor time per clip,
+which other processes affect little. `times_as_long`, relative to our decoder, is the median over
+the rounds, because the speed of a machine changes between rounds.
+loaders: clips per second of whole epochs on all cores, 8 frames of 224², by our loader and by plain
+PyTorch. If a folder has few files, they are used several times under different names.
 
-The frames to be had are those of a full decode, counted beforehand; files that don't decode to
-their end are left out. `--against` times another checkout of this project as well. Whether a
-decoder gives the right frames is measured by `benchmarks.scripts.frames`.
+Frame numbers refer to a full decode, made beforehand; files that don't decode to their end are left
+out. `--against` also times another checkout of this project. `benchmarks.scripts.frames` measures
+whether decoders return the right frames.
 """
 
 import argparse
@@ -44,9 +43,9 @@ from engine.progress import enable_progress_bars, progress_bar
 
 ROOT = Path(__file__).parents[2]
 PARTS = ("core", "loaders")
-WAYS = ("ours", "pyav", "torchcodec", "torchcodec-approximate", "decord", "opencv")
+DECODERS = ("ours", "pyav", "torchcodec", "torchcodec-approximate", "decord", "opencv")
 MIN_CLIPS = 8
-"""A pass over a folder of fewer clips goes over them several times."""
+"""If a folder has fewer clips, a pass reads them several times."""
 MAX_CLIPS = 40
 BATCH_SIZE = 16
 
@@ -55,12 +54,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument(
         "--clips", type=clip_set, action="append", required=True, metavar="[NAME=]FOLDER",
-        help="a folder of videos, at any depth; may be said several times",
+        help="a folder of videos, at any depth; may be given several times",
     )  # fmt: skip
     parser.add_argument("--against", type=Path, help="another checkout of this project")
     parser.add_argument("--only", nargs="+", choices=PARTS, default=PARTS)
     parser.add_argument("--frames", type=int, nargs="+", default=[8, 16])
-    parser.add_argument("--load", type=int, default=200, help="clips of an epoch of the loaders")
+    parser.add_argument(
+        "--load", type=int, default=200, help="number of clips per epoch of the loaders"
+    )
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--out", type=Path, default=RESULTS)
     options = parser.parse_args()
@@ -73,7 +74,7 @@ def main() -> None:
         **facts,
         "versions": versions(READERS.values()),
         "against": commit_of(options.against) if options.against else None,
-        "sets": [measure(each, options) for each in options.clips],
+        "sets": [measure(clips, options) for clips in options.clips],
     }
     options.out.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(result, indent=2) + "\n")
@@ -82,8 +83,8 @@ def main() -> None:
 
 def command(options: argparse.Namespace) -> str:
     words = ["python", "-m", "benchmarks.scripts.decoding"]
-    for each in options.clips:
-        words += ["--clips", each.argument]
+    for clips in options.clips:
+        words += ["--clips", clips.argument]
     if options.against:
         words += ["--against", options.against.name]
     if tuple(options.only) != PARTS:
@@ -93,28 +94,27 @@ def command(options: argparse.Namespace) -> str:
 
 
 def measure(clips: ClipSet, options: argparse.Namespace) -> dict[str, Any]:
-    whole, broken = decoded_clips(clips.sample(options.load))
-    found: dict[str, Any] = {"name": clips.name, "num_files": len(whole), "broken": broken}
-    if not whole:
-        return found
+    intact, broken = decoded_clips(clips.sample(options.load))
+    result: dict[str, Any] = {"name": clips.name, "num_files": len(intact), "broken": broken}
+    if not intact:
+        return result
+    against, repeats = options.against, options.repeats
     if "core" in options.only:
-        found["core"] = []
+        result["core"] = []
         for num_frames in options.frames:
-            found["core"] += core(clips.name, whole, num_frames, options.against, options.repeats)
+            result["core"] += core(clips.name, intact, num_frames, against, repeats)
     if "loaders" in options.only:
-        found["loaders"] = loaders(
-            clips.name, whole, options.load, options.against, options.repeats
-        )
+        result["loaders"] = loaders(clips.name, intact, options.load, against, repeats)
     for part in PARTS:
-        for row in found.get(part, []):
+        for row in result.get(part, []):
             print(json.dumps({"set": clips.name, **row}), flush=True)
-    return found
+    return result
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Way:
+class _Pipeline:
     opening: dict[str, Any]
-    """What its process is asked first; that isn't timed."""
+    """The first request to its process, which isn't timed."""
     checkout: Path = ROOT
     core: int | None = None
 
@@ -122,27 +122,30 @@ class _Way:
 def core(
     title: str, clips: list[Clip], num_frames: int, against: Path | None, repeats: int
 ) -> list[dict[str, Any]]:
-    some = [clips[each] for each in numbers_of(len(clips), MAX_CLIPS, "equidistant")]
-    some *= math.ceil(MIN_CLIPS / len(some))
-    wanted = [
-        (str(clip.path), numbers_of(clip.num_frames, num_frames, "equidistant")) for clip in some
+    subset = [clips[index] for index in numbers_of(len(clips), MAX_CLIPS, "equidistant")]
+    subset *= math.ceil(MIN_CLIPS / len(subset))
+    requests = [
+        (str(clip.path), numbers_of(clip.num_frames, num_frames, "equidistant")) for clip in subset
     ]
-    pinned_to = min(os.sched_getaffinity(0))
-    variants = {name: _Way(opening={"what": "open", "way": name}, core=pinned_to) for name in WAYS}
+    first_core = min(os.sched_getaffinity(0))
+    pipelines = {
+        name: _Pipeline(opening={"what": "open", "reader": name}, core=first_core)
+        for name in DECODERS
+    }
     if against:
-        variants["against"] = dataclasses.replace(variants["ours"], checkout=against)
+        pipelines["against"] = dataclasses.replace(pipelines["ours"], checkout=against)
     notes: dict[str, dict[str, Any]] = {}
 
     def rate(name: str, process: _Process) -> float:
-        answer = process.ask("decode", clips=wanted)
+        answer = process.ask("decode", clips=requests)
         notes[name] = {"missing": answer["missing"]}
         if answer["failed"]:
             notes[name] |= {"failed": len(answer["failed"]), "first_failure": answer["failed"][0]}
-            if len(answer["failed"]) == len(wanted):
-                raise PipelineError(f"it could read none of the clips ({answer['failed'][0]})")
-        return len(wanted) / answer["seconds"]
+            if len(answer["failed"]) == len(requests):
+                raise PipelineError(f"it can't read any of the clips ({answer['failed'][0]})")
+        return len(requests) / answer["seconds"]
 
-    rows = _in_turn(f"{title}: {num_frames} frames", variants, rate, repeats)
+    rows = _in_turn(f"{title}: {num_frames} frames", pipelines, rate, repeats)
     return [{"frames": num_frames, **row, **notes.get(row["name"], {})} for row in rows]
 
 
@@ -152,32 +155,32 @@ def loaders(
     with tempfile.TemporaryDirectory(prefix="engine-bench-") as folder:
         files = [(str(clip.path), clip.num_frames) for clip in linked(clips, Path(folder), count)]
         load = {"what": "load", "clips": files, "batch_size": BATCH_SIZE}
-        variants = {
-            "ours": _Way(opening=load | {"loader": "dali"}),
-            "plain": _Way(opening=load | {"loader": "torch"}),
+        pipelines = {
+            "ours": _Pipeline(opening=load | {"loader": "dali"}),
+            "plain": _Pipeline(opening=load | {"loader": "torch"}),
         }
         if against:
-            variants["against"] = dataclasses.replace(variants["ours"], checkout=against)
+            pipelines["against"] = dataclasses.replace(pipelines["ours"], checkout=against)
 
         def rate(name: str, process: _Process) -> float:
             answer = process.ask("epoch")
             if answer["num_clips"] < len(files):
-                raise PipelineError(f"it gave {answer['num_clips']} of {len(files)} clips")
+                raise PipelineError(f"it returned {answer['num_clips']} of {len(files)} clips")
             return answer["num_clips"] / answer["seconds"]
 
-        return _in_turn(f"{title}: loaders", variants, rate, repeats)
+        return _in_turn(f"{title}: loaders", pipelines, rate, repeats)
 
 
 def _in_turn(
     title: str,
-    variants: dict[str, _Way],
+    pipelines: dict[str, _Pipeline],
     rate: "Callable[[str, _Process], float]",
     repeats: int,
 ) -> list[dict[str, Any]]:
-    """A row for each way; what fails, at its start or later, is a row that says why."""
+    """Time pipelines in turn; one that fails becomes a row with the error."""
     errors: dict[str, str] = {}
 
-    def safely(name: str, process: _Process) -> float:
+    def rate_or_zero(name: str, process: _Process) -> float:
         if name not in errors:
             try:
                 return rate(name, process)
@@ -186,21 +189,21 @@ def _in_turn(
         return 0.0
 
     with contextlib.ExitStack() as stack:
-        steps = (repeats + 1) * len(variants)
+        steps = (repeats + 1) * len(pipelines)
         advance = stack.enter_context(progress_bar(title, total=steps, unit="passes"))
         timed: dict[str, Callable[[], float]] = {}
-        for name, way in variants.items():
-            process = stack.enter_context(_Process(way.checkout, core=way.core))
-            timed[name] = partial(safely, name, process)
+        for name, pipeline in pipelines.items():
+            process = stack.enter_context(_Process(pipeline.checkout, core=pipeline.core))
+            timed[name] = partial(rate_or_zero, name, process)
             try:
-                process.ask(**way.opening)
+                process.ask(**pipeline.opening)
             except PipelineError as error:
                 errors[name] = str(error)
             timed[name]()
             advance()
         rates = interleaved_figures(timed, repeats=repeats, on_done=advance)
     rows: list[dict[str, Any]] = []
-    for name in variants:
+    for name in pipelines:
         if name in errors:
             rows.append({"name": name, "error": errors[name]})
             continue
@@ -208,12 +211,15 @@ def _in_turn(
         row["ms_a_clip"] = round(1e3 / statistics.median(rates[name]), 2)
         if "ours" not in errors:
             pairs = zip(rates["ours"], rates[name], strict=True)
-            row["times_as_long"] = round(statistics.median(ours / it for ours, it in pairs), 3)
+            ratios = [our_rate / rate_ for our_rate, rate_ in pairs]
+            row["times_as_long"] = round(statistics.median(ratios), 3)
         rows.append(row)
     return rows
 
 
 class _Process:
+    """A process that runs `decoding_worker.py`."""
+
     def __init__(self, checkout: Path, *, core: int | None = None) -> None:
         words = [sys.executable, decoding_worker.__file__, str(checkout.resolve())]
         self._process = subprocess.Popen(
@@ -221,16 +227,16 @@ class _Process:
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=checkout,
         )  # fmt: skip
 
-    def ask(self, what: str, **more: Any) -> dict[str, Any]:
-        """Raises PipelineError where it fails, or has died."""
+    def ask(self, what: str, **arguments: Any) -> dict[str, Any]:
+        """Send a request and return the answer; raises PipelineError if it fails."""
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         line = ""
         with contextlib.suppress(BrokenPipeError):
-            print(json.dumps({"what": what, **more}), file=self._process.stdin, flush=True)
+            print(json.dumps({"what": what, **arguments}), file=self._process.stdin, flush=True)
             line = self._process.stdout.readline()
         if not line:
-            raise PipelineError(f"its process ended by itself (exit code {self._process.wait()})")
+            raise PipelineError(f"its process died (exit code {self._process.wait()})")
         answer: dict[str, Any] = json.loads(line)
         if "error" in answer:
             raise PipelineError(answer["error"])
@@ -240,8 +246,8 @@ class _Process:
         return self
 
     def __exit__(self, *_: object) -> None:
-        with contextlib.suppress(BrokenPipeError):  # of one that has died
-            self._process.__exit__(None, None, None)  # it sees that nobody asks any more, and ends
+        with contextlib.suppress(BrokenPipeError):  # the process has died
+            self._process.__exit__(None, None, None)  # closing stdin ends the process
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
-"""One way to decode, in a process of its own: `python decoding_worker.py CHECKOUT [CORE]`.
+"""Worker process of `decoding.py`: `python decoding_worker.py CHECKOUT [CORE]`.
 
-`decoding.py` runs this file by its path, so that the packages of any checkout of this project come
-first. Questions come as JSON, a line each, and so do the answers. Of the project only decoding and
-the loaders are used, which older checkouts have as well.
+`decoding.py` runs this file by its path, so that the packages of the given checkout are imported.
+Requests and answers are lines of JSON. Of this project, only decoding and the loaders are used,
+which older checkouts have as well.
 """
 
 import json
@@ -14,52 +14,52 @@ from pathlib import Path
 from typing import Any
 
 SHORT = 128
-"""Each frame is resized to this short side, as before a model."""
+"""Frames are resized to this short side, as for a model."""
 
 
 def main() -> None:
     checkout, *core = sys.argv[1:]
-    sys.path[0] = checkout  # in place of this file's folder
+    sys.path[0] = checkout  # replaces the folder of this file
     out = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)  # what libraries print must not come between the answers
+    os.dup2(2, 1)  # keep output of libraries out of the answers
     if core:
         os.sched_setaffinity(0, {int(core[0])})
-    served = _Served(Path(checkout), is_pinned=bool(core))
+    commands = _Commands(Path(checkout), is_pinned=bool(core))
     for line in sys.stdin:
-        question = json.loads(line)
+        request = json.loads(line)
         try:
-            answer = getattr(served, question.pop("what"))(**question)
+            answer = getattr(commands, request.pop("what"))(**request)
         except Exception as error:
             answer = {"error": f"{type(error).__name__}: {error}".splitlines()[0]}
         print(json.dumps(answer), file=out, flush=True)
 
 
-class _Served:
-    """What can be asked, by name."""
+class _Commands:
+    """Commands of the worker, called by name."""
 
     def __init__(self, checkout: Path, *, is_pinned: bool) -> None:
         self._checkout = checkout
         self._is_pinned = is_pinned
         self._loader: Iterable[Any] = ()
 
-    def open(self, way: str) -> dict[str, Any]:
-        """Imports what the way needs."""
+    def open(self, reader: str) -> dict[str, Any]:
+        """Import the library of a reader."""
         self._import_ours()
-        self._read = _reader(way)
+        self._read = _reader(reader)
         return {}
 
     def _import_ours(self) -> None:
         import dali_pipelines
 
         if not Path(str(dali_pipelines.__file__)).is_relative_to(self._checkout):
-            raise RuntimeError(f"{self._checkout.name} holds no dali_pipelines")
+            raise RuntimeError(f"{self._checkout.name} has no dali_pipelines")
         if self._is_pinned:
             import torch
 
             torch.set_num_threads(1)
 
     def decode(self, clips: list[tuple[str, list[int]]]) -> dict[str, Any]:
-        """Seconds of processor time, over all threads, from files to resized pictures in RGB."""
+        """Measure processor time of all threads, from files to resized RGB frames."""
         from dali_pipelines.decode.pixels import resize_short
 
         missing, failed = 0, []
@@ -70,13 +70,13 @@ class _Served:
                 for _, picture in self._read(Path(path), numbers):
                     resize_short(picture, SHORT)
                     missing -= 1
-            except Exception as error:  # each library has its own
+            except Exception as error:  # each library has its own exceptions
                 failed.append(f"{type(error).__name__} {error}".splitlines()[0])
         seconds = time.process_time() - started
         return {"seconds": seconds, "missing": missing, "failed": failed}
 
     def load(self, loader: str, clips: list[tuple[str, int]], batch_size: int) -> dict[str, Any]:
-        """Makes a loader of clips with their numbers of frames."""
+        """Make a loader of clips, given as paths with numbers of frames."""
         self._import_ours()
         from dali_pipelines.decode import clip_file
         from dali_pipelines.loaders.dali_loader import DaliLoader
@@ -103,14 +103,14 @@ class _Served:
         return {"seconds": time.perf_counter() - started, "num_clips": count}
 
 
-def _reader(way: str) -> "Callable[[Path, list[int]], Iterable[tuple[int, Any]]]":
-    if way == "ours":
+def _reader(name: str) -> "Callable[[Path, list[int]], Iterable[tuple[int, Any]]]":
+    if name == "ours":
         return _ours
     from benchmarks.baselines.frame_readers import READERS, lacks
 
-    if reason := lacks(READERS[way]):
+    if reason := lacks(READERS[name]):
         raise RuntimeError(reason)
-    return READERS[way].read
+    return READERS[name].read
 
 
 def _ours(path: Path, numbers: list[int]) -> "Iterator[tuple[int, Any]]":

@@ -1,6 +1,6 @@
-"""What `engine demo` takes and reaches here, as a new user runs it.
+"""Duration and results of `engine demo`.
 
-Run `python -m benchmarks.scripts.demo`. The figures are those that the demo's own commands wrote.
+Run `python -m benchmarks.scripts.demo`. Results are taken from the files that the demo wrote.
 """
 
 import argparse
@@ -37,12 +37,12 @@ def main() -> None:
         out = Path(folder) / "demo"
         result = {"command": "python -m benchmarks.scripts.demo", **facts}
         result["seconds"] = round(engine("demo", "--out", out), 1)
-        result |= found(out)
+        result |= read_results(out)
     path.write_text(json.dumps(result, indent=2) + "\n")
     print(f"written to {path}")
 
 
-def found(out: Path) -> dict[str, Any]:
+def read_results(out: Path) -> dict[str, Any]:
     (measured,) = (out / "bench").glob("end_to_end_*.json")
     (report,) = json.loads((out / "run" / "evaluation" / "report.json").read_text())
     with writers.failures_of(out / "labels.jsonl").open(newline="") as file:

@@ -1,14 +1,14 @@
-"""Published sizes from files to labels beside what people use today, and how that scales.
+"""Speed of published model sizes from files to labels against baselines, and scaling.
 
-Run `python -m benchmarks.scripts.deployed`. What is measured is made first (`--only prepare`, with
-`--keep`, stops there). Two parts, each by itself with `--only`:
+Run `python -m benchmarks.scripts.deployed`. Models are prepared first (`--only prepare --keep
+FOLDER` stops there). Then there are two parts; select one with `--only`:
 
-table: each model is compiled in bf16 and int8 and set beside the peers by `engine bench`, all on
-the same clips. No published weights are at hand here, so the networks are random but for their last
-layer, which is fitted to training clips: what they answer has margins like those of a trained
-model, and agreement means something, though accuracy is that of random features.
-scaling: clips per second and memory of one artifact at 1 and 2 cores, 1, 3 and 10 views, a part and
-all of the clips; and of the same network at 8, 16 and 32 frames.
+table: each model is compiled in bf16 and int8 and compared with the baselines by `engine bench`, on
+the same clips. No published weights are available here, so weights are random except for the last
+layer, which is fitted to training clips. Predictions then have margins like those of a trained
+model, so agreement is meaningful, but accuracy is that of random features.
+scaling: clips per second and memory of one artifact with 1 and 2 cores, with 1, 3 and 10 views, and
+with a subset and all of the clips; and of the same network with 8, 16 and 32 frames.
 """
 
 import argparse
@@ -25,14 +25,14 @@ from benchmarks.scripts.training import RESULTS, draw, engine
 from benchmarks.worker import Worker
 
 SEED = 3
-TAUGHT_ON = {"cnn-lstm": 240, "vit-lstm": 160, "timesformer": 64}
-"""Models of the table, and how many clips their last layer is fitted to."""
+NUM_FIT_CLIPS = {"cnn-lstm": 240, "vit-lstm": 160, "timesformer": 64}
+"""Models of the table, and the number of clips that their last layer is fitted to."""
 AGAINST = {"cnn-lstm": "torch,onnxruntime,torchcodec", "vit-lstm": "torch", "timesformer": "hf"}
-TESTED_ON = {"cnn-lstm": 200, "vit-lstm": 200, "timesformer": 24}
+NUM_TEST_CLIPS = {"cnn-lstm": 200, "vit-lstm": 200, "timesformer": 24}
 BATCH = {"cnn-lstm": 8, "vit-lstm": 8, "timesformer": 4}
-"""Less for the one that takes seconds for each clip in fp32."""
+"""Smaller for the model that takes seconds per clip in fp32."""
 REPEATS, SECONDS = 3, 5
-PROVED_ON = 32
+NUM_PROOF_CLIPS = 32
 PRECISIONS = ("bf16", "int8")
 RIDGE = 1e-2
 FRAMES = (8, 16, 32)
@@ -40,9 +40,11 @@ FRAMES = (8, 16, 32)
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--clips", type=int, default=2000, help="clips to draw, in 8 classes")
+    parser.add_argument(
+        "--clips", type=int, default=2000, help="number of synthetic clips, in 8 classes"
+    )
     parser.add_argument("--only", choices=("prepare", "table", "scaling"))
-    parser.add_argument("--models", nargs="+", default=list(TAUGHT_ON), choices=TAUGHT_ON)
+    parser.add_argument("--models", nargs="+", default=list(NUM_FIT_CLIPS), choices=NUM_FIT_CLIPS)
     parser.add_argument("--keep", type=Path, help="folder for the runs and artifacts")
     parser.add_argument("--out", type=Path, default=RESULTS)
     options = parser.parse_args()
@@ -75,23 +77,23 @@ def prepare(name: str, root: Path, folder: Path) -> None:
     run = folder / name
     if not run.exists():
         make_run(name, root, run)
-        fit_head(run, root, TAUGHT_ON[name])
+        fit_head(run, root, NUM_FIT_CLIPS[name])
     for precision in PRECISIONS:
         compile_once(run, folder / f"{name}-{precision}", precision)
 
 
 def compile_once(run: Path, artifact: Path, precision: str) -> None:
-    """Whatever its drift: the bench says what became of the answers."""
+    """Compile without a parity check: the benchmark measures the agreement."""
     if not artifact.exists():
         engine(
             "compile", run, "--backend", "openvino", "--precision", precision, "--out", artifact,
-            "--clips", PROVED_ON, "--calibration-clips", PROVED_ON, "--accept-drift", 100,
-            "--cache", artifact.parent / "cache",
+            "--clips", NUM_PROOF_CLIPS, "--calibration-clips", NUM_PROOF_CLIPS,
+            "--accept-drift", 100, "--cache", artifact.parent / "cache",
         )  # fmt: skip
 
 
 def prepare_frames(root: Path, folder: Path) -> dict[int, Path]:
-    """cnn-lstm for clips of each length, with random weights."""
+    """Compile cnn-lstm with random weights for each number of frames."""
     artifacts = {}
     for frames in FRAMES:
         artifacts[frames] = folder / f"cnn-lstm-{frames}-frames"
@@ -107,19 +109,19 @@ def table(name: str, folder: Path, out: Path) -> dict[str, Any]:
     bench = folder / f"{name}-bench"
     engine(
         "bench", folder / name, *artifacts, "--against", AGAINST[name], "--clips",
-        TESTED_ON[name], "--repeats", REPEATS, "--seconds", SECONDS, "--batches", BATCH[name],
+        NUM_TEST_CLIPS[name], "--repeats", REPEATS, "--seconds", SECONDS, "--batches", BATCH[name],
         "--out", bench,
     )  # fmt: skip
     (measured,) = bench.glob("end_to_end_*.json")
-    for each in bench.glob("*.png"):
-        (out / f"{name}_{each.name}").write_bytes(each.read_bytes())
-    found = json.loads(measured.read_text())
-    del found["command"]  # names this folder
-    return found
+    for chart in bench.glob("*.png"):
+        (out / f"{name}_{chart.name}").write_bytes(chart.read_bytes())
+    result = json.loads(measured.read_text())
+    del result["command"]  # contains a temporary folder
+    return result
 
 
 def fit_head(run: Path, root: Path, count: int) -> None:
-    """The last layer as ridge regression from features to classes; the rest stays random."""
+    """Fit the last layer by ridge regression from features to classes."""
     import torch
 
     from dali_pipelines.loaders.dali_loader import DaliLoader
@@ -138,42 +140,45 @@ def fit_head(run: Path, root: Path, count: int) -> None:
     step = max(1, len(rows) // count)
     labels = []
     with torch.no_grad():
-        for clips, of_batch, _ in DaliLoader(
+        for clips, batch_labels, _ in DaliLoader(
             rows[::step], LoaderConfig(spec=config.clip, batch_size=4)
         ):
             model(clips)
-            labels.append(of_batch)
+            labels.append(batch_labels)
         x = torch.cat(features).double()
-        wanted = torch.nn.functional.one_hot(torch.cat(labels), len(config.class_names)).double()
+        targets = torch.nn.functional.one_hot(torch.cat(labels), len(config.class_names)).double()
         mean, spread = x.mean(dim=0), x.std(dim=0).clamp_min(1e-6)
         z = (x - mean) / spread
         gram = z.T @ z / len(z) + RIDGE * torch.eye(z.shape[1], dtype=z.dtype)
-        weight = torch.linalg.solve(gram, z.T @ (wanted - wanted.mean(dim=0)) / len(z)).T
+        weight = torch.linalg.solve(gram, z.T @ (targets - targets.mean(dim=0)) / len(z)).T
         model.head.weight.copy_(10 * weight / spread)
-        model.head.bias.copy_(10 * (wanted.mean(dim=0) - (weight / spread) @ mean))
-    taught = checkpoint.save(run, dataclasses.replace(config, step=1), model.state_dict(), {})
-    checkpoint.mark_best(run, taught, "nothing: all but the last layer is random", 0.0)
+        model.head.bias.copy_(10 * (targets.mean(dim=0) - (weight / spread) @ mean))
+    fitted = checkpoint.save(run, dataclasses.replace(config, step=1), model.state_dict(), {})
+    checkpoint.mark_best(run, fitted, "nothing: all but the last layer is random", 0.0)
 
 
 def scaling(root: Path, folder: Path, of_frames: dict[int, Path]) -> list[dict[str, Any]]:
-    """Of cnn-lstm in int8, 16 frames, 2 cores, one view, 200 clips, but for what a row varies."""
+    """Measure cnn-lstm in int8; each row varies one of cores, views, clips and frames.
+
+    Defaults: 16 frames, 2 cores, one view, 200 clips.
+    """
     from engine.data import manifest
     from engine.data.samples import samples_of
 
-    every, _ = samples_of(manifest.load(root))
-    some = every[:: max(1, len(every) // 200)][:200]
+    all_clips, _ = samples_of(manifest.load(root))
+    subset = all_clips[:: max(1, len(all_clips) // 200)][:200]
     base = folder / "cnn-lstm-int8"
     rows = [
-        _measured(base, some, Setting(), varied="cores", value=cores, cores=cores)
+        _measured(base, subset, Setting(), varied="cores", value=cores, cores=cores)
         for cores in (1, 2)
     ]
     for views in (1, 3, 10):
-        few = some[: 200 // views]
+        few = subset[: 200 // views]
         rows.append(_measured(base, few, Setting(num_clips=views), varied="views", value=views))
-    for clips in (some, every):
+    for clips in (subset, all_clips):
         rows.append(_measured(base, clips, Setting(), varied="clips", value=len(clips)))
     for frames, artifact in of_frames.items():
-        rows.append(_measured(artifact, some, Setting(), varied="frames", value=frames))
+        rows.append(_measured(artifact, subset, Setting(), varied="frames", value=frames))
     return rows
 
 
@@ -193,7 +198,7 @@ def _measured(
             answer = worker.ask("label", rows, setting)
         seconds = worker.ask("label", rows, setting)["seconds"]
     assert len(answer["probabilities"]) == len(rows)
-    rates = [len(rows) / each for each in (answer["seconds"], seconds)]
+    rates = [len(rows) / duration_s for duration_s in (answer["seconds"], seconds)]
     row = {
         "varied": varied,
         "value": value,

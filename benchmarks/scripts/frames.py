@@ -1,13 +1,13 @@
-"""Which frame each decoder gives for a number, on any folders of videos.
+"""Checks which frame each decoder returns for a frame number, on folders of videos.
 
 Run `python -m benchmarks.scripts.frames --clips NAME=FOLDER --clips NAME=FOLDER`. Frame n is the
-n-th picture that a full decode by PyAV gives. Of each video below a folder, every decoder is asked
-for the same frames, twice: spread evenly from the first to the last (`equidistant`), and the middle
-of as many equal parts (`segments`). What comes is compared with all pictures of the full decode:
-*wrong* is what is clearly another one of them, *missing* what doesn't come. Where pictures of a
-clip are alike, each counts as the other. Our own frames must be those of the full decode to the
-last bit; any other counts as wrong. Decoders run in other processes, so that one that crashes or
-hangs costs its own answer. Files that don't decode to their end are named and left out.
+n-th frame of a full decode by PyAV. Every decoder reads the same frames of each video, twice:
+spread evenly from the first to the last (`equidistant`), and the middles of equal segments
+(`segments`). Each frame is compared with all frames of the full decode. It is *wrong* if it clearly
+matches another frame, and *missing* if it isn't returned. Nearly identical frames of a clip count
+as equal. Our own frames must be identical to the full decode, bit by bit. Decoders run in separate
+processes, so a crash or hang only fails one file. Files that don't decode to their end are listed
+and left out.
 """
 
 import argparse
@@ -25,7 +25,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.baselines.frame_readers import READERS, Reader, lacks, num_damaged
-from benchmarks.clip_sets import Clip, ClipSet, clip_set, decoded_clips, in_words, numbers_of
+from benchmarks.clip_sets import Clip, ClipSet, clip_set, decoded_clips, first_line, numbers_of
 from benchmarks.full_decode import FullDecode
 from benchmarks.machine import file_name, fingerprint
 from dali_pipelines.spec import Sampling
@@ -33,21 +33,23 @@ from engine.parallel import run_each
 
 RESULTS = Path(__file__).parents[1] / "results"
 SAMPLINGS: tuple[Sampling, ...] = ("equidistant", "segments")
-PATIENCE_S = 120.0
-"""For one decoder and one file."""
+TIMEOUT_S = 120.0
+"""Per decoder and file."""
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument(
         "--clips", type=clip_set, action="append", required=True, metavar="[NAME=]FOLDER",
-        help="a folder of videos, at any depth; may be said several times",
+        help="a folder of videos, at any depth; may be given several times",
     )  # fmt: skip
-    parser.add_argument("--frames", type=int, default=16, help="frames wanted of a clip")
-    parser.add_argument("--files", type=int, help="at most so many of a folder, spread over all")
+    parser.add_argument("--frames", type=int, default=16, help="number of frames per clip")
+    parser.add_argument(
+        "--files", type=int, help="maximum number of files per folder, spread over all"
+    )
     parser.add_argument("--out", type=Path, default=RESULTS)
     options = parser.parse_args()
-    sets = [each.sample(options.files) for each in options.clips]
+    sets = [clips.sample(options.files) for clips in options.clips]
     facts = fingerprint()
     path = options.out / file_name("frames", facts)
     result = {
@@ -59,27 +61,27 @@ def main() -> None:
     }
     options.out.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(result, indent=2) + "\n")
-    for each in result["sets"]:
-        print_set(each)
+    for measured in result["sets"]:
+        print_set(measured)
     print(f"written to {path}")
 
 
 def command(sets: list[ClipSet], num_frames: int, num_files: int | None) -> str:
     words = ["python", "-m", "benchmarks.scripts.frames"]
-    for each in sets:
-        words += ["--clips", each.argument]
+    for clips in sets:
+        words += ["--clips", clips.argument]
     words += ["--frames", str(num_frames)]
     return shlex.join(words if num_files is None else [*words, "--files", str(num_files)])
 
 
 def versions(readers: Iterable[Reader]) -> dict[str, str]:
-    found = {}
+    installed = {}
     for package in ("av", *(reader.package for reader in readers if reader.package)):
         try:
-            found[package] = version(package)
+            installed[package] = version(package)
         except PackageNotFoundError:
             continue
-    return found
+    return installed
 
 
 def measure(sets: list[ClipSet], readers: dict[str, Reader], *, num_frames: int) -> dict[str, Any]:
@@ -92,13 +94,13 @@ def measure(sets: list[ClipSet], readers: dict[str, Reader], *, num_frames: int)
     }  # fmt: skip
     return {
         "num_frames": num_frames,
-        "sets": [_measure_set(each, readers, reasons, num_frames) for each in sets],
+        "sets": [_measure_set(clips, readers, reasons, num_frames) for clips in sets],
     }
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Question:
-    """All that one decoder is asked about one file."""
+class _Task:
+    """The frames that one decoder reads of one file."""
 
     name: str
     reader: Reader
@@ -112,9 +114,9 @@ class _Tally:
     wrong: int = 0
     missing: int = 0
     farthest: int = 0
-    """How many frames lie between a wrong picture and the wanted one, at most."""
+    """Maximum distance between a wrong frame and the requested one, in frames."""
     files_wrong: int = 0
-    """Files of which any frame is wrong or missing."""
+    """Files with a wrong or missing frame."""
 
     def add(self, other: "_Tally") -> None:
         self.wanted += other.wanted
@@ -128,7 +130,7 @@ class _Tally:
 class _Answer:
     tallies: dict[Sampling, _Tally]
     states: int | None = None
-    """The file's number of frames, by this decoder."""
+    """Number of frames that the decoder reports."""
     damaged: int = 0
     error: str | None = None
 
@@ -136,24 +138,26 @@ class _Answer:
 def _measure_set(
     clips: ClipSet, readers: dict[str, Reader], reasons: dict[str, str | None], num_frames: int
 ) -> dict[str, Any]:
-    whole, broken = decoded_clips(clips)
+    intact, broken = decoded_clips(clips)
     wanted = {
-        clip.path: {each: numbers_of(clip.num_frames, num_frames, each) for each in SAMPLINGS}
-        for clip in whole
+        clip.path: {
+            sampling: numbers_of(clip.num_frames, num_frames, sampling) for sampling in SAMPLINGS
+        }
+        for clip in intact
     }
-    questions = [
-        _Question(name=name, reader=reader, clip=clip, numbers=wanted[clip.path])
-        for clip in whole
+    tasks = [
+        _Task(name=name, reader=reader, clip=clip, numbers=wanted[clip.path])
+        for clip in intact
         for name, reader in readers.items()
         if reasons[name] is None
     ]
-    answers: dict[str, list[tuple[_Question, _Answer]]] = {name: [] for name in readers}
+    answers: dict[str, list[tuple[_Task, _Answer]]] = {name: [] for name in readers}
     for outcome in run_each(
-        _ask, questions, title=f"{clips.name}: frames", unit="answers", timeout_s=PATIENCE_S
+        _run, tasks, title=f"{clips.name}: frames", unit="answers", timeout_s=TIMEOUT_S
     ):
-        question = outcome.item
-        answer = outcome.value or _no_answer(question, outcome.error or EOFError())
-        answers[question.name].append((question, answer))
+        task = outcome.item
+        answer = outcome.value or _no_answer(task, outcome.error or EOFError())
+        answers[task.name].append((task, answer))
     return {
         "name": clips.name,
         "num_files": len(clips.paths),
@@ -166,56 +170,56 @@ def _measure_set(
     }
 
 
-def _ask(question: _Question) -> _Answer:
-    path, reader = question.clip.path, question.reader
-    truth = _full_decode(path, tuple(sorted(set().union(*question.numbers.values()))))
+def _run(task: _Task) -> _Answer:
+    path, reader = task.clip.path, task.reader
+    truth = _full_decode(path, tuple(sorted(set().union(*task.numbers.values()))))
     answer = _Answer(tallies={})
     try:
         answer.states = reader.count(path)
-    except Exception as error:  # each library has its own, and some raise whatever comes
-        return _no_answer(question, error)
-    for sampling, numbers in question.numbers.items():
+    except Exception as error:  # libraries raise all kinds of exceptions
+        return _no_answer(task, error)
+    for sampling, numbers in task.numbers.items():
         tally = _Tally(wanted=len(numbers), missing=len(numbers))
         try:
             for number, picture in reader.read(path, numbers):
-                came = truth.number_of(picture, number)
-                is_right = truth.is_same(number, picture) if reader.is_ours else came == number
+                actual = truth.number_of(picture, number)
+                is_right = truth.is_same(number, picture) if reader.is_ours else actual == number
                 tally.missing -= 1
                 tally.wrong += not is_right
-                tally.farthest = max(tally.farthest, abs(came - number))
+                tally.farthest = max(tally.farthest, abs(actual - number))
             if reader.is_ours:
                 answer.damaged += num_damaged(path, numbers)
         except Exception as error:
-            answer.error = in_words(error, path)
+            answer.error = first_line(error, path)
         tally.files_wrong = int(tally.wrong + tally.missing > 0)
         answer.tallies[sampling] = tally
     return answer
 
 
-def _no_answer(question: _Question, error: Exception) -> _Answer:
+def _no_answer(task: _Task, error: Exception) -> _Answer:
     tallies = {
         sampling: _Tally(wanted=len(numbers), missing=len(numbers), files_wrong=1)
-        for sampling, numbers in question.numbers.items()
+        for sampling, numbers in task.numbers.items()
     }
-    return _Answer(tallies=tallies, error=in_words(error, question.clip.path))
+    return _Answer(tallies=tallies, error=first_line(error, task.clip.path))
 
 
-@lru_cache(maxsize=1)  # the questions about a file follow each other
+@lru_cache(maxsize=1)  # consecutive tasks are about the same file
 def _full_decode(path: Path, numbers: tuple[int, ...]) -> FullDecode:
     return FullDecode.of(path, numbers)
 
 
-def _row(answers: list[tuple[_Question, _Answer]]) -> dict[str, Any]:
+def _row(answers: list[tuple[_Task, _Answer]]) -> dict[str, Any]:
     tallies = {sampling: _Tally() for sampling in SAMPLINGS}
     failures, stated, miscounted = [], 0, 0
-    for question, answer in answers:
+    for task, answer in answers:
         for sampling, tally in answer.tallies.items():
             tallies[sampling].add(tally)
         if answer.error is not None:
-            failures.append(f"{question.clip.path.name}: {answer.error}")
+            failures.append(f"{task.clip.path.name}: {answer.error}")
         if answer.states is not None:
             stated += 1
-            miscounted += answer.states != question.clip.num_frames
+            miscounted += answer.states != task.clip.num_frames
     row: dict[str, Any] = {
         "files": len(answers),
         "files_counted": stated,

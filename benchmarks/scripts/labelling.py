@@ -1,13 +1,13 @@
-"""What `engine label` reaches, costs and keeps in memory, as whole commands.
+"""Speed and memory of `engine label`, run as whole commands.
 
 Run `python -m benchmarks.scripts.labelling --run RUN --artifact ARTIFACT` with a TimeSformer and
-with what was compiled from it. Parts, each by itself with `--only`:
+an artifact compiled from it. Select parts with `--only`:
 
-rate: clips/s of the command, by its own count (without start-up) and as a whole, in turn with
-`transformers`' video pipeline over the same files with the same weights.
-cluster: more files, by the plain command and on a local Ray cluster with as many workers, each
-with all cores; and by two workers that share them.
-files: memory while 10,000 files are labelled, a clip or so each; film: while one of two hours is,
+rate: clips/s of the command, as it reports (without start-up) and over the whole process, in turn
+with the video pipeline of `transformers` on the same files with the same weights.
+cluster: more files, by the plain command and on a local Ray cluster, with one worker on all cores
+and with two workers that share them.
+files: memory while labelling 10,000 short files. film: memory while labelling a film of two hours
 in windows of 10 s every 5 s.
 """
 
@@ -35,7 +35,7 @@ from dali_pipelines.loaders.loader_config import Sample
 
 PARTS = ("rate", "cluster", "files", "film")
 REPEATS = 2
-LOOK_S = 0.5
+MEMORY_INTERVAL_S = 0.5
 POINTS = 24
 FILM_S = 7200
 
@@ -44,7 +44,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--run", type=Path, required=True)
     parser.add_argument("--artifact", type=Path, required=True)
-    parser.add_argument("--clips", type=int, default=300, help="for rate; cluster has twice")
+    parser.add_argument(
+        "--clips", type=int, default=300, help="number of clips for rate; twice as many for cluster"
+    )
     parser.add_argument("--files", type=int, default=10_000)
     parser.add_argument("--only", nargs="+", choices=PARTS, default=PARTS)
     parser.add_argument("--out", type=Path, default=RESULTS)
@@ -58,25 +60,25 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="engine-bench-") as temporary:
         folder = Path(temporary)
         engine("data", "synth", folder / "set", "--clips-per-class", 50, "--seed", 5)
-        drawn = sorted((folder / "set" / "videos").glob("*/*.avi"))
+        clips = sorted((folder / "set" / "videos").glob("*/*.avi"))
         for part in options.only:
             if part == "rate":
-                found: Any = rate(run, artifact, linked(drawn, folder / "some", options.clips))
+                measured: Any = rate(run, artifact, linked(clips, folder / "some", options.clips))
             elif part == "cluster":
-                found = cluster(artifact, linked(drawn, folder / "more", 2 * options.clips))
+                measured = cluster(artifact, linked(clips, folder / "more", 2 * options.clips))
             elif part == "files":
-                found = watched(artifact, linked(drawn, folder / "many", options.files))
+                measured = watched(artifact, linked(clips, folder / "many", options.files))
             else:
-                film(drawn, folder / "long" / "film.avi")
-                found = watched(artifact, folder / "long", "--window", 10, "--stride", 5)
-            result[part] = found
-            print(json.dumps({part: found}), flush=True)
+                film(clips, folder / "long" / "film.avi")
+                measured = watched(artifact, folder / "long", "--window", 10, "--stride", 5)
+            result[part] = measured
+            print(json.dumps({part: measured}), flush=True)
             path.write_text(json.dumps(result, indent=2) + "\n")
     print(f"written to {path}")
 
 
 def linked(clips: list[Path], folder: Path, count: int) -> Path:
-    """So many files, of which those that are the same video share its bytes."""
+    """Make `count` hard links to clips, which are repeated."""
     folder.mkdir()
     for number, clip in zip(range(count), itertools.cycle(clips), strict=False):
         os.link(clip, folder / f"{number:06}.avi")
@@ -84,7 +86,7 @@ def linked(clips: list[Path], folder: Path, count: int) -> Path:
 
 
 def film(clips: list[Path], path: Path) -> None:
-    """Clips of one size after the other, as they are encoded, until two hours are full."""
+    """Concatenate clips of one size, without re-encoding, to a film of two hours."""
     path.parent.mkdir()
     with av.open(str(path), "w") as out, _open(clips[0]) as first:
         template = first.streams.video[0]
@@ -128,46 +130,47 @@ def rate(run: Path, artifact: Path, folder: Path) -> dict[str, Any]:
     return {
         "num_files": len(rows),
         "ours": ours,
-        "hf_clips_per_s": [round(each, 1) for each in theirs],
+        "hf_clips_per_s": [round(rate_, 1) for rate_ in theirs],
         "times_hf": [
-            round(mine["files_per_s"] / other, 1) for mine, other in zip(ours, theirs, strict=True)
+            round(our_run["files_per_s"] / their_rate, 1)
+            for our_run, their_rate in zip(ours, theirs, strict=True)
         ],
     }
 
 
 def cluster(artifact: Path, folder: Path) -> list[dict[str, Any]]:
-    variants: dict[str, tuple[object, ...]] = {
+    flags_of: dict[str, tuple[object, ...]] = {
         "plain": (),
         "Ray, 1 worker": ("--cluster", "--workers", 1),
         "Ray, 2 workers": ("--cluster", "--workers", 2),
     }
     rows: list[dict[str, Any]] = []
     for _ in range(REPEATS):
-        for name, flags in variants.items():
+        for name, flags in flags_of.items():
             rows.append({"name": name, **labelled(artifact, folder, *flags)})
     return rows
 
 
 def labelled(artifact: Path, folder: Path, *flags: object) -> dict[str, Any]:
-    """One fresh run of the command, by its own count and by the clock."""
+    """Run the command; returns its reported speed and the duration of the process."""
     with tempfile.TemporaryDirectory() as temporary:
         started = time.perf_counter()
-        done = subprocess.run(
+        completed = subprocess.run(
             _command(artifact, folder, Path(temporary), *flags),
             check=True, capture_output=True, text=True,
         )  # fmt: skip
         seconds = time.perf_counter() - started
-    counted = re.search(r"([\d,]+) files labelled .*?([\d,.]+) files/s", done.stdout)
-    assert counted, done.stdout
+    reported = re.search(r"([\d,]+) files labelled .*?([\d,.]+) files/s", completed.stdout)
+    assert reported, completed.stdout
     return {
-        "num_files": int(counted[1].replace(",", "")),
-        "files_per_s": float(counted[2].replace(",", "")),
+        "num_files": int(reported[1].replace(",", "")),
+        "files_per_s": float(reported[2].replace(",", "")),
         "whole_s": round(seconds, 1),
     }
 
 
 def watched(artifact: Path, folder: Path, *flags: object) -> dict[str, Any]:
-    """A run of the command, and its memory over time."""
+    """Run the command and record its memory over time."""
     with tempfile.TemporaryDirectory() as temporary:
         started = time.perf_counter()
         curve: list[tuple[float, float]] = []
@@ -175,13 +178,13 @@ def watched(artifact: Path, folder: Path, *flags: object) -> dict[str, Any]:
         with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
             while process.poll() is None:
                 curve.append((time.perf_counter() - started, memory_mib(process.pid)))
-                time.sleep(LOOK_S)
-            said = process.stdout.read() if process.stdout else ""
-    assert process.returncode == 0, said
+                time.sleep(MEMORY_INTERVAL_S)
+            output = process.stdout.read() if process.stdout else ""
+    assert process.returncode == 0, output
     half = len(curve) // 2
     step = max(1, len(curve) // POINTS)
     return {
-        "said": said.splitlines()[-1],
+        "said": output.splitlines()[-1],
         "seconds": round(curve[-1][0], 1),
         "peak_mib": round(max(mib for _, mib in curve)),
         "peak_of_first_half_mib": round(max(mib for _, mib in curve[:half])),

@@ -1,15 +1,15 @@
-"""What matters on synthetic clips: splits, sampling, lengthening, optimizers, balance, teachers.
+"""Ablations on synthetic clips: splits, sampling, short clips, optimizers, balance, distillation.
 
-Run `python -m benchmarks.scripts.studies`. Everything goes through the command line, as users do:
-`engine train`, `engine evaluate`, `engine study` with the shipped files and the small presets.
-Every figure is of the test part, with the checkpoint that validation chose.
+Run `python -m benchmarks.scripts.studies`. All runs use the command line, as users do: `engine
+train`, `engine evaluate`, and `engine study` with the shipped files and the small presets. Results
+are measured on the test split, with the checkpoint that has the best validation metric.
 
-leak: a model that sees scenes, trained and tested under a split that ignores sources, and under one
-that respects them; each is tested on its own test part.
+leak: a model that recognizes scenes, trained and tested with a split that ignores sources and with
+one that groups them; each is tested on its own test split.
 balance: three of eight classes keep a tenth of their training clips.
-teacher: two in five training clips bear a wrong label; a student learns from them alone, and taught
-by a model that learned from right ones. (From few clips with right labels a teacher brought
-nothing: its answers are the labels then.)
+teacher: two in five training clips have a wrong label. A student is trained on them alone, and with
+distillation from a teacher that was trained on correct labels. (With few but correct labels, a
+teacher didn't help, because its predictions equal the labels.)
 """
 
 import argparse
@@ -29,13 +29,15 @@ PARTS = ("leak", "sampling", "lengthening", "optimizer", "balance", "teacher")
 MODEL = ("--set", "model=vivit", "--set", "preset=small", "--set", "weights=none")
 STILL = ("--option", "centered=false", "--frames", 1, "--epochs", 20, "--set", "brightness=0.0",
          "--set", "contrast=0.0", "--set", "saturation=0.0")  # fmt: skip
-"""One frame says nothing of a motion, so what is right then was known by its scene."""
+"""One frame shows no motion, so correct predictions come from the scene."""
 RARE = ("bounce", "turn_clockwise", "wave")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--clips", type=int, default=800, help="clips to draw, in 8 classes")
+    parser.add_argument(
+        "--clips", type=int, default=800, help="number of synthetic clips, in 8 classes"
+    )
     parser.add_argument("--only", nargs="+", choices=PARTS, default=PARTS)
     parser.add_argument("--keep", type=Path, help="folder for the runs and reports")
     parser.add_argument("--out", type=Path, default=RESULTS)
@@ -59,7 +61,7 @@ def main() -> None:
 
 
 def leak(root: Path, folder: Path) -> list[dict[str, Any]]:
-    """Both runs on one page."""
+    """Evaluate a run with each split in one report."""
     runs = []
     for scheme in ("stratified", "grouped"):
         split(root, scheme)
@@ -72,10 +74,10 @@ def leak(root: Path, folder: Path) -> list[dict[str, Any]]:
 
 def study(part: str, root: Path, folder: Path) -> list[dict[str, Any]]:
     out = folder / part
-    more = {"lengthening": ("--set", "stride=12"), "optimizer": ("--set", "lr=0.0035")}
+    settings = {"lengthening": ("--set", "stride=12"), "optimizer": ("--set", "lr=0.0035")}
     engine(
         "study", f"study-{part}", "--data", root, "--out", out, "--scheme", "grouped",
-        "--cache", folder / "cache", *MODEL, *more.get(part, ()),
+        "--cache", folder / "cache", *MODEL, *settings.get(part, ()),
     )  # fmt: skip
     with (out / "results.csv").open() as file:
         rows = list(csv.DictReader(file))
@@ -85,11 +87,11 @@ def study(part: str, root: Path, folder: Path) -> list[dict[str, Any]]:
 
 
 def balance(root: Path, folder: Path) -> list[dict[str, Any]]:
-    few = folder / "imbalanced"
-    shutil.copytree(root, few, dirs_exist_ok=True)
-    split(few, "grouped")
-    drop_training_clips(few, dict.fromkeys(RARE, 0.1))
-    variants: dict[str, tuple[object, ...]] = {
+    imbalanced = folder / "imbalanced"
+    shutil.copytree(root, imbalanced, dirs_exist_ok=True)
+    split(imbalanced, "grouped")
+    drop_training_clips(imbalanced, dict.fromkeys(RARE, 0.1))
+    flags_of: dict[str, tuple[object, ...]] = {
         "plain": (),
         "class weights": ("--balance", "weights"),
         "sampling": ("--balance", "sampling"),
@@ -97,9 +99,9 @@ def balance(root: Path, folder: Path) -> list[dict[str, Any]]:
         "focal loss and class weights": ("--set", "loss=focal", "--balance", "weights"),
     }
     rows = []
-    for number, (name, flags) in enumerate(variants.items()):
+    for number, (name, flags) in enumerate(flags_of.items()):
         run = folder / "balance" / str(number)
-        train(few, run, "vivit", "--metric", "f1", "--cache", folder / "cache", *flags)
+        train(imbalanced, run, "vivit", "--metric", "f1", "--cache", folder / "cache", *flags)
         report = evaluate(run)
         recalls = dict(zip(report["classes"], report["video"]["per_class"]["recall"], strict=True))
         rare = [recalls[label] for label in RARE]
@@ -112,20 +114,20 @@ def balance(root: Path, folder: Path) -> list[dict[str, Any]]:
 
 def teacher(root: Path, folder: Path) -> list[dict[str, Any]]:
     split(root, "grouped")
-    taught_rightly = folder / "teacher" / "teacher"
-    train(root, taught_rightly, "timesformer", "--cache", folder / "cache")
-    wrong = folder / "wrong"
-    shutil.copytree(root, wrong, dirs_exist_ok=True)
-    mislabel(wrong, share=0.4)
-    variants: dict[str, tuple[object, ...]] = {
+    teacher_run = folder / "teacher" / "teacher"
+    train(root, teacher_run, "timesformer", "--cache", folder / "cache")
+    mislabelled = folder / "wrong"
+    shutil.copytree(root, mislabelled, dirs_exist_ok=True)
+    mislabel(mislabelled, share=0.4)
+    flags_of: dict[str, tuple[object, ...]] = {
         "student alone": (),
-        "student, taught": ("--teacher", taught_rightly, "--set", "teacher_weight=0.9"),
+        "student, taught": ("--teacher", teacher_run, "--set", "teacher_weight=0.9"),
     }
-    rows = [{"way": "teacher", **figures(evaluate(taught_rightly))}]
-    for number, (name, flags) in enumerate(variants.items()):
+    rows = [{"way": "teacher", **figures(evaluate(teacher_run))}]
+    for number, (name, flags) in enumerate(flags_of.items()):
         for seed in range(3):
             run = folder / "teacher" / f"{number}-{seed}"
-            train(wrong, run, "cnn-lstm", "--seed", seed, "--cache", folder / "cache", *flags)
+            train(mislabelled, run, "cnn-lstm", "--seed", seed, "--cache", folder / "cache", *flags)
             rows.append({"way": name, "seed": seed, **figures(evaluate(run))})
     return rows
 
@@ -147,34 +149,34 @@ def evaluate(run: Path) -> dict[str, Any]:
 
 
 def figures(report: dict[str, Any]) -> dict[str, Any]:
-    found = report["video"]
-    return {name: found[name] for name in ("num_clips", "top1", "top1_interval", "f1_macro")}
+    video = report["video"]
+    return {name: video[name] for name in ("num_clips", "top1", "top1_interval", "f1_macro")}
 
 
 def drop_training_clips(root: Path, kept: dict[str, float]) -> None:
-    """Of each class in `kept`, leave that share of its training clips."""
+    """Keep only the given share of the training clips of each class in `kept`."""
     from engine.data import manifest
 
     listed = manifest.load(root)
-    by_chance = random.Random(0)
+    rng = random.Random(0)
     shares = [kept.get(clip.label, 1.0) if clip.split == "train" else 1.0 for clip in listed.clips]
     listed.with_splits(
-        clip.split if by_chance.random() < share else ""
+        clip.split if rng.random() < share else ""
         for clip, share in zip(listed.clips, shares, strict=True)
     ).save()
 
 
 def mislabel(root: Path, *, share: float) -> None:
-    """Give that share of the training clips another class, by chance; val and test stay right."""
+    """Give a random share of the training clips a wrong label; val and test are unchanged."""
     from engine.data import manifest
 
     listed = manifest.load(root)
-    by_chance = random.Random(0)
+    rng = random.Random(0)
     clips = []
     for clip in listed.clips:
-        if clip.split == "train" and by_chance.random() < share:
+        if clip.split == "train" and rng.random() < share:
             others = [name for name in listed.class_names if name != clip.label]
-            clip = dataclasses.replace(clip, label=by_chance.choice(others))
+            clip = dataclasses.replace(clip, label=rng.choice(others))
         clips.append(clip)
     dataclasses.replace(listed, clips=tuple(clips)).save()
 

@@ -1,12 +1,12 @@
-"""What training reaches and costs here, on synthetic clips under a grouped split.
+"""Accuracy and speed of training, on synthetic clips with a grouped split.
 
-Run `python -m benchmarks.scripts.training`. Three parts, each by itself with `--only`:
+Run `python -m benchmarks.scripts.training`. It has three parts; select one with `--only`:
 
-families: each family's small preset is trained by `engine train`, from files; its best checkpoint
-by validation is tested on the test part, and again with each clip's frames in a random order.
-waiting: the share of training time spent waiting for data, by loader, in the first and the second
-epoch; the loaders' runs follow each other.
-step: a training step of TimeSformer against `transformers`' own module, in turn.
+families: the small preset of each family is trained by `engine train` from files. Its best
+checkpoint is tested on the test split, and again with the frames of each clip in random order.
+waiting: the share of training time spent waiting for data, for each loader, in the first and the
+second epoch.
+step: a training step of TimeSformer against the model of `transformers`, in turn.
 """
 
 import argparse
@@ -27,7 +27,7 @@ from benchmarks.training_step import training_step
 RESULTS = Path(__file__).parents[1] / "results"
 FAMILIES = ("cnn-lstm", "cnn-birnn", "vit-lstm", "timesformer", "vivit")
 SEED = 1
-"""Of the synthetic set; the presets were tuned on that of seed 0."""
+"""Seed of the synthetic dataset; the presets were tuned on the one with seed 0."""
 PARTS = ("families", "waiting", "step")
 STEP_MODELS = {
     "8 frames of 112, width 384, depth 6": {"size": 112, "dim": 384, "depth": 6, "heads": 6},
@@ -39,8 +39,12 @@ STEP_MODELS = {
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--data", type=Path, help="a synthetic set; without it, one is drawn")
-    parser.add_argument("--clips", type=int, default=1600, help="clips to draw, in 8 classes")
+    parser.add_argument(
+        "--data", type=Path, help="a synthetic dataset; by default, a new one is made"
+    )
+    parser.add_argument(
+        "--clips", type=int, default=1600, help="number of synthetic clips, in 8 classes"
+    )
     parser.add_argument("--only", choices=PARTS)
     parser.add_argument("--models", nargs="+", default=FAMILIES, choices=FAMILIES)
     parser.add_argument("--out", type=Path, default=RESULTS)
@@ -74,7 +78,7 @@ def draw(root: Path, num_clips: int, seed: int) -> Path:
 
 
 def engine(*arguments: object) -> float:
-    """Seconds that a command took."""
+    """Run a command and return its duration in seconds."""
     started = time.perf_counter()
     subprocess.run([sys.executable, "-m", "engine", *map(str, arguments)], check=True)
     return time.perf_counter() - started
@@ -83,7 +87,7 @@ def engine(*arguments: object) -> float:
 def train(root: Path, run: Path, *arguments: object) -> tuple[float, list[dict[str, float]]]:
     seconds = engine("train", "--data", root, "--preset", "small", "--out", run, *arguments)
     with (run / "history.csv").open() as file:
-        rows = [{name: float(each) for name, each in row.items()} for row in csv.DictReader(file)]
+        rows = [{name: float(value) for name, value in row.items()} for row in csv.DictReader(file)]
     return seconds, rows
 
 
@@ -130,13 +134,13 @@ def test_top1(root: Path, path: Path, *, shuffled: bool) -> float:
 
 
 def waiting(root: Path, folder: Path) -> list[dict[str, Any]]:
-    variants: dict[str, tuple[object, ...]] = {
+    flags_of: dict[str, tuple[object, ...]] = {
         "torch": ("--loader", "torch"),
         "dali": ("--loader", "dali"),
         "dali, cache": ("--loader", "dali", "--cache", folder / "waiting-cache"),
     }
     rows: list[dict[str, Any]] = []
-    for name, flags in variants.items():
+    for name, flags in flags_of.items():
         run = folder / f"waiting-{len(rows)}"
         _, history = train(root, run, "--model", "cnn-lstm", "--epochs", 2, *flags)
         rows.append(
@@ -155,16 +159,16 @@ def step(repeats: int = 5, batch_size: int = 2) -> list[dict[str, Any]]:
     results = []
     for name, shape in STEP_MODELS.items():
         clips = torch.randn(batch_size, 8, 3, shape["size"], shape["size"])
-        variants = {
+        steps = {
             kind: training_step(model, clips, logits_of)
             for kind, (model, logits_of) in (
                 ("ours", our_timesformer(**shape)),
                 ("transformers", their_timesformer(**shape)),
             )
         }
-        interleaved(variants, repeats=1)
-        rates = interleaved(variants, repeats=repeats)
-        rows = [summary(kind, each) for kind, each in rates.items()]
+        interleaved(steps, repeats=1)
+        rates = interleaved(steps, repeats=repeats)
+        rows = [summary(kind, kind_rates) for kind, kind_rates in rates.items()]
         ratios = [a / b for a, b in zip(rates["ours"], rates["transformers"], strict=True)]
         results.append(
             {

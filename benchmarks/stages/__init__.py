@@ -1,1 +1,1 @@
-"""What `engine bench` measures: the loader, the model, and the whole way from files to labels."""
+"""Stages of `engine bench`: the loader, the model, and the pipeline from files to labels."""

@@ -1,7 +1,7 @@
-"""Every backend and precision that this machine runs, beside eager PyTorch and `torch.compile`.
+"""Benchmark of all backends and precisions against eager PyTorch and `torch.compile`.
 
-Weights are random, and clips too: this says how fast each is, and how far its logits are from those
-of eager fp32. What can't be built is a row with its error. On a GPU clips lie on the card already.
+Weights and clips are random: this measures the speed, and the error of the logits against eager
+fp32. A backend that can't be built is a row with its error. On a GPU, clips are already there.
 """
 
 import statistics
@@ -48,10 +48,10 @@ def measure(
     clips = torch.randint(0, 256, (batch, *clip.shape), dtype=torch.uint8)
     flops = count_flops(model.model, clip)
     on_device = model.to(device)
-    variants: dict[str, Callable[[Tensor], Tensor]] = {"eager fp32": on_device}
+    models: dict[str, Callable[[Tensor], Tensor]] = {"eager fp32": on_device}
     if with_compile:
-        variants["torch.compile fp32"] = torch.compile(on_device)
-        variants["torch.compile bf16"] = torch.compile(lowered(model, "bf16"))
+        models["torch.compile fp32"] = torch.compile(on_device)
+        models["torch.compile bf16"] = torch.compile(lowered(model, "bf16"))
     failed = []
     with tempfile.TemporaryDirectory() as folder:
         for name in backends:
@@ -62,10 +62,10 @@ def measure(
                     continue
                 try:
                     stage = Path(folder) / f"{name}-{precision}"
-                    variants[f"{name} {precision}"] = _built(model, name, precision, clips, stage)
-                except Exception:  # one that fails is a row, not the end
+                    models[f"{name} {precision}"] = _built(model, name, precision, clips, stage)
+                except Exception:  # record the error and continue
                     failed.append({"name": f"{name} {precision}", "error": traceback.format_exc()})
-        rows = _timed(variants, clips.to(device), repeats, flops)
+        rows = _timed(models, clips.to(device), repeats, flops)
     return {"family": family, "preset": preset, "batch": batch, "device": this_device(),
             "gflop_per_clip": flops / 1e9, "rows": rows + failed}  # fmt: skip
 
@@ -96,34 +96,34 @@ def _built(
 
 
 def _timed(
-    variants: dict[str, Callable[[Tensor], Tensor]], clips: Tensor, repeats: int, flops: float
+    models: dict[str, Callable[[Tensor], Tensor]], clips: Tensor, repeats: int, flops: float
 ) -> list[dict[str, Any]]:
     failed: list[dict[str, Any]] = []
-    right = None
+    reference = None
     errors: dict[str, float] = {}
-    for name, way in list(variants.items()):
+    for name, model in list(models.items()):
         try:
             with torch.no_grad():
-                found = way(clips).float().cpu()
+                logits = model(clips).float().cpu()
         except Exception:
             failed.append({"name": name, "error": traceback.format_exc()})
-            del variants[name]
+            del models[name]
             continue
-        right = found if right is None else right
-        errors[name] = float((found - right).abs().max())
+        reference = logits if reference is None else reference
+        errors[name] = float((logits - reference).abs().max())
     peaks = matrix_peaks()
 
-    def step(way: Callable[[Tensor], Tensor]) -> Callable[[], int]:
+    def step(model: Callable[[Tensor], Tensor]) -> Callable[[], int]:
         def run() -> int:
             with torch.no_grad():
-                way(clips)
+                model(clips)
             if clips.is_cuda:
                 torch.cuda.synchronize()
             return len(clips)
 
         return run
 
-    steps = {name: step(way) for name, way in variants.items()}
+    steps = {name: step(model) for name, model in models.items()}
     interleaved(steps, repeats=1)
     rates = interleaved(steps, repeats=repeats)
     eager = statistics.median(rates["eager fp32"])

@@ -1,13 +1,13 @@
-"""From video files on disk to labels: clips per second and accuracy of each way, side by side.
+"""Speed and accuracy of pipelines from video files to labels.
 
-Every way runs in a process of its own, one at a time. It first labels all clips of the held-out
-part: that warms it up, measures its accuracy, and meanwhile its memory is looked at. Then all ways
-label clips in turn (A B A B), each as many as take it about as long as the others; the figure is
-the median of the repeats, with warm file cache. A way that is many times slower therefore handles
-fewer clips a repeat. `cold` is our way once more with the videos dropped from the file cache.
-Latency is that of one file by itself, nothing running ahead. The stages of our way are timed by
-themselves, each with all cores; efficiency is the whole's rate over that of its slowest stage, and
-`bound` is what all stages together allow where they share the same cores: on a CPU.
+Every pipeline runs in a separate process, one at a time. First it labels all held-out clips, as a
+warm-up and to measure accuracy and peak memory. Then all pipelines label clips in turn (A B A B);
+the result is the median of the repeats, with a warm file cache. Each pipeline gets as many clips
+as it labels in the given time, so slow pipelines label fewer clips per repeat. `cold` is one more
+repeat of our pipeline after dropping the videos from the file cache. Latency is measured on one
+file at a time, without prefetching. The stages of our pipeline are timed separately, each with all
+cores. Efficiency is the rate of the whole pipeline divided by the rate of its slowest stage. On a
+CPU, `bound` is the rate that all stages together allow when they share the cores.
 """
 
 import contextlib
@@ -37,13 +37,13 @@ STAGE_S = 0.5
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Candidate:
-    """A way, and what is known of it before it runs."""
+    """A pipeline to measure, with facts that are known in advance."""
 
     spec: PipelineSpec
     weights: str
-    """The digest of the weights it comes from: what shares it should answer alike."""
+    """Digest of the weights; candidates with equal weights should predict the same labels."""
     facts: dict[str, Any]
-    """For its rows: family, frames, backend, precision."""
+    """Facts for its rows: family, frames, backend, precision."""
     settings: list[Setting]
 
 
@@ -56,9 +56,21 @@ def measure(
     seconds: float,
     on_work: Callable[[str, int], contextlib.AbstractContextManager[Callable[[], None]]],
 ) -> dict[str, Any]:
-    """`sources` maps a row's id to its source; `on_work` shows progress of a titled piece."""
+    """Measure pipelines.
+
+    Args:
+        candidates: The pipelines; ones that fail become rows with an error.
+        rows: The held-out clips.
+        sources: The source of each clip, by id.
+        repeats: Number of repeats.
+        seconds: Approximate duration of a repeat.
+        on_work: Opens a progress bar from a title and a number of steps.
+
+    Returns:
+        Rows of results with the number of clips and cores.
+    """
     with contextlib.ExitStack() as stack:
-        variants: dict[str, _Measured] = {}
+        pipelines: dict[str, _Measured] = {}
         failed: list[dict[str, Any]] = []
         for candidate in candidates:
             name = candidate.spec.name
@@ -68,29 +80,30 @@ def measure(
                     with on_work(f"{name}: all clips", len(rows)) as advance:
                         measured = _Measured(candidate, setting, worker, rows, seconds)
                         measured.label_all(advance)
-                    variants[measured.title] = measured
+                    pipelines[measured.title] = measured
             except PipelineError as error:
                 failed.append({"name": name, **candidate.facts, "error": str(error)})
-        with on_work("In turn", repeats * len(variants)) as advance:
+        with on_work("Timing", repeats * len(pipelines)) as advance:
             rates = interleaved(
-                {title: each.label_some for title, each in variants.items()},
+                {title: pipeline.label_subset for title, pipeline in pipelines.items()},
                 repeats=repeats,
                 on_done=advance,
             )
-        with on_work("Latency and stages", len(variants)) as advance:
-            found = []
+        with on_work("Latency and stages", len(pipelines)) as advance:
+            results = []
             done = []
-            for title, each in variants.items():
+            for title, pipeline in pipelines.items():
                 try:
-                    found.append(each.row(rates[title], sources))
-                    done.append(each)
+                    results.append(pipeline.row(rates[title], sources))
+                    done.append(pipeline)
                 except PipelineError as error:
-                    failed.append({"name": title, **each.candidate.facts, "error": str(error)})
+                    facts = pipeline.candidate.facts
+                    failed.append({"name": title, **facts, "error": str(error)})
                 advance()
-    _add_agreement(found, done)
-    for row, front in zip(found, on_front(found), strict=True):
+    _add_agreement(results, done)
+    for row, front in zip(results, on_front(results), strict=True):
         row["on_front"] = front
-    return {"num_clips": len(rows), "cores": num_cores(), "rows": found + failed}
+    return {"num_clips": len(rows), "cores": num_cores(), "rows": results + failed}
 
 
 def _open(candidate: Candidate, row: Sample, stack: contextlib.ExitStack) -> "_Open":
@@ -109,7 +122,7 @@ class _Open:
 
 
 class _Measured:
-    """One way under one setting."""
+    """A pipeline with one setting."""
 
     def __init__(
         self,
@@ -127,26 +140,27 @@ class _Measured:
         self._seconds = seconds
         self.title = f"{candidate.spec.name}, batch {setting.batch}, views {setting.views}"
         self.labels: dict[int, int] = {}
-        self._some = rows
+        self._subset = rows
         self._note = ""
 
     def label_all(self, advance: Callable[[], None]) -> None:
         with self._worker.watched():
             answer = self._worker.ask("label", self._rows, self._setting, on_clip=advance)
         self.labels = {
-            number: int(found.argmax()) for number, found in answer["probabilities"].items()
+            number: int(probabilities_C.argmax())
+            for number, probabilities_C in answer["probabilities"].items()
         }
         self._note = answer["note"]
         if not self.labels:
             raise PipelineError("it could read none of the clips")
         fitting = len(self._rows) / answer["seconds"] * self._seconds
         whole_batches = -(-fitting // self._setting.batch) * self._setting.batch
-        self._some = self._rows[: max(2 * self._setting.batch, int(whole_batches))]
+        self._subset = self._rows[: max(2 * self._setting.batch, int(whole_batches))]
 
-    def label_some(self) -> int:
-        """Nothing where its process has died: `row` tells."""
+    def label_subset(self) -> int:
+        """Label a subset of the clips; returns 0 if the process has died, which `row` reports."""
         try:
-            return len(self._worker.ask("label", self._some, self._setting)["probabilities"])
+            return len(self._worker.ask("label", self._subset, self._setting)["probabilities"])
         except PipelineError:
             return 0
 
@@ -154,7 +168,7 @@ class _Measured:
         spec = self.candidate.spec
         row = summary(spec.name, rates) | self.candidate.facts
         row |= {"kind": spec.kind, "batch": self._setting.batch, "views": self._setting.views}
-        row["clips_a_repeat"] = len(self._some)
+        row["clips_a_repeat"] = len(self._subset)
         row |= {"note": self._note} if self._note else {}
         row |= self._accuracy(sources)
         with self._worker.watched():
@@ -168,8 +182,8 @@ class _Measured:
         row["peak_mib"] = round(self._worker.peak_mib)
         if spec.kind == "ours":
             row |= self._stages(row["clips_per_s"], on_gpu="gpu_mib" in row)
-            drop_from_cache(self._some)
-            (cold,) = interleaved({"cold": self.label_some}, repeats=1)["cold"]
+            drop_from_cache(self._subset)
+            (cold,) = interleaved({"cold": self.label_subset}, repeats=1)["cold"]
             row["cold_clips_per_s"] = round(cold, 1)
         return row
 
@@ -184,36 +198,36 @@ class _Measured:
         }
 
     def _stages(self, whole: float, *, on_gpu: bool) -> dict[str, Any]:
-        rates = self._worker.ask("stages", self._some, self._setting, STAGE_REPEATS, STAGE_S)
+        rates = self._worker.ask("stages", self._subset, self._setting, STAGE_REPEATS, STAGE_S)
         stages = {name: summary(name, each)["clips_per_s"] for name, each in rates.items()}
         slowest = min(stages, key=lambda name: stages[name])
-        found: dict[str, Any] = {
+        result: dict[str, Any] = {
             "stages": stages,
             "bottleneck": slowest,
             "efficiency": round(whole / stages[slowest], 3),
         }
         if not on_gpu:
-            found["bound"] = round(1 / sum(1 / rate for rate in stages.values()), 1)
-            found["share_of_bound"] = round(whole / found["bound"], 3)
-        return found
+            result["bound"] = round(1 / sum(1 / rate for rate in stages.values()), 1)
+            result["share_of_bound"] = round(whole / result["bound"], 3)
+        return result
 
 
-def _add_agreement(found: list[dict[str, Any]], measured: list[_Measured]) -> None:
-    """With the run of the same weights, in fp32 and under its first setting, on the same clips."""
-    yardsticks: dict[str, _Measured] = {}
-    for each in measured:
-        if each.candidate.facts["backend"] == "eager":
-            yardsticks.setdefault(each.candidate.weights, each)
-    for row, each in zip(found, measured, strict=True):
-        other = yardsticks.get(each.candidate.weights)
-        if other is not None:
-            both = each.labels.keys() & other.labels.keys()
-            alike = sum(each.labels[number] == other.labels[number] for number in both)
-            row["agreement"] = alike / len(both)
+def _add_agreement(rows: list[dict[str, Any]], pipelines: list[_Measured]) -> None:
+    """Add the share of labels equal to those of the eager fp32 run with the same weights."""
+    references: dict[str, _Measured] = {}
+    for pipeline in pipelines:
+        if pipeline.candidate.facts["backend"] == "eager":
+            references.setdefault(pipeline.candidate.weights, pipeline)
+    for row, pipeline in zip(rows, pipelines, strict=True):
+        reference = references.get(pipeline.candidate.weights)
+        if reference is not None:
+            common = pipeline.labels.keys() & reference.labels.keys()
+            equal = sum(pipeline.labels[number] == reference.labels[number] for number in common)
+            row["agreement"] = equal / len(common)
 
 
 def drop_from_cache(rows: list[Sample]) -> None:
-    """Have the kernel forget what it holds of these files."""
+    """Drop these files from the kernel's file cache."""
     for row in rows:
         for path in row.path.iterdir() if row.path.is_dir() else [row.path]:
             with path.open("rb") as file:
@@ -224,15 +238,15 @@ def drop_from_cache(rows: list[Sample]) -> None:
 def candidates_of(
     paths: list[Path], *, batches: list[int], views: list[tuple[int, int]], against: list[str]
 ) -> list[Candidate]:
-    """Ours for each path, in each setting; then each peer with the weights of each run."""
+    """Return our pipeline for each path and setting, then each baseline for each run."""
     settings = [
         Setting(batch=batch, num_clips=clips, num_crops=crops)
         for clips, crops in views
         for batch in batches
     ]
     ours = [_ours(name, path, settings) for name, path in short_names(paths).items()]
-    runs = [each for each in ours if each.facts["backend"] == "eager"]
-    once = [setting for setting in settings if setting.views == "1x1"] or [
+    runs = [candidate for candidate in ours if candidate.facts["backend"] == "eager"]
+    single_view = [setting for setting in settings if setting.views == "1x1"] or [
         Setting(batch=batches[0])
     ]
     return ours + [
@@ -244,7 +258,7 @@ def candidates_of(
             ),
             weights=run.weights,
             facts=run.facts | {"backend": kind, "precision": "fp32"},
-            settings=[Setting(batch=1)] if kind == "hf" else once,
+            settings=[Setting(batch=1)] if kind == "hf" else single_view,
         )
         for run in runs
         for kind in against
@@ -267,13 +281,13 @@ def _ours(name: str, path: Path, settings: list[Setting]) -> Candidate:
             "build_s": config.build.get("seconds"),
         }
         return Candidate(spec=spec, weights=config.source, facts=facts, settings=settings)
-    found, _ = find_checkpoint(path)
-    trained = checkpoint.load_config(found)
+    checkpoint_path, _ = find_checkpoint(path)
+    trained = checkpoint.load_config(checkpoint_path)
     facts = {
         "model": trained.model.family,
         "frames": trained.clip.num_frames,
         "backend": "eager",
         "precision": "fp32",
     }
-    digest = artifact.digest(found / "model.safetensors")
+    digest = artifact.digest(checkpoint_path / "model.safetensors")
     return Candidate(spec=spec, weights=digest, facts=facts, settings=settings)

@@ -1,11 +1,11 @@
-"""Speed of the loaders, from files on disk to batches of tensors, beside the plain route.
+"""Speed of the loaders, from files on disk to batches of tensors, against plain PyTorch.
 
-Every way loads the same clips in one process, in turn, with a warm file cache; one epoch of each
-goes before and isn't counted. The bound is PyAV in as many threads as cores, decoding up to the
-last wanted frame and converting the wanted frames to RGB at their own size, and nothing else. Our
-decoding alone is the same with only the packets that those frames need. The cache begins with an
-empty folder in every repeat: its first epoch decodes and writes, the second reads. Memory and open
-files are looked at after each of 20 epochs, before anything else runs.
+All loaders load the same clips in one process, in turn, with a warm file cache, after one warm-up
+epoch each. The bound is PyAV in as many threads as cores, which decodes up to the last sampled
+frame and converts the sampled frames to RGB at their own size, and nothing else. "our decoding
+alone" does the same with only the packets that these frames need. The cache starts with an empty
+folder in every repeat: its first epoch decodes and writes, the second one reads. Memory and open
+files are measured first, after each of 20 epochs.
 """
 
 import os
@@ -34,7 +34,7 @@ from dali_pipelines.loaders.torch_loader import TorchLoader
 from dali_pipelines.spec import ClipSpec
 
 EPOCHS_FOR_MEMORY = 20
-ROOM_GB = 100.0
+MAX_CACHE_GB = 100.0
 
 
 def measure(
@@ -46,18 +46,18 @@ def measure(
     gpu: int | None,
     on_done: Callable[[], None],
 ) -> dict[str, Any]:
-    """`on_done` is called `num_steps(repeats, gpu)` times."""
+    """Measure all loaders; `on_done` is called `num_steps(repeats, gpu)` times."""
     loader_config = LoaderConfig(spec=spec, batch_size=batch_size, augment=Augment(), shuffle=True)
     ours = DaliLoader(rows, loader_config)
     memory = _memory(ours, on_done)
     with tempfile.TemporaryDirectory(prefix="engine-cache-") as folder:
         plain = TorchLoader(rows, loader_config)
-        variants = _ways(rows, loader_config, ours, plain, Path(folder), gpu)
-        for way in variants.values():
-            way()
+        epochs = _epochs(rows, loader_config, ours, plain, Path(folder), gpu)
+        for run_epoch in epochs.values():
+            run_epoch()
             on_done()
-        rates = interleaved(variants, repeats=repeats, on_done=on_done)
-    table = [summary(name, rates[name]) for name in variants]
+        rates = interleaved(epochs, repeats=repeats, on_done=on_done)
+    table = [summary(name, rates[name]) for name in epochs]
     by_name = {row["name"]: row["clips_per_s"] for row in table}
     for row in table:
         row["times_plain_torch"] = round(row["clips_per_s"] / by_name["torch"], 2)
@@ -83,7 +83,7 @@ def num_steps(repeats: int, gpu: int | None) -> int:
     return EPOCHS_FOR_MEMORY + (repeats + 1) * (7 if gpu is None else 10)
 
 
-def _ways(
+def _epochs(
     rows: list[Sample],
     loader_config: LoaderConfig,
     ours: DaliLoader,
@@ -91,7 +91,7 @@ def _ways(
     folder: Path,
     gpu: int | None,
 ) -> dict[str, Callable[[], int]]:
-    shaken = LoaderConfig(
+    jittered = LoaderConfig(
         spec=loader_config.spec,
         batch_size=loader_config.batch_size,
         augment=Augment(brightness=0.2, contrast=0.2, saturation=0.2, hue=10),
@@ -102,29 +102,29 @@ def _ways(
     def first_epoch() -> int:
         for entry in folder.iterdir():
             entry.unlink()
-        cached[:] = [DaliLoader(rows, loader_config, cache=FrameCache(folder, max_gb=ROOM_GB))]
+        cached[:] = [DaliLoader(rows, loader_config, cache=FrameCache(folder, max_gb=MAX_CACHE_GB))]
         return epoch(cached[0])
 
-    variants: dict[str, Callable[[], int]] = {
-        "bound": partial(_in_threads, _decode_plainly, rows, loader_config),
-        "our decoding alone": partial(_in_threads, _decode_sparingly, rows, loader_config),
+    epochs: dict[str, Callable[[], int]] = {
+        "bound": partial(_in_threads, _decode_in_order, rows, loader_config),
+        "our decoding alone": partial(_in_threads, _decode_needed_packets, rows, loader_config),
         "dali": partial(epoch, ours),
         "torch": partial(epoch, plain),
         "first epoch": first_epoch,
         "cached epoch": lambda: epoch(cached[0]),
-        "dali, colors shaken": partial(epoch, DaliLoader(rows, shaken)),
+        "dali, colors shaken": partial(epoch, DaliLoader(rows, jittered)),
     }
     if gpu is not None:
-        variants["DALI decoding alone"] = partial(decode_by_dali, rows, loader_config, gpu=gpu)
-        variants["dali on GPU"] = partial(epoch, DaliLoader(rows, loader_config, gpu=gpu))
-        variants["dali on GPU, PyAV decodes"] = partial(
+        epochs["DALI decoding alone"] = partial(decode_by_dali, rows, loader_config, gpu=gpu)
+        epochs["dali on GPU"] = partial(epoch, DaliLoader(rows, loader_config, gpu=gpu))
+        epochs["dali on GPU, PyAV decodes"] = partial(
             epoch, DaliLoader(rows, loader_config, gpu=gpu, decoder="pyav")
         )
-    return variants
+    return epochs
 
 
 def decode_by_dali(rows: list[Sample], loader_config: LoaderConfig, *, gpu: int | None) -> int:
-    """What DALI's video decoder reaches on the wanted frames with nothing behind it."""
+    """Run DALI's video decoder alone on the sampled frames; returns the number of clips."""
     from nvidia.dali import fn, pipeline_def, types
 
     @pipeline_def(
@@ -157,7 +157,7 @@ def decode_by_dali(rows: list[Sample], loader_config: LoaderConfig, *, gpu: int 
 
 
 def epoch(loader: Iterable[Any]) -> int:
-    """How many clips an epoch delivered; on a GPU, once they are all there."""
+    """Run an epoch and return the number of clips; waits for the GPU."""
     count = 0
     on_gpu = False
     for batch in loader:
@@ -173,7 +173,7 @@ def epoch(loader: Iterable[Any]) -> int:
 def _in_threads(
     decode: Callable[[Path, IntArray], object], rows: list[Sample], loader_config: LoaderConfig
 ) -> int:
-    def one(row: Sample) -> int:
+    def decode_row(row: Sample) -> int:
         wanted = loader_config.views(row, 0)[0].plan.source_indices
         try:
             decode(row.path, wanted)
@@ -182,10 +182,10 @@ def _in_threads(
         return 1
 
     with ThreadPoolExecutor(num_cores()) as pool:
-        return sum(pool.map(one, rows))
+        return sum(pool.map(decode_row, rows))
 
 
-def _decode_plainly(path: Path, wanted: IntArray) -> list[Frame]:
+def _decode_in_order(path: Path, wanted: IntArray) -> list[Frame]:
     if path.is_dir():
         return list(clip_file.read_frames(path, wanted))
     numbers = set(wanted.tolist())
@@ -198,7 +198,7 @@ def _decode_plainly(path: Path, wanted: IntArray) -> list[Frame]:
     return pixels
 
 
-def _decode_sparingly(path: Path, wanted: IntArray) -> list[Frame]:
+def _decode_needed_packets(path: Path, wanted: IntArray) -> list[Frame]:
     return list(clip_file.read_frames(path, wanted))
 
 

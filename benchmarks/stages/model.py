@@ -1,8 +1,8 @@
-"""The model alone: clips per second of artifacts beside the model that they were made from.
+"""Speed of the model without loading: artifacts against the model that they were compiled from.
 
-Every way gets the same bytes, in turn, after a warm-up. The yardstick is the run in eager PyTorch,
-fp32, pictures channels-first, as people run it today; `eager` is the same with our own layout.
-`share_of_peak` is the model's arithmetic over what this machine's matrix units were measured to do
+All models get the same clips, in turn, after a warm-up. The reference is the run in eager PyTorch,
+fp32, with channels-first frames, as is common; `eager` is the same with our memory layout.
+`share_of_peak` is the model's FLOP/s divided by the measured peak of this machine's matrix product
 in the same precision.
 """
 
@@ -31,22 +31,22 @@ def measure(
     repeats: int,
     on_done: Callable[[], None] = lambda: None,
 ) -> dict[str, Any]:
-    """A row for each way and batch; the ratio is the median of the repeats' ratios."""
-    opened = {REFERENCE: as_people_run_it(run), "eager": open_predictor(run)}
-    opened |= {path.name: open_predictor(path) for path in artifacts}
+    """Measure a row for each model and batch size; ratios are medians over the repeats."""
+    predictors = {REFERENCE: open_channels_first(run), "eager": open_predictor(run)}
+    predictors |= {path.name: open_predictor(path) for path in artifacts}
     peaks = matrix_peaks()
-    model, config = checkpoint.load_model(opened["eager"].path)
+    model, config = checkpoint.load_model(predictors["eager"].path)
     flops = count_flops(model, config.clip)
-    shape = opened["eager"].clip.shape
+    shape = predictors["eager"].clip.shape
     rows = []
     for batch in batches:
         clips = torch.randint(0, 256, (batch, *shape), dtype=torch.uint8)
-        variants = {name: _pipeline(predictor, clips) for name, predictor in opened.items()}
-        interleaved(variants, repeats=1, on_done=on_done)
-        rates = interleaved(variants, repeats=repeats, on_done=on_done)
+        steps = {name: _step(predictor, clips) for name, predictor in predictors.items()}
+        interleaved(steps, repeats=1, on_done=on_done)
+        rates = interleaved(steps, repeats=repeats, on_done=on_done)
         for name, each in rates.items():
             ratios = [rate / base for rate, base in zip(each, rates[REFERENCE], strict=True)]
-            precision = opened[name].runs_on.rpartition(", ")[2]
+            precision = predictors[name].runs_on.rpartition(", ")[2]
             row = summary(name, each) | {
                 "batch": batch,
                 "precision": precision,
@@ -67,7 +67,7 @@ def num_steps(num_artifacts: int, num_batches: int, repeats: int) -> int:
     return (2 + num_artifacts) * num_batches * (repeats + 1)
 
 
-def _pipeline(predictor: Predictor, clips: Tensor) -> Callable[[], int]:
+def _step(predictor: Predictor, clips: Tensor) -> Callable[[], int]:
     def run() -> int:
         predictor(clips)
         if predictor.device.type == "cuda":
@@ -77,8 +77,8 @@ def _pipeline(predictor: Predictor, clips: Tensor) -> Callable[[], int]:
     return run
 
 
-def as_people_run_it(run: Path) -> Predictor:
-    """The run's model with its pictures channels-first, which is what torch does by itself."""
+def open_channels_first(run: Path) -> Predictor:
+    """Open a run with channels-first frames, the default of PyTorch."""
     predictor = open_predictor(run)
     channels_first(predictor.run.model)  # type: ignore[attr-defined]
     return predictor
@@ -88,13 +88,13 @@ def channels_first(model: nn.Module) -> nn.Module:
     backbone = getattr(model, "backbone", None)
     if backbone is not None:
         backbone.register_forward_pre_hook(
-            lambda _, pictures: pictures[0].contiguous(memory_format=torch.contiguous_format)
+            lambda _, inputs: inputs[0].contiguous(memory_format=torch.contiguous_format)
         )
     return model
 
 
 def count_flops(model: nn.Module, spec: ClipSpec) -> float:
-    """Of one clip: a multiplication and an addition count as two."""
+    """Count the FLOPs of one clip; a multiply-add counts as two."""
     from torch.utils.flop_counter import FlopCounterMode
 
     clip = torch.zeros(1, *spec.shape)
@@ -102,9 +102,9 @@ def count_flops(model: nn.Module, spec: ClipSpec) -> float:
         model(clip)
     recurrent = sum(
         2 * weight.numel() * spec.num_frames
-        for each in model.modules()
-        if isinstance(each, nn.RNNBase)
-        for weight in each.parameters()
+        for module in model.modules()
+        if isinstance(module, nn.RNNBase)
+        for weight in module.parameters()
         if weight.ndim > 1
     )
     return counter.get_total_flops() + recurrent

@@ -1,1 +1,1 @@
-"""The web page for one video at a time: what it shows, and what it may open."""
+"""The web page of `engine app`, which labels one video at a time."""

@@ -1,6 +1,6 @@
-"""One video through one model: what was seen, what it is, who does what when, and what took long.
+"""Labels one video for the page: classes, segments, the frames the model saw, and timings.
 
-B windows of a batch, T frames, C channels or classes.
+Shape letters: B windows of a batch, T frames, C channels or classes, H height, W width.
 """
 
 import io
@@ -26,19 +26,19 @@ if TYPE_CHECKING:
 
     Model = Callable[[torch.Tensor], torch.Tensor]
 
-WHOLE = 2.0
-"""A video of up to so many windows' length is answered as a whole."""
-BATCH = 8
+MAX_WHOLE_WINDOWS = 2.0
+"""Videos up to this many window lengths are labelled as one clip."""
+BATCH_SIZE = 8
 MAX_WINDOWS = 20_000
 MAX_STRIPS = 100
-"""Of a long video; those between are given up."""
+"""Film strips kept of a long video, evenly spread."""
 FRAME_SIDE = 112
 TOP = 5
 
 
 @dataclass(frozen=True, kw_only=True)
 class Strip:
-    """The frames that the model saw of one window, as JPEG."""
+    """The frames of one window that the model saw, as JPEG."""
 
     start_s: float
     end_s: float
@@ -48,19 +48,20 @@ class Strip:
 @dataclass(frozen=True, kw_only=True)
 class Answer:
     top: list[tuple[int, float]]
-    """The best classes of the whole and their probabilities, which are means over the windows."""
+    """The most likely classes and their probabilities, averaged over the windows."""
     duration_s: float
     num_windows: int
     segments: list[Segment]
-    """Empty where the video is one window."""
+    """Empty if the video is one window."""
     strips: list[Strip]
     seconds: dict[str, float]
-    """What each stage took."""
+    """Duration of each stage."""
     num_damaged: int
-    """Damaged frames for which a neighbour stood in."""
+    """Damaged frames that were replaced with a neighboring frame."""
 
     def strip_at(self, middle_s: float) -> Strip:
-        return min(self.strips, key=lambda each: abs(each.start_s + each.end_s - 2 * middle_s))
+        """The strip whose window is centered closest to this time."""
+        return min(self.strips, key=lambda strip: abs(strip.start_s + strip.end_s - 2 * middle_s))
 
 
 def answer(
@@ -72,12 +73,24 @@ def answer(
     gpu: int | None = None,
     log: Callable[[int, int], None] = lambda done, total: None,
 ) -> Answer:
-    """`tell` hears how many windows of how many are done, and may raise to stop."""
+    """Label a video, window by window if it is long.
+
+    Args:
+        path: The video.
+        model: Predicts logits for uint8 clips.
+        clip: The clips that the model expects.
+        window_s: Length of a window in seconds; windows overlap by half.
+        gpu: GPU of the model; None for the CPU.
+        log: Called with the number of finished windows and their total; may raise to stop.
+
+    Raises:
+        VideoError: The video can't be read.
+    """
     started = time.perf_counter()
     windows = _plan(path, window_s)
-    found_s = time.perf_counter() - started
+    planning_s = time.perf_counter() - started
     is_long = len(windows) > 1
-    batch_size = min(BATCH, len(windows))
+    batch_size = min(BATCH_SIZE, len(windows))
     loader = WindowLoader(
         [path],
         clip,
@@ -88,37 +101,39 @@ def answer(
         num_threads=None if is_long else 1,
         values="uint8",
     )
-    answerer = BatchedPredictor(model, batch_size)
+    predictor = BatchedPredictor(model, batch_size)
     strips = Strips(len(windows))
-    found: list[tuple[float, float, NDArray[np.float32]]] = []
+    predictions: list[tuple[float, float, NDArray[np.float32]]] = []
     model_s = strips_s = 0.0
-    reading = time.perf_counter()
+    loop_started = time.perf_counter()
     with closing(loader.batches()) as batches:
         for batch in batches:
-            read = time.perf_counter()
-            probabilities_BC = answerer(batch.clips)
-            answered = time.perf_counter()
-            for window, frames, each in zip(
+            model_started = time.perf_counter()
+            probabilities_BC = predictor(batch.clips)
+            model_ended = time.perf_counter()
+            for window, frames_TCHW, probabilities_C in zip(
                 batch.windows, batch.clips, probabilities_BC, strict=True
             ):
-                found.append((window.start_s, window.end_s, each))
-                strips.take(window, frames)
-            model_s += answered - read
-            strips_s += time.perf_counter() - answered
-            log(len(found), len(windows))
-    reading_s = time.perf_counter() - reading - model_s - strips_s
+                predictions.append((window.start_s, window.end_s, probabilities_C))
+                strips.add(window, frames_TCHW)
+            model_s += model_ended - model_started
+            strips_s += time.perf_counter() - model_ended
+            log(len(predictions), len(windows))
+    decoding_s = time.perf_counter() - loop_started - model_s - strips_s
     if path in loader.report.failures:
         raise VideoError(path, loader.report.failures[path])
-    mean_C = np.stack([each for _, _, each in found]).mean(axis=0, dtype=np.float64)
+    mean_C = np.stack([probabilities_C for _, _, probabilities_C in predictions]).mean(
+        axis=0, dtype=np.float64
+    )
     return Answer(
-        top=[(int(each), float(mean_C[each])) for each in np.argsort(-mean_C)[:TOP]],
+        top=[(int(index), float(mean_C[index])) for index in np.argsort(-mean_C)[:TOP]],
         duration_s=windows[-1].end_s,
         num_windows=len(windows),
-        segments=segments(found, smooth_s=window_s) if is_long else [],
+        segments=segments(predictions, smooth_s=window_s) if is_long else [],
         strips=strips.kept,
         seconds={
-            "finding frames": found_s,
-            "decoding": reading_s,
+            "finding frames": planning_s,
+            "decoding": decoding_s,
             "model": model_s,
             "pictures": strips_s,
         },
@@ -127,10 +142,10 @@ def answer(
 
 
 def _plan(path: Path, window_s: float) -> list[Window]:
-    """The whole, or windows that overlap by half."""
+    """One window for a short video, or windows that overlap by half."""
     try:
         (whole,) = plan_windows(path, window_s=None)
-        if whole.end_s <= WHOLE * window_s:
+        if whole.end_s <= MAX_WHOLE_WINDOWS * window_s:
             return [whole]
         if whole.end_s / window_s * 2 > MAX_WINDOWS:
             raise VideoError(
@@ -143,29 +158,29 @@ def _plan(path: Path, window_s: float) -> list[Window]:
 
 
 class Strips:
-    """Keeps those of evenly spread windows, however many there are."""
+    """Collects film strips of at most `MAX_STRIPS` evenly spread windows."""
 
     def __init__(self, num_windows: int) -> None:
         self.kept: list[Strip] = []
-        self._each = -(-num_windows // MAX_STRIPS)
+        self._interval = -(-num_windows // MAX_STRIPS)
 
-    def take(self, window: Window, frames_TCHW: "torch.Tensor") -> None:
-        if window.number % self._each:
+    def add(self, window: Window, frames_TCHW: "torch.Tensor") -> None:
+        if window.number % self._interval:
             return
-        pictures = frames_TCHW.permute(0, 2, 3, 1).cpu().numpy()
+        frames_THWC = frames_TCHW.permute(0, 2, 3, 1).cpu().numpy()
         self.kept.append(
             Strip(
                 start_s=window.start_s,
                 end_s=window.end_s,
-                frames=[_jpeg(picture) for picture in pictures],
+                frames=[_jpeg(frame_HWC) for frame_HWC in frames_THWC],
             )
         )
 
 
-def _jpeg(picture_HWC: NDArray[np.uint8]) -> bytes:
+def _jpeg(frame_HWC: NDArray[np.uint8]) -> bytes:
     from PIL import Image
 
-    image = Image.fromarray(picture_HWC)
+    image = Image.fromarray(frame_HWC)
     image.thumbnail((FRAME_SIDE, FRAME_SIDE))
     buffer = io.BytesIO()
     image.save(buffer, "JPEG", quality=80)

@@ -1,6 +1,7 @@
-"""A video as browsers play it: as it stands where they can, else converted, small and bounded."""
+"""Makes videos playable in browsers, by converting them to small H.264 files if needed."""
 
 import io
+import itertools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
@@ -18,13 +19,13 @@ from dali_pipelines.decode.video_stream import open_video
 from dali_pipelines.errors import VideoError
 
 MAX_S = 300.0
-"""Of a converted video; the rest is left out, and the result says so."""
+"""Maximum length of a converted video; the rest is cut off."""
 SHORT_SIDE = 360
 MAX_FPS = 30.0
 TICKS = 90_000
-TELL_EACH = 50
-"""Frames."""
-WEBM_HEAD = 64
+LOG_INTERVAL = 50
+"""Frames between two calls of `log`."""
+WEBM_HEADER_BYTES = 64
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,7 +37,7 @@ class Converted:
 
 
 def mime_of(path: Path) -> str | None:
-    """What to call the file where every current browser plays it; None where one doesn't."""
+    """Return the MIME type of a file that all current browsers play, and None for others."""
     with open_video(path) as (container, stream):
         codec = stream.codec_context.codec.canonical_name
         is_plain = stream.codec_context.pix_fmt in ("yuv420p", "yuvj420p")
@@ -45,12 +46,21 @@ def mime_of(path: Path) -> str | None:
         return "video/mp4"
     if is_plain and codec in ("vp8", "vp9") and "webm" in container_names:
         with path.open("rb") as file:
-            return "video/webm" if b"webm" in file.read(WEBM_HEAD) else None
+            return "video/webm" if b"webm" in file.read(WEBM_HEADER_BYTES) else None
     return None
 
 
 def convert(path: Path, *, most_s: float = MAX_S, log: Callable[[float], None]) -> Converted:
-    """`tell` hears now and then which second is reached, and may raise to stop."""
+    """Convert a video to H.264 in MP4.
+
+    Args:
+        path: The video.
+        most_s: Maximum length of the result in seconds.
+        log: Called from time to time with the current second; may raise to stop.
+
+    Raises:
+        VideoError: The video can't be read.
+    """
     with open_indexed(path) as video:
         stream, frames = video.stream, _frames(video)
         first = next(frames, None)
@@ -62,13 +72,13 @@ def convert(path: Path, *, most_s: float = MAX_S, log: Callable[[float], None]) 
         written = 0
         with av.open(output, "w", format="mp4") as target:
             encoder: Any = None
-            for seconds, frame in _and_then(first, frames):
+            for seconds, frame in itertools.chain([first], frames):
                 shown_s = seconds - start_s
                 if shown_s >= most_s:
                     is_whole = False
                     break
                 if shown_s * MAX_FPS < written - 0.5:
-                    continue  # more often than is shown, or out of order
+                    continue  # above the maximum frame rate, or out of order
                 picture = av.VideoFrame.from_ndarray(to_pixels(frame, size=size), format="rgb24")
                 if encoder is None:
                     encoder = _encoder(target, picture.width, picture.height, fps)
@@ -77,7 +87,7 @@ def convert(path: Path, *, most_s: float = MAX_S, log: Callable[[float], None]) 
                 target.mux(encoder.encode(picture))
                 written += 1
                 last_s = shown_s
-                if written % TELL_EACH == 0:
+                if written % LOG_INTERVAL == 0:
                     log(shown_s)
             target.mux(encoder.encode(None))
     return Converted(data=output.getvalue(), seconds=last_s + 1 / fps, is_whole=is_whole)
@@ -88,33 +98,28 @@ def _encoder(target: Any, width: int, height: int, fps: Fraction) -> Any:
     encoder = target.add_stream("libx264", rate=fps, options=options)
     encoder.width, encoder.height, encoder.pix_fmt = width, height, "yuv420p"
     encoder.codec_context.time_base = Fraction(1, TICKS)
-    encoder.codec_context.gop_size = max(1, round(fps))  # a player may jump to any second
+    encoder.codec_context.gop_size = max(1, round(fps))  # for seeking to any second
     encoder.codec_context.max_b_frames = 0
     return encoder
 
 
 def _frames(video: IndexedVideo) -> Iterator[tuple[float, av.VideoFrame]]:
-    """With the second at which each is shown; frames that don't decode are left out."""
-    clock, found = video.stream.time_base, video.index.times() if video.index else None
-    if found is None or clock is None:
+    """Yield frames with their time in seconds; frames that can't be decoded are left out."""
+    time_base, index = video.stream.time_base, video.index.times() if video.index else None
+    if index is None or time_base is None:
         rate = _fps(video.stream)
         with video.packets() as (context, packets):
             for number, frame, _ in frames_by_counting(context, packets, Event()):
                 yield float(number / rate), frame
         return
-    times, _ = found
+    times, _ = index
     try:
         for number, frame, _ in frames_by_index(video, Event()):
-            yield float(times[number] * clock), frame
+            yield float(times[number] * time_base), frame
     except OtherOrder as error:
-        raise VideoError(video.path, "its frames come in another order than it says") from error
-
-
-def _and_then(
-    first: tuple[float, av.VideoFrame], rest: Iterator[tuple[float, av.VideoFrame]]
-) -> Iterator[tuple[float, av.VideoFrame]]:
-    yield first
-    yield from rest
+        raise VideoError(
+            video.path, "the order of its frames contradicts its time stamps"
+        ) from error
 
 
 def _fps(stream: VideoStream) -> Fraction:
@@ -125,7 +130,7 @@ def _fps(stream: VideoStream) -> Fraction:
 
 
 def _size(stream: VideoStream) -> tuple[int, int]:
-    """Before rotation; both sides even, as H.264 wants them."""
+    """Size before rotation; both sides are even, as H.264 requires."""
     width, height = stream.codec_context.width, stream.codec_context.height
     short = min(SHORT_SIDE, width, height)
     width, height = resized_size(width, height, short)

@@ -1,4 +1,4 @@
-"""How the parts of an answer look on the page."""
+"""Draws the parts of an answer on the page."""
 
 import re
 from collections.abc import Callable
@@ -14,13 +14,12 @@ if TYPE_CHECKING:
     from engine.labelling.segments import Segment
 
 MAX_BUTTONS = 60
-"""For segments; where there are more, the longest have one, and the timeline has all."""
-MAX_IN_ROW = 16
-"""Frames of a strip."""
+"""If there are more segments, only the longest get a button; the timeline shows all."""
+MAX_FRAMES_PER_ROW = 16
 
 
 def plain(text: str) -> str:
-    """As Markdown that shows the words as they are, whoever chose them."""
+    """Escape text for Markdown, so that it is shown literally."""
     one_line = re.sub(r"\s+", " ", text)
     return re.sub(r"([!-/:-@\[-`{-~])", r"\\\1", one_line)
 
@@ -28,14 +27,14 @@ def plain(text: str) -> str:
 def label_and_bars(answer: Answer, class_names: list[str]) -> None:
     best, share = answer.top[0]
     st.metric(
-        "The whole video, its mean" if answer.segments else "This video",
+        "The whole video, on average" if answer.segments else "This video",
         class_names[best],
         f"{share:.1%} sure",
         delta_color="off",
         delta_arrow="off",
     )
-    for number, each in answer.top:
-        st.progress(min(1.0, each), f"{plain(class_names[number])} · {each:.1%}")
+    for index, probability in answer.top:
+        st.progress(min(1.0, probability), f"{plain(class_names[index])} · {probability:.1%}")
 
 
 def frames(strip: Strip, title: str) -> None:
@@ -44,39 +43,45 @@ def frames(strip: Strip, title: str) -> None:
         f'<img style="width:100%;border-radius:4px" alt="frame {number}" src="{embed_jpeg(data)}">'
         for number, data in enumerate(strip.frames, 1)
     )
-    columns = f"repeat({min(MAX_IN_ROW, len(strip.frames))},minmax(0,120px))"
+    columns = f"repeat({min(MAX_FRAMES_PER_ROW, len(strip.frames))},minmax(0,120px))"
     style = f"display:grid;grid-template-columns:{columns};gap:4px;line-height:0"
     st.html(f'<div style="{style}">{pictures}</div>')
     st.caption(
         f"The {len(strip.frames)} frames that the model saw, as it saw them, "
-        f"of {strip.start_s:.1f} s to {strip.end_s:.1f} s."
+        f"from {strip.start_s:.1f} s to {strip.end_s:.1f} s."
     )
 
 
 def timeline(
     answer: Answer, class_names: list[str], jump: Callable[[int], None], *, key: str
 ) -> None:
-    """Bars and buttons; each makes the player jump, by the number of the segment.
+    """Draw segments as bars and buttons.
 
-    A bar stays chosen under its `key`, and couldn't be clicked on again.
+    Args:
+        answer: The segments.
+        class_names: Names of the classes.
+        jump: Called with the number of the clicked segment.
+        key: Key of the chart. It must change after each click, because a selected bar can't be
+            clicked again.
     """
     import altair as alt
 
-    st.markdown("**Who does what when** – click on a segment to see it")
+    st.markdown("**Timeline** – click on a segment to play it")
     before = st.session_state.get("segment")
     rows = [
         {
             "number": number,
-            "start": each.start_s,
-            "end": each.end_s,
-            "label": class_names[each.label],
-            "from": clock(each.start_s),
-            "to": clock(each.end_s),
-            "sure": each.confidence,
-            "words": f"{class_names[each.label]}, {clock(each.start_s)} to {clock(each.end_s)}",
+            "start": segment.start_s,
+            "end": segment.end_s,
+            "label": class_names[segment.label],
+            "from": clock(segment.start_s),
+            "to": clock(segment.end_s),
+            "confidence": segment.confidence,
+            "text": f"{class_names[segment.label]}, {clock(segment.start_s)} to "
+            f"{clock(segment.end_s)}",
             "opacity": 1.0 if before in (None, number) else 0.45,
         }
-        for number, each in enumerate(answer.segments)
+        for number, segment in enumerate(answer.segments)
     ]
     chosen = alt.selection_point(name="segment", fields=["number"])
     bars = (
@@ -87,8 +92,8 @@ def timeline(
             x2="end:Q",
             color=alt.Color("label:N", title=None, legend=alt.Legend(orient="top")),
             opacity=alt.Opacity("opacity:Q", scale=None, legend=None),
-            description="words:N",
-            tooltip=["label:N", "from:N", "to:N", alt.Tooltip("sure:Q", format=".1%")],
+            description="text:N",
+            tooltip=["label:N", "from:N", "to:N", alt.Tooltip("confidence:Q", format=".1%")],
         )
         .add_params(chosen)
         .properties(height=140)
@@ -123,10 +128,10 @@ def _button(
 
 
 def stages(seconds: dict[str, float]) -> None:
-    st.markdown("**What took how long**")
+    st.markdown("**Time per stage**")
     with st.container(horizontal=True, gap="large"):
-        for name, each in seconds.items():
-            st.markdown(f"{name}  \n**{_duration(each)}**", width="content")
+        for name, stage_s in seconds.items():
+            st.markdown(f"{name}  \n**{_duration(stage_s)}**", width="content")
 
 
 def _duration(seconds: float) -> str:

@@ -1,6 +1,6 @@
-"""The page from top to bottom: choose a model and a video, see what happens in it.
+"""The page of `engine app`: choose a model and a video, and see its labels.
 
-Streamlit runs it anew after each click; what was worked out stays in the session's state.
+Streamlit reruns the page after each click; results are kept in the session state.
 """
 
 import time
@@ -27,12 +27,12 @@ if TYPE_CHECKING:
 
 STYLE = "<style>.block-container { padding-top: 2.5rem }</style>"
 LIST_S = 10.0
-"""For so long the list of a folder's videos is kept."""
+"""Seconds for which the list of videos in folders is cached."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Model:
-    """What answers; visitors take turns."""
+    """An open model; a lock lets one visitor use it at a time."""
 
     name: str
     run: "Callable[[torch.Tensor], torch.Tensor]"
@@ -49,28 +49,33 @@ class Model:
 
 @dataclass(kw_only=True)
 class PageState:
-    """What the session holds of the video in front of its visitor."""
+    """The results of the video that a session shows."""
 
     key: tuple[Any, ...]
     answer: Answer
     model: Model
     playable: Playable
     seconds: dict[str, float]
-    """What each stage took."""
+    """Duration of each stage."""
     jumps: int = 0
 
 
 def show(site: Site, open_model: Callable[[str, str], Model]) -> None:
-    """`open_model` takes a path and a device; it raises UserError alone."""
+    """Draw the page.
+
+    Args:
+        site: Settings from the command line.
+        open_model: Opens a model from its path and a device; may raise UserError.
+    """
     st.set_page_config(page_title="engine", page_icon="🎬", layout="wide")
     st.html(STYLE)
     st.title("What happens in this video?")
     with st.sidebar:
         name = cast(str, st.selectbox("Model", list(site.models), key="model"))
         window_s = st.number_input(
-            "Seconds of a window",
+            "Window length in seconds",
             min_value=0.2, max_value=600.0, value=2.0, step=0.5, key="window",
-            help="Longer videos are answered window by window, each half over the one before.",
+            help="Long videos are labelled in windows of this length, which overlap by half.",
         )  # fmt: skip
         st.caption(
             "Uploads stay on this machine, and are deleted when you choose another video or "
@@ -82,26 +87,26 @@ def show(site: Site, open_model: Callable[[str, str], Model]) -> None:
         if source is None:
             return
         st.subheader(drawing.plain(source.name))
-        shown = _worked_out(site, source, name, float(window_s), open_model)
+        state = _label(site, source, name, float(window_s), open_model)
     except VideoError as error:
-        called = source.name if source else "This video"
-        problem = f"{called} can't be labelled: {error.reason}. Choose another file, or mend it."
+        video = source.name if source else "This video"
+        problem = f"{video} can't be labelled: {error.reason}. Choose another file, or repair it."
     except (UserError, SpecError) as error:
         problem = str(error)
-    except OSError as error:  # a pick that has gone, a full disk
+    except OSError as error:  # the file was removed, or the disk is full
         problem = f"It can't be read: {error.strerror or error}."
     if problem:
         st.error(drawing.plain(problem), icon=":material/error:")
         return
-    _draw(shown)
+    _draw(state)
 
 
 def _choose(site: Site) -> Source | None:
     picked = None
     if site.folders:
         listed = _listed(site.folders)
-        way = st.radio("Video from", ["upload", "folder"], horizontal=True, key="way")
-        if way == "folder":
+        origin = st.radio("Video from", ["upload", "folder"], horizontal=True, key="origin")
+        if origin == "folder":
             picked = st.selectbox(
                 "Video", list(listed), index=None, key="pick", placeholder="Choose a video",
                 help=f"At most {sources.MAX_PICKS:,} are listed.",
@@ -116,21 +121,21 @@ def _listed(folders: tuple[str, ...]) -> dict[str, Path]:
     return sources.picks(folders)
 
 
-def _worked_out(
+def _label(
     site: Site,
     source: Source,
     name: str,
     window_s: float,
     open_model: Callable[[str, str], Model],
 ) -> PageState:
-    """As it stands from the last run of the page, or anew; the file is open just as long."""
+    """Label the video, or return the session's results if nothing changed."""
     key = (source.key, name, window_s)
     before: PageState | None = st.session_state.get("shown")
     if before is not None and before.key == key:
         return before
     path_of_model = site.models.get(name)
-    if path_of_model is None:  # what the browser sends may be anything
-        raise UserError(f"there is no model {name!r} here; choose one of the list.")
+    if path_of_model is None:  # never trust what the browser sends
+        raise UserError(f"there is no model {name!r} here; choose one from the list.")
     st.session_state.pop("shown", None)
     bar = st.progress(0.0, "Opening the model")
     started = time.perf_counter()
@@ -142,61 +147,61 @@ def _worked_out(
 
     with source.opened() as path:
         bar.progress(0.0, "Reading the video")
-        found = answer(path, model, model.clip, window_s=window_s, gpu=model.gpu, log=log)
+        result = answer(path, model, model.clip, window_s=window_s, gpu=model.gpu, log=log)
         started = time.perf_counter()
         if before is not None and before.key[0] == source.key:
-            play = before.playable
+            video = before.playable
         else:
-            bar.progress(1.0, "Making it playable")
-            play = playable(
+            bar.progress(1.0, "Converting the video")
+            video = playable(
                 path, source.size, most_mb=site.max_upload_mb,
-                log=lambda second: _tell_player(bar, second, found.duration_s),
+                log=lambda second: _show_conversion(bar, second, result.duration_s),
             )  # fmt: skip
-    playing_s = time.perf_counter() - started
+    player_s = time.perf_counter() - started
     bar.empty()
-    seconds = {"opening the model": opening_s, **found.seconds, "player": playing_s}
-    shown = PageState(key=key, answer=found, model=model, playable=play, seconds=seconds)
-    st.session_state.shown = shown
+    seconds = {"opening the model": opening_s, **result.seconds, "player": player_s}
+    state = PageState(key=key, answer=result, model=model, playable=video, seconds=seconds)
+    st.session_state.shown = state
     st.session_state.segment = None
-    return shown
+    return state
 
 
-def _tell_player(bar: Any, second: float, duration_s: float) -> None:
-    bar.progress(min(1.0, second / max(duration_s, 0.1)), "Making it playable")
+def _show_conversion(bar: Any, second: float, duration_s: float) -> None:
+    bar.progress(min(1.0, second / max(duration_s, 0.1)), "Converting the video")
 
 
-def _draw(shown: PageState) -> None:
-    found, names = shown.answer, shown.model.class_names
+def _draw(state: PageState) -> None:
+    result, names = state.answer, state.model.class_names
     number = st.session_state.get("segment")
-    segment = found.segments[number] if number is not None else None
+    segment = result.segments[number] if number is not None else None
     left, right = st.columns([3, 2], gap="large")
     with left:
         start_s = segment.start_s if segment else 0.0
-        # Another container for each jump: a player that is there already doesn't go back.
-        with st.container(key=f"player-{shown.jumps}"):
-            st.video(shown.playable.data, shown.playable.mime, start_time=int(start_s))
-        if shown.playable.note:
-            st.caption(shown.playable.note)
+        # A new container for each jump, because an existing player ignores a new start time.
+        with st.container(key=f"player-{state.jumps}"):
+            st.video(state.playable.data, state.playable.mime, start_time=int(start_s))
+        if state.playable.note:
+            st.caption(state.playable.note)
     with right:
-        drawing.label_and_bars(found, names)
+        drawing.label_and_bars(result, names)
 
     def jump(to: int) -> None:
         st.session_state.segment = to
-        shown.jumps += 1
+        state.jumps += 1
 
-    if found.segments:
-        drawing.timeline(found, names, jump, key=f"timeline-{shown.jumps}")
-    middle_s = (segment.start_s + segment.end_s) / 2 if segment else found.duration_s / 2
+    if result.segments:
+        drawing.timeline(result, names, jump, key=f"timeline-{state.jumps}")
+    middle_s = (segment.start_s + segment.end_s) / 2 if segment else result.duration_s / 2
     title = drawing.plain(names[segment.label]) if segment else "Sampled frames"
-    drawing.frames(found.strip_at(middle_s), title)
-    drawing.stages(shown.seconds)
+    drawing.frames(result.strip_at(middle_s), title)
+    drawing.stages(state.seconds)
     st.caption(
-        f"{drawing.plain(shown.model.name)}: {shown.model.runs_on}. "
-        f"{found.duration_s:.1f} s of video in {found.num_windows:,} "
-        f"{'window' if found.num_windows == 1 else 'windows'}."
+        f"{drawing.plain(state.model.name)}: {state.model.runs_on}. "
+        f"{result.duration_s:.1f} s of video in {result.num_windows:,} "
+        f"{'window' if result.num_windows == 1 else 'windows'}."
         + (
-            f" {found.num_damaged:,} of the frames that it saw are damaged."
-            if found.num_damaged
+            f" {result.num_damaged:,} of the decoded frames are damaged."
+            if result.num_damaged
             else ""
         )
     )

@@ -1,4 +1,4 @@
-"""What Streamlit runs for each visitor and each click: the page, with models opened by path."""
+"""The script that Streamlit runs for each visitor and each click."""
 
 import sys
 from pathlib import Path
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 @st.cache_resource(show_spinner=False)
 def open_model(path: str, device: str) -> "Model":
-    """Once for all visitors, warm."""
+    """Open a model and warm it up, once for all visitors."""
     from engine.app.page import Model
     from engine.memory import keep_freed_memory
     from engine.predictor import open_predictor
@@ -32,10 +32,10 @@ def open_model(path: str, device: str) -> "Model":
 
 
 def main() -> None:
-    # Streamlit puts this folder on the path, where `compile` or `evaluate` would hide others'.
-    here = str(Path(__file__).parent)
-    if here in sys.path:
-        sys.path.remove(here)
+    # Streamlit adds this folder to sys.path, where our modules could hide others of equal name.
+    folder = str(Path(__file__).parent)
+    if folder in sys.path:
+        sys.path.remove(folder)
     from engine.app.page import show
     from engine.app.site import Site
 

@@ -1,4 +1,4 @@
-"""What the command line says of the page, on its way to the script that Streamlit runs."""
+"""Settings of the page, passed from the command line to the script that Streamlit runs."""
 
 import dataclasses
 import ipaddress
@@ -12,9 +12,9 @@ LOCAL = ("localhost", "127.0.0.1", "::1")
 @dataclass(frozen=True, kw_only=True)
 class Site:
     models: dict[str, str]
-    """What may be chosen: a name, and the path of a run or an artifact."""
+    """Models to choose from: names, and paths of runs or artifacts."""
     folders: tuple[str, ...]
-    """Whose videos may be picked, beside those that are uploaded."""
+    """Folders of videos to choose from, besides uploads."""
     max_upload_mb: int
     device: str
 
@@ -28,7 +28,7 @@ class Site:
 
 
 def address_of(host: str) -> str:
-    """Names of this machine alone are one address, so that nothing else is listened on."""
+    """Replace "localhost" with 127.0.0.1, so that the server listens on that address only."""
     return "127.0.0.1" if host == "localhost" else host
 
 
@@ -40,7 +40,7 @@ def is_local(host: str) -> bool:
 
 
 def streamlit_options(site: Site, *, host: str, port: int, open_browser: bool) -> dict[str, Any]:
-    """All that matters is set here: a visitor's own .streamlit/config.toml can't undo it."""
+    """Streamlit's options; set here, they override the user's .streamlit/config.toml."""
     return {
         "server.address": address_of(host),
         "server.port": port,
@@ -48,7 +48,7 @@ def streamlit_options(site: Site, *, host: str, port: int, open_browser: bool) -
         "server.maxUploadSize": site.max_upload_mb,
         "server.enableCORS": True,
         "server.enableXsrfProtection": True,
-        # A foreign page whose name is made to mean this machine isn't answered.
+        # Protects against DNS rebinding.
         "server.allowedHosts": list(LOCAL) if is_local(host) else [],
         "server.enableStaticServing": False,
         "server.enableAgentApi": False,

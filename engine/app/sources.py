@@ -1,7 +1,7 @@
-"""Where a video comes from: an upload, or a folder that the command line names. Nothing else.
+"""Sources of videos: uploads, and the folders named on the command line.
 
-What a visitor sends is never part of a path. An upload becomes a file without a name, which goes
-when it is closed, or with the process, however that ends; a pick is looked up among those listed.
+Input from a visitor never becomes part of a path. An upload is stored in an unnamed file that
+disappears when it is closed or the process ends. A choice is looked up in the list of videos.
 """
 
 import tempfile
@@ -21,9 +21,9 @@ MAX_PICKS = 1000
 @dataclass(frozen=True, kw_only=True)
 class Source:
     name: str
-    """What its owner calls it; for people to read only."""
+    """Name to show; never used as a path."""
     key: tuple[Any, ...]
-    """The same only where the content is."""
+    """Identifies the content."""
     size: int
     opened: Callable[[], AbstractContextManager[Path]]
 
@@ -40,7 +40,7 @@ def of_upload(uploaded: Any) -> Source:
 
 @contextmanager
 def nameless(data: "memoryview | bytes") -> Iterator[Path]:
-    """A file on disk that no folder lists; the path holds in this process, until the end."""
+    """Write data to an unnamed file and yield a path that is valid in this process."""
     with tempfile.TemporaryFile() as file:
         file.write(data)
         file.flush()
@@ -48,9 +48,9 @@ def nameless(data: "memoryview | bytes") -> Iterator[Path]:
 
 
 def picks(folders: Iterable[str]) -> dict[str, Path]:
-    """The videos that may be picked, by the names that the page shows; links may not lead out."""
+    """Map names to the videos in these folders; links out of the folders are left out."""
     roots = [Path(folder).resolve() for folder in folders]
-    found: dict[str, Path] = {}
+    videos: dict[str, Path] = {}
     for root in roots:
         prefix = f"{root}/" if len(roots) > 1 else ""
         files = (
@@ -58,17 +58,17 @@ def picks(folders: Iterable[str]) -> dict[str, Path]:
             for item in discovery.below(root, discovery.FileFilter())
             if _is_inside(item.path, root)
         )
-        for item in islice(files, MAX_PICKS - len(found)):
-            found[_readable(prefix + item.name)] = item.path
-    return found
+        for item in islice(files, MAX_PICKS - len(videos)):
+            videos[_readable(prefix + item.name)] = item.path
+    return videos
 
 
 def of_pick(name: str, listed: dict[str, Path], folders: Iterable[str]) -> Source:
-    """`name` is what the browser sends, so it may be anything."""
+    """Look a chosen video up; `name` comes from the browser and can't be trusted."""
     path = listed.get(name)
     roots = [Path(folder).resolve() for folder in folders]
     if path is None or not any(_is_inside(path, root) for root in roots):
-        raise UserError(f"there is no video {name!r} to pick; choose one of the list.")
+        raise UserError(f"there is no video {name!r}; choose one from the list.")
     real = path.resolve()
     status = real.stat()
 
@@ -85,13 +85,13 @@ def of_pick(name: str, listed: dict[str, Path], folders: Iterable[str]) -> Sourc
 
 
 def _is_inside(path: Path, root: Path) -> bool:
-    """A file, and one that lies there when all links are followed."""
+    """Whether a path is a file in `root` after following all links."""
     try:
         return path.is_file() and path.resolve().is_relative_to(root)
-    except (OSError, RuntimeError):  # a link that leads round in a circle
+    except (OSError, RuntimeError):  # circular link
         return False
 
 
 def _readable(name: str) -> str:
-    """A page takes no bytes that aren't UTF-8."""
+    """Escape bytes that are not UTF-8, which a page can't show."""
     return name.encode("utf-8", "backslashreplace").decode()

@@ -1,1 +1,1 @@
-"""From a run to an artifact: gathered, built, proved on held-out clips, sealed."""
+"""Compiles a run into an artifact and checks its parity with the run on held-out clips."""

@@ -1,7 +1,4 @@
-"""The steps of `engine compile`: gather, build, prove, search, seal.
-
-Joins the loaders (dali_pipelines), the checkpoint (engine) and the compilers (trt).
-"""
+"""The steps of `engine compile`: read clips, build, check parity, search for fp32 layers, seal."""
 
 import dataclasses
 import hashlib
@@ -28,11 +25,11 @@ from trt.parity import Budget, Logits, Parity, answers, compare
 from trt.probe import Gpu, this_device, this_gpu, user_cache, versions
 
 PROOF_BYTES = 32 << 20
-"""The most that the clips kept in an artifact may take."""
+"""Maximum size of the clips stored in an artifact."""
 
 
 def key_of(request: CompileRequest, source: CompileSource) -> str:
-    """The same for the same weights, clips, target, device and libraries; else another."""
+    """Cache key of a build: a hash of the weights, clips, target, device and library versions."""
     clips = [row_facts(source.proof_rows)]
     if request.target.precision in ("int8", "fp8"):
         clips.append(row_facts(source.calibration_rows))
@@ -57,21 +54,27 @@ def build(
     gpu: Gpu | None,
     log: Callable[[str], None],
 ) -> ArtifactConfig:
-    """Fill `stage` with an artifact that passed, or raise; layers that break are kept in fp32."""
+    """Build an artifact in `stage` that passes the parity check.
+
+    If the first build fails the check, more and more of the most sensitive layers are kept in fp32.
+
+    Raises:
+        RefusedError: No build passed.
+    """
     from trt.precision_search import widen
 
     config, parity = _attempt(request, source, stage, request.target, gpu, log)
     if parity.passed:
         return config
-    log(f"it doesn't pass: {parity.in_words()}")
+    log(f"parity check failed: {parity.in_words()}")
     if request.target.precision in ("fp32", "tf32"):
         raise _refused(request, parity, "")
     ranked = _rank(request, source)
-    worst = ", ".join(f"{each.name} ({each.error:.2g})" for each in ranked[:5])
-    log(f"what breaks most in {request.target.precision}, by the error of a logit: {worst}")
+    worst = ", ".join(f"{layer.name} ({layer.error:.2g})" for layer in ranked[:5])
+    log(f"most sensitive layers in {request.target.precision}, by logit error: {worst}")
     fp32_layers: tuple[str, ...] = ()
     for fp32_layers in widen(ranked):
-        log(f"again, with {len(fp32_layers)} of {len(ranked)} layers in fp32")
+        log(f"rebuilding with {len(fp32_layers)} of {len(ranked)} layers in fp32")
         target = dataclasses.replace(request.target, fp32_layers=fp32_layers)
         try:
             config, parity = _attempt(request, source, stage, target, gpu, log)
@@ -83,10 +86,10 @@ def build(
     raise _refused(request, parity, f"; even with {len(fp32_layers)} layers in fp32")
 
 
-def _refused(request: CompileRequest, parity: Parity, more: str) -> RefusedError:
+def _refused(request: CompileRequest, parity: Parity, detail: str) -> RefusedError:
     return RefusedError(
         f"no artifact is written: in {request.target.precision} by {request.backend} "
-        f"{parity.in_words()}{more}. Take a more exact --precision, or --accept-drift."
+        f"{parity.in_words()}{detail}. Use a higher --precision, or --accept-drift."
     )
 
 
@@ -97,7 +100,7 @@ def _rank(request: CompileRequest, source: CompileSource) -> list[Any]:
 
     clips = torch.cat([batch.clips for batch in source.proof[: NUM_CLIPS // BATCH_SIZE]])
     total = len(candidates(source.folded, request.target.precision, clips[:1]))
-    with progress_bar("Lowering each layer alone", total=total, unit="layers") as advance:
+    with progress_bar("Measuring layer sensitivity", total=total, unit="layers") as advance:
         return rank(source.folded, request.target.precision, clips, advance)
 
 
@@ -109,11 +112,11 @@ def _attempt(
     gpu: Gpu | None,
     log: Callable[[str], None],
 ) -> tuple[ArtifactConfig, Parity]:
-    """Build once, and prove it."""
+    """Build once and measure parity."""
     from trt.program import lowered
 
-    for each in stage.iterdir():
-        each.unlink()
+    for path in stage.iterdir():
+        path.unlink()
     backend = BACKENDS[request.backend]
     if target.precision in backend.LOWERS:
         model = source.folded
@@ -146,22 +149,22 @@ def _attempt(
             "peak_memory_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10,
         },
     )
-    where = backend.runs_on(gpu)
-    if where:
+    device = backend.runs_on(gpu)
+    if device:
         run: Any = artifact.Artifact(config, backend.load(stage, config))
         proved_on = this_device()
     else:
-        run, proved_on = model, "torch on the CPU in its place: this machine can't run the engine"
-    found = source.ask(run, "Asking the compiled model")
+        run, proved_on = model, "PyTorch on the CPU instead: this machine can't run the engine"
+    logits = source.predict(run, "Running the compiled model")
     parity = compare(
-        source.reference, found, source.labels, budget=request.budget, proved_on=proved_on
+        source.reference, logits, source.labels, budget=request.budget, proved_on=proved_on
     )
-    facts = {**parity.to_dict(), "proved": bool(where), **_intervals(source, found)}
+    facts = {**parity.to_dict(), "proved": bool(device), **_intervals(source, logits)}
     return dataclasses.replace(config, parity=facts), parity
 
 
 def _keep_proof(source: CompileSource, stage: Path) -> None:
-    """Some clips and the fp32 model's answers, by which a rebuilt engine is proved elsewhere."""
+    """Store clips and the fp32 model's logits, to check parity after a rebuild elsewhere."""
     import torch
     from safetensors.torch import save_file
 
@@ -178,16 +181,17 @@ def _keep_proof(source: CompileSource, stage: Path) -> None:
 def rebuild(
     folder: Path, stage: Path, gpu: Gpu | None, log: Callable[[str], None]
 ) -> ArtifactConfig:
-    """An engine for this machine from the program in an artifact for another one."""
+    """Rebuild the engine of an artifact from another machine for this one."""
     from safetensors.torch import load_file
 
     config = artifact.check(folder)
     backend = BACKENDS[config.backend]
     if not backend.BOUND_TO:
-        raise UserError(f"{folder} opens on any machine, as {config.backend} does: copy it.")
-    where = backend.runs_on(gpu)
-    if not where:
-        raise RefusedError(f"this machine can't run what {config.backend} builds.")
+        raise UserError(
+            f"{folder} runs on any machine, as all {config.backend} artifacts do: copy it."
+        )
+    if not backend.runs_on(gpu):
+        raise RefusedError(f"this machine can't run {config.backend} artifacts.")
     proof = load_file(folder / artifact.PROOF)
     started = time.perf_counter()
     inputs = BuildInput(
@@ -214,32 +218,32 @@ def rebuild(
         proved_on=this_device(),
     )
     if not parity.passed:
-        raise RefusedError(f"no artifact is written: rebuilt, {parity.in_words()}.")
+        raise RefusedError(f"no artifact is written: after the rebuild, {parity.in_words()}.")
     for name in (artifact.PROOF, "manifest.csv", "run.json"):
         shutil.copyfile(folder / name, stage / name)
     return dataclasses.replace(config, parity={**parity.to_dict(), "proved": True})
 
 
-def _intervals(source: CompileSource, found: Logits) -> dict[str, Any]:
-    """95% of both accuracies; clips of one source are drawn together."""
+def _intervals(source: CompileSource, logits: Logits) -> dict[str, Any]:
+    """95% bootstrap intervals of both accuracies, resampled by source."""
     from engine.evaluation.metrics import bootstrap_interval
 
     listed, scheme = source.clips
     groups = [
         listed.clips[number].source for batch in source.proof for number in batch.ids.tolist()
     ]
-    named = {"accuracy_interval": found, "reference_accuracy_interval": source.reference}
+    named = {"accuracy_interval": logits, "reference_accuracy_interval": source.reference}
     return {
         "clips": f"held out under {scheme}",
         **{
-            name: bootstrap_interval(logits.argmax(axis=1) == source.labels, groups)
-            for name, logits in named.items()
+            name: bootstrap_interval(logits_NC.argmax(axis=1) == source.labels, groups)
+            for name, logits_NC in named.items()
         },
     }
 
 
 def copy(folder: Path, out: Path) -> None:
-    """A finished artifact under another name; the same bytes on disk where that is possible."""
+    """Copy a finished artifact, with hard links where possible."""
     for path in folder.iterdir():
         try:
             (out / path.name).hardlink_to(path)
@@ -250,13 +254,17 @@ def copy(folder: Path, out: Path) -> None:
 def compile_run(
     request: CompileRequest, out: Path, *, log: Callable[[str], None]
 ) -> ArtifactConfig:
-    """Build, prove and write an artifact to `out`, or raise and write nothing."""
+    """Build an artifact, check its parity and write it to `out`.
+
+    Raises:
+        RefusedError: The parity check failed; nothing is written.
+    """
     gpu = _prepare(out)
     return cached(request, gpu, out, log)
 
 
 def rebuild_in(folder: Path, out: Path, *, log: Callable[[str], None]) -> ArtifactConfig:
-    """The same from an artifact that was built for another machine."""
+    """Rebuild an artifact from another machine for this one, and write it to `out`."""
     gpu = _prepare(out)
     with atomic.new_folder(out) as stage:
         return artifact.seal(stage, rebuild(folder, stage, gpu, log))
@@ -273,7 +281,10 @@ def _prepare(out: Path) -> Gpu | None:
 def cached(
     request: CompileRequest, gpu: Gpu | None, out: Path, log: Callable[[str], None]
 ) -> ArtifactConfig:
-    """The artifact as `out`: built under a lock and kept, or what was built and kept before."""
+    """Write the artifact to `out`, from the cache if it was built before.
+
+    A file lock keeps two processes from building the same artifact at the same time.
+    """
     from filelock import FileLock
 
     folder = request.cache or user_cache() / "artifacts"
@@ -281,12 +292,12 @@ def cached(
     source = CompileSource(dataclasses.replace(request, cache=folder))
     finished = folder / key_of(request, source)
     with FileLock(finished.with_suffix(".lock")):
-        config = _sound(finished)
+        config = _cached_config(finished)
         if config is not None:
-            log(f"built before, with the same weights, clips and libraries: {finished}")
+            log(f"using the cached build with the same weights, clips and libraries: {finished}")
         else:
             shutil.rmtree(finished, ignore_errors=True)
-            _refuse_full(folder, source)
+            _require_disk_space(folder, source)
             with atomic.new_folder(finished) as stage:
                 config = build(request, source, stage, gpu, log)
                 _keep_proof(source, stage)
@@ -297,18 +308,19 @@ def cached(
     return config
 
 
-def _refuse_full(folder: Path, source: CompileSource) -> None:
-    """Compilers don't say that the disk is full; some take the whole process down."""
+def _require_disk_space(folder: Path, source: CompileSource) -> None:
+    """Raise before a build: compilers don't report a full disk, and some crash the process."""
     needed = 2 * (source.checkpoint / "model.safetensors").stat().st_size + PROOF_BYTES
     free = shutil.disk_usage(folder).free
     if free < needed:
         raise RefusedError(
-            f"{folder} has {free / 2**20:,.0f} MiB left where a build takes about "
-            f"{needed / 2**20:,.0f}: make room, or name another --cache."
+            f"{folder} has {free / 2**20:,.0f} MiB left, but a build takes about "
+            f"{needed / 2**20:,.0f}: free some space, or name another --cache."
         )
 
 
-def _sound(finished: Path) -> ArtifactConfig | None:
+def _cached_config(finished: Path) -> ArtifactConfig | None:
+    """The config of a cached artifact; None if it is missing or damaged."""
     if not finished.is_dir():
         return None
     try:
@@ -318,7 +330,7 @@ def _sound(finished: Path) -> ArtifactConfig | None:
 
 
 def _keep_clips(source: CompileSource, stage: Path) -> None:
-    """Which clips were held back, so that the artifact can be evaluated like its run."""
+    """Store the manifest of held-out clips, so that the artifact can be evaluated like its run."""
     listed, scheme = source.clips
     dataclasses.replace(listed, root=stage).save()
     facts = {"data": str(listed.root.absolute()), "scheme": scheme}

@@ -1,4 +1,4 @@
-"""What is to be compiled, and how: checked against this machine before anything is built."""
+"""Options of a compilation, checked against this machine before anything is built."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,14 +17,14 @@ class CompileRequest:
     data: Path | None
     backend: str
     precision: Precision
-    """What was asked for; the target's is what runs."""
+    """The requested precision; `target.precision` is the one that runs."""
     target: Target
     budget: Budget
     unproved: bool
     num_proof_clips: int
     num_calibration_clips: int
     cache: Path | None = None
-    """Where finished builds and the fp32 model's answers are kept."""
+    """Folder for finished builds and the fp32 model's logits."""
 
 
 def make_request(
@@ -43,8 +43,28 @@ def make_request(
     cache: Path | None = None,
     log: Callable[[str], None],
 ) -> CompileRequest:
-    """`batches`: the least, the best and the greatest. `accept_drift`: percent of the clips that
-    may get another label or be lost."""
+    """Resolve and check the options of a compilation.
+
+    Args:
+        run: The run to compile.
+        precision: The requested precision; a backend may run a different one.
+        backend: A backend, or "auto" for the best one on this machine.
+        data: Dataset of the clips; by default the one that the run was trained on.
+        batches: Minimum, optimal and maximum batch size.
+        accept_drift: Percent of clips whose label may change; also the allowed loss of accuracy in
+            percent.
+        unproved: Allow a build that can't run, and so can't be checked, on this machine.
+        num_clips: Number of held-out clips for the parity check.
+        num_calibration_clips: Number of training clips for calibration.
+        workspace_gb: Memory that the compiler may use.
+        optimization_level: Optimization level of the compiler.
+        cache: Folder for finished builds; by default the user's cache folder.
+        log: Called with each message.
+
+    Raises:
+        UserError: A name is unknown.
+        RefusedError: This machine can't use the backend.
+    """
     if precision not in PRECISIONS:
         raise unknown_name("precision", precision, list(PRECISIONS))
     gpu = this_gpu()
@@ -58,13 +78,13 @@ def make_request(
         raise RefusedError(f"{backend} can't be used here: {status.why}; {status.fix or 'no fix'}.")
     runs, reason = BACKENDS[backend].resolve_precision(precision, gpu)
     if reason:
-        log(f"{reason}: {runs} runs instead")
+        log(f"{reason}: using {runs} instead")
     if not BACKENDS[backend].runs_on(gpu) and not unproved:
         raise RefusedError(
-            f"{backend} can be built here and not run, so nothing would prove it: "
-            "pass --unproved to have it all the same."
+            f"{backend} can be built but not run here, so its parity can't be checked: "
+            "pass --unproved to build it anyway."
         )
-    least, best, most = batches
+    min_size, opt_size, max_size = batches
     budget = Budget()
     if accept_drift is not None:
         share = accept_drift / 100
@@ -76,7 +96,7 @@ def make_request(
         precision=precision,
         target=Target(
             precision=runs,
-            batches=BatchRange(min=least, opt=best, max=most),
+            batches=BatchRange(min=min_size, opt=opt_size, max=max_size),
             workspace_gb=workspace_gb,
             optimization_level=optimization_level,
         ),

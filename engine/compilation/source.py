@@ -1,4 +1,4 @@
-"""What `engine compile` builds from: what was asked for, the trained model, and its clips."""
+"""The inputs of `engine compile`: the trained model, its logits and its clips."""
 
 import hashlib
 import json
@@ -26,14 +26,14 @@ if TYPE_CHECKING:
     from trt.program import Uint8Input
 
 BATCH_SIZE = 8
-"""Of the clips that prove an artifact."""
+"""Batch size of the parity check."""
 
 
 class CompileSource:
-    """The trained model and its clips, each read once and only when they are needed."""
+    """The trained model and its clips, loaded lazily and once."""
 
     def __init__(self, request: CompileRequest) -> None:
-        self._asked = request
+        self._request = request
         self.checkpoint, self.chosen_by = find_checkpoint(request.run)
 
     @cached_property
@@ -49,12 +49,12 @@ class CompileSource:
 
     @property
     def model(self) -> "Uint8Input":
-        """As it was trained: the reference."""
+        """The model as it was trained: the reference."""
         return self._loaded[0]
 
     @cached_property
     def folded(self) -> "Uint8Input":
-        """What is compiled: the same, with everything folded that can be."""
+        """The model to compile, with constants folded."""
         from trt.folding import folded
 
         return folded(self.model, self.proof[0].clips[:1])
@@ -67,30 +67,32 @@ class CompileSource:
 
     @cached_property
     def clips(self) -> tuple[Manifest, str]:
-        found = find_clips(self._asked.run, self._asked.data, self.config.class_names)
-        return found.listed, found.scheme
+        clips = find_clips(self._request.run, self._request.data, self.config.class_names)
+        return clips.listed, clips.scheme
 
     @cached_property
     def proof_rows(self) -> list[Sample]:
-        """Clips that the model did not learn from."""
-        return self._some(["test", "val"], self._asked.num_proof_clips)
+        """Held-out clips for the parity check."""
+        return self._sample(["test", "val"], self._request.num_proof_clips)
 
     @cached_property
     def calibration_rows(self) -> list[Sample]:
-        return self._some(["train"], self._asked.num_calibration_clips)
+        return self._sample(["train"], self._request.num_calibration_clips)
 
-    def _some(self, parts: list[Any], most: int) -> list[Sample]:
+    def _sample(self, splits: list[Any], max_clips: int) -> list[Sample]:
+        """Random clips of these splits."""
         from engine.data.samples import samples_of
 
         listed, _ = self.clips
         present = {clip.split for clip in listed.clips}
-        rows = [row for part in parts if part in present for row in samples_of(listed, part)[0]]
+        rows = [row for split in splits if split in present for row in samples_of(listed, split)[0]]
         if not rows:
             raise UserError(
-                f"{listed.root} has no {' or '.join(parts)} part: `engine data split` makes them."
+                f"{listed.root} has no {' or '.join(splits)} split: make one with "
+                "`engine data split`."
             )
         random.Random(0).shuffle(rows)
-        return rows[:most]
+        return rows[:max_clips]
 
     @cached_property
     def proof(self) -> list[Batch]:
@@ -112,31 +114,32 @@ class CompileSource:
 
     @cached_property
     def reference(self) -> Logits:
-        """What the model answers uncompiled, in fp32; kept for the next precision."""
+        """Logits of the uncompiled model in fp32, cached for builds in other precisions."""
         import numpy as np
         import torch
 
         facts = [self.digest, self.config.clip.to_dict(), row_facts(self.proof_rows)]
         name = hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:32]
-        path = self._asked.cache / f"{name}.npy" if self._asked.cache else None
+        path = self._request.cache / f"{name}.npy" if self._request.cache else None
         if path is not None and path.is_file():
-            found: Logits = np.load(path, allow_pickle=False)
-            return found
+            logits: Logits = np.load(path, allow_pickle=False)
+            return logits
         device = "cuda" if torch.cuda.is_available() else "cpu"
         model = self.model.to(device)
-        found = self.ask(lambda clips: model(clips.to(device)), "Asking the fp32 model")
+        logits = self.predict(lambda clips: model(clips.to(device)), "Running the fp32 model")
         self.model.to("cpu")
         if path is not None:
             try:
                 with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as file:
-                    np.save(file, found)
+                    np.save(file, logits)
                 Path(file.name).replace(path)
             except OSError as error:
                 reason = error.strerror or error
                 raise UserError(f"{path.parent} can't be written to ({reason}).") from error
-        return found
+        return logits
 
-    def ask(self, run: "Callable[[torch.Tensor], torch.Tensor]", title: str) -> Logits:
+    def predict(self, run: "Callable[[torch.Tensor], torch.Tensor]", title: str) -> Logits:
+        """Logits of the held-out clips."""
         with progress_bar(title, total=len(self.proof), unit="batches") as advance:
             return answers(run, _counted((batch.clips for batch in self.proof), advance))
 
@@ -148,7 +151,7 @@ class CompileSource:
 
 
 def row_facts(rows: list[Sample]) -> list[Any]:
-    """What tells clips from others, for the keys of what is kept."""
+    """Facts that identify clips, for cache keys."""
     return [[row.path.name, row.label, row.frames, row.path.stat().st_size] for row in rows]
 
 

@@ -1,1 +1,1 @@
-"""The demo: every command in turn on synthetic videos, and the page with its results."""
+"""The demo: runs every command on synthetic videos and writes a page with the results."""

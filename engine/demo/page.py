@@ -1,4 +1,4 @@
-"""The page that `engine demo` leaves, made from the files that its commands wrote."""
+"""The result page of `engine demo`, made from the files that its commands wrote."""
 
 import csv
 import dataclasses
@@ -21,7 +21,7 @@ COLORS = (
 )  # fmt: skip
 SHOWN = 4
 Span = tuple[float, float, str, str]
-"""Start and end in seconds, class, and what is said when one points at it."""
+"""Start and end in seconds, class, and tooltip."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,7 +40,7 @@ def write(out: Path, steps: Sequence[Step], model: Path, film: Film) -> Path:
     (measured,) = (out / "bench").glob("end_to_end_*.json")
     predictor = open_predictor(model, "cpu")
     body = [
-        "<h1>What engine did here</h1>",
+        "<h1>Results of the demo</h1>",
         _steps(steps),
         _accuracy(out, report),
         _speed(measured),
@@ -58,9 +58,9 @@ def write(out: Path, steps: Sequence[Step], model: Path, film: Film) -> Path:
 def _steps(steps: Sequence[Step]) -> str:
 
     rows = [(step.title, step.command, f"{step.seconds:,.0f} s") for step in steps]
-    rows.append(("all of it", "engine demo", f"{sum(step.seconds for step in steps):,.0f} s"))
+    rows.append(("total", "engine demo", f"{sum(step.seconds for step in steps):,.0f} s"))
     return "<p>Each of these commands works the same on your own videos.</p>" + table(
-        ("step", "command", "took"), rows
+        ("step", "command", "time"), rows
     )
 
 
@@ -71,9 +71,9 @@ def _accuracy(out: Path, report: dict[str, Any]) -> str:
     matrix = embed_png(out / "run" / "evaluation" / report["name"] / "confusion.png")
     return (
         f"<h2>Accuracy: {video['top1']:.1%}</h2><p>Top-1 on {protocol['num_clips']:,} clips of the "
-        f"{escape(protocol['split'])} part ({escape(protocol['scheme'])}), none of whose sources "
-        f"were trained on; 95% interval over sources {low:.1%} – {high:.1%}. The whole report, "
-        'with the clips that were taken for others: <a href="run/evaluation/report.html">'
+        f"{escape(protocol['split'])} split ({escape(protocol['scheme'])}); no source of these "
+        f"clips was trained on. 95% interval over sources: {low:.1%} – {high:.1%}. The full "
+        'report, with the misclassified clips: <a href="run/evaluation/report.html">'
         f'report.html</a>.</p><img alt="confusion matrix" src="{matrix}">'
     )
 
@@ -95,43 +95,46 @@ def _speed(measured: Path) -> str:
     page = f"bench/{measured.with_suffix('.html').name}"
     return (
         "<h2>Speed: from files to labels</h2>"
-        + table(("way", "with", "clips/s", "× the slowest", "top-1"), cells)
+        + table(("pipeline", "backend, precision", "clips/s", "× the slowest", "top-1"), cells)
         + f'<img alt="clips/s against accuracy" src="{embed_png(measured.with_suffix(".png"))}">'
         "<p>hf is Hugging Face's video pipeline, torch is plain PyTorch with PyAV and a "
-        "DataLoader; all have the same weights and the same clips. Latency, stages and method: "
+        "DataLoader; all use the same weights and the same clips. Latency, stages and method: "
         f'<a href="{escape(page)}">{escape(page)}</a>.</p>'
     )
 
 
 def _labels(out: Path, spec: "ClipSpec") -> str:
-    """The first few with what the model saw of them, and the file that failed."""
+    """The first files with the frames that the model saw, all labels, and the failed files."""
     from dali_pipelines.decode import clip_file
     from dali_pipelines.loaders.loader_config import Sample
     from engine.evaluation import filmstrips
     from engine.labelling import writers
 
-    found = [json.loads(line) for line in (out / "labels.jsonl").read_text().splitlines()]
+    labels = [json.loads(line) for line in (out / "labels.jsonl").read_text().splitlines()]
     with writers.failures_of(out / "labels.jsonl").open(newline="") as file:
         failures = list(csv.DictReader(file))
     strips = []
-    for each in [each for each in found if each["windows"] < 10][:SHOWN]:
-        path = out / "videos" / each["path"]
+    for label in [label for label in labels if label["windows"] < 10][:SHOWN]:
+        path = out / "videos" / label["path"]
         facts = clip_file.probe(path)
         row = Sample(id=0, path=path, label=0, frames=facts.frames, fps=facts.fps)
         strip = filmstrips.strip_as_jpeg(filmstrips.frames_of(row, spec))
         strips.append(
-            f'<figure><img alt="frames" src="{strip}"><figcaption>{escape(each["path"])}: '
-            f"{escape(each['label'])}, {each['confidence']:.0%} sure</figcaption></figure>"
+            f'<figure><img alt="frames" src="{strip}"><figcaption>{escape(label["path"])}: '
+            f"{escape(label['label'])}, {label['confidence']:.0%} sure</figcaption></figure>"
         )
     rows = [
-        (each["path"], each["label"], f"{each['confidence']:.0%}", f"{each['duration_s']:.1f} s")
-        for each in found
-    ]
-    failed = [(each["path"], each["reason"]) for each in failures]
+        (
+            label["path"], label["label"], f"{label['confidence']:.0%}",
+            f"{label['duration_s']:.1f} s",
+        )
+        for label in labels
+    ]  # fmt: skip
+    failed = [(failure["path"], failure["reason"]) for failure in failures]
     return (
-        f"<h2>A folder, labelled</h2>{''.join(strips)}"
+        f"<h2>A labelled folder</h2>{''.join(strips)}"
         + table(("file", "label", "confidence", "length"), rows)
-        + "<p>Files that can't be read don't stop a run; they are named with the reason:</p>"
+        + "<p>Files that can't be read don't stop a run; they are listed with the reason:</p>"
         + table(("file", "why it can't be read"), failed)
     )
 
@@ -155,29 +158,29 @@ def _film(out: Path, film: Film, class_names: list[str]) -> str:
         for name, color in color_of.items()
     )
     return (
-        f"<h2>A long film, cut into segments</h2><p>{escape(film.name)} shows one motion after the "
-        f"other, {FILM_PART_S:g} s each; windows of 3 s slide over it. For {share:.0%} of the time "
-        f"the segments name the right one.</p>{_bar('what it shows', true, color_of)}"
-        f"{_bar('what was found', segments, color_of)}<p class=note>{legend}</p>"
+        f"<h2>Segments of a long film</h2><p>{escape(film.name)} shows one motion after the "
+        f"other, {FILM_PART_S:g} s each, and is labelled in sliding windows of 3 s. The segments "
+        f"are right for {share:.0%} of the time.</p>{_bar('ground truth', true, color_of)}"
+        f"{_bar('prediction', segments, color_of)}<p class=note>{legend}</p>"
     )
 
 
 def _bar(title: str, spans: Sequence[Span], color_of: dict[str, str]) -> str:
     end = max(span[1] for span in spans)
     parts = "".join(
-        f'<span title="{escape(f"{start:.1f}–{stop:.1f} s: {words}")}" style="position: absolute; '
+        f'<span title="{escape(f"{start:.1f}–{stop:.1f} s: {text}")}" style="position: absolute; '
         f"left: {100 * start / end:.2f}%; width: {100 * (stop - start) / end:.2f}%; height: 100%; "
         f'background: {color_of[name]}"></span>'
-        for start, stop, name, words in spans
+        for start, stop, name, text in spans
     )
     return f'<p>{title}</p><div style="position: relative; height: 2em">{parts}</div>'
 
 
-def _overlap(true: Sequence[Span], found: Sequence[Span]) -> float:
-    """Seconds in which both name the same."""
+def _overlap(true: Sequence[Span], predicted: Sequence[Span]) -> float:
+    """Seconds in which both have the same class."""
     return sum(
-        max(0.0, min(stop, other_stop) - max(start, other_start))
+        max(0.0, min(stop, predicted_stop) - max(start, predicted_start))
         for start, stop, name, _ in true
-        for other_start, other_stop, other_name, _ in found
-        if name == other_name
+        for predicted_start, predicted_stop, predicted_name, _ in predicted
+        if name == predicted_name
     )

@@ -1,1 +1,1 @@
-"""Labels for whole folders of videos, which survive whatever stops the run."""
+"""Labels whole folders of videos; a run that was interrupted can be resumed."""

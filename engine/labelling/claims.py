@@ -1,6 +1,6 @@
-"""Which files the runs of a journal have written, known again by their content.
+"""Records which output files a journal's runs wrote, with a checksum of their content.
 
-So nobody else's file is replaced, nor one of ours that somebody has changed since.
+This prevents replacing files of other origin, and own outputs that were edited since.
 """
 
 import os
@@ -11,10 +11,12 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
-PART = 1 << 20
+CHUNK_BYTES = 1 << 20
 
 
 class Claims:
+    """Table of output paths and checksums in a journal."""
+
     def __init__(
         self, journal: Path, transaction: Callable[[], AbstractContextManager[sqlite3.Connection]]
     ) -> None:
@@ -22,14 +24,14 @@ class Claims:
         self._transaction = transaction
 
     def add(self, paths: Iterable[Path]) -> None:
-        """Before they are written: theirs is whatever content a run leaves that is killed."""
+        """Claim paths before writing them; any content counts as ours if the run is killed."""
         with self._transaction() as base:
             base.executemany(
                 "INSERT OR REPLACE INTO outputs VALUES (?, NULL)", [(self._key(p),) for p in paths]
             )
 
     def settle(self, paths: Iterable[Path]) -> None:
-        """After they are written: this content is ours."""
+        """Record the checksums of the files after writing them."""
         with self._transaction() as base:
             base.executemany(
                 "INSERT OR REPLACE INTO outputs VALUES (?, ?)",
@@ -43,32 +45,34 @@ class Claims:
             )
 
     def holds(self, path: Path) -> bool:
-        """Whether what lies there is ours."""
-        found = self._rows("SELECT checksum FROM outputs WHERE path = ?", self._key(path))
-        return any(known is None or known == _checksum(path) for (known,) in found)
+        """Whether the file at `path` has content that a run of this journal wrote."""
+        rows = self._rows("SELECT checksum FROM outputs WHERE path = ?", self._key(path))
+        return any(known is None or known == _checksum(path) for (known,) in rows)
 
     def paths(self) -> list[Path]:
-        found = self._rows("SELECT path FROM outputs ORDER BY path")
-        return [self._folder / os.fsdecode(path) for (path,) in found]
+        rows = self._rows("SELECT path FROM outputs ORDER BY path")
+        return [self._folder / os.fsdecode(path) for (path,) in rows]
 
     def _rows(self, query: str, *values: Any) -> list[tuple[Any, ...]]:
         with self._transaction() as base:
             return base.execute(query, values).fetchall()
 
     def _key(self, path: Path) -> bytes:
-        """Relative to the journal, so that a folder of results may move; a link is not followed,
-        since it is replaced itself."""
+        """Path relative to the journal, so that a folder of results can be moved.
+
+        A link is not followed, because writing replaces the link itself.
+        """
         folder = os.path.realpath(self._folder)
-        whole = Path(os.path.realpath(path.parent)) / path.name
-        return os.fsencode(os.path.relpath(whole, folder))
+        absolute = Path(os.path.realpath(path.parent)) / path.name
+        return os.fsencode(os.path.relpath(absolute, folder))
 
 
 def _checksum(path: Path) -> int:
-    found = 0
+    checksum = 0
     try:
         with path.open("rb") as file:
-            while part := file.read(PART):
-                found = zlib.crc32(part, found)
+            while chunk := file.read(CHUNK_BYTES):
+                checksum = zlib.crc32(chunk, checksum)
     except OSError:
         return -1
-    return found
+    return checksum

@@ -1,8 +1,8 @@
-"""`engine label --cluster`: the same labelling on the workers of a Ray cluster.
+"""Implements `engine label --cluster`: labels videos on the workers of a Ray cluster.
 
-Ray Data hands parts of the list to workers, each of which opens the model once; the part of a
-worker that was lost goes to another one. Answers come back here and into the journal, so that the
-results are those of one machine. Workers find the videos and the model under the same paths.
+Ray Data sends parts of the list to the workers, each of which opens the model once. If a worker
+dies, its part goes to another one. The driver writes all predictions into one journal, so results
+equal those of a single machine. The videos and the model must have the same paths on all workers.
 """
 
 import logging
@@ -26,10 +26,8 @@ if TYPE_CHECKING:
 
 PARTS_EACH = 8
 MIN, MAX = 16, 256
-"""Files that a worker gets at a time, and loses where it dies; each part begins anew to read
-ahead, so that small ones cost time."""
-
-
+"""Limits for the number of files per part. A worker that dies loses one part; small parts are slow,
+because prefetching starts again with each part."""
 NO_FILE = Path()
 
 
@@ -52,27 +50,30 @@ def label_on_cluster(
     workers: int | None,
     on_file: "Callable[[Progress], None]",
 ) -> "Progress":
-    """Everything that the journal doesn't hold yet.
+    """Label all files that the journal doesn't hold yet.
 
     Args:
         items: The files.
-        model: Where all workers find it, an absolute path.
-        journal: Takes their answers, in this process.
+        model: Absolute path of the model on all workers.
+        journal: Receives the predictions, in this process.
         settings: As for `label`.
         device: auto, gpu or cpu.
-        workers: How many; by itself one for each GPU, or each node.
+        workers: Number of workers; by default one per GPU, or one per node without GPUs.
         on_file: Called after each file.
+
+    Returns:
+        Counts of labelled, known and failed files.
     """
     import ray
 
-    from engine.labelling.label import Progress, pass_over
+    from engine.labelling.label import Progress, count_known
 
     tally = Progress()
 
-    def left() -> Iterator[dict[str, Any]]:
+    def pending_files() -> Iterator[dict[str, Any]]:
         for item in items:
             if journal.status(item, settings.model)[0]:
-                pass_over(item, tally, on_file)
+                count_known(item, tally, on_file)
             else:
                 yield {
                     "name": os.fsencode(item.name),
@@ -87,11 +88,11 @@ def label_on_cluster(
     context.enable_progress_bars = False
     on_gpus = device != "cpu" and bool(ray.cluster_resources().get("GPU"))
     workers = workers or _default_workers(ray, on_gpus)
-    waiting = list(left())
-    if not waiting:
+    pending = list(pending_files())
+    if not pending:
         return tally
-    answered = (
-        ray.data.from_items(waiting, override_num_blocks=_num_parts(len(waiting), workers))
+    batches = (
+        ray.data.from_items(pending, override_num_blocks=_num_parts(len(pending), workers))
         .map_batches(
             Labeller,
             fn_kwargs={"model": model, "device": device, "settings": settings},
@@ -99,11 +100,11 @@ def label_on_cluster(
             batch_format="numpy",
             compute=ray.data.ActorPoolStrategy(size=workers),
             num_gpus=1 if on_gpus else None,
-            num_cpus=None if on_gpus else _cores_each(ray, workers),
+            num_cpus=None if on_gpus else _cores_per_worker(ray, workers),
         )
         .iter_batches(batch_size=None, batch_format="numpy", prefetch_batches=2)
     )
-    for batch in answered:
+    for batch in batches:
         _write(batch, journal, settings.model, tally, on_file)
     return tally
 
@@ -114,17 +115,17 @@ def _num_parts(num_files: int, workers: int) -> int:
 
 
 def _default_workers(ray: Any, on_gpus: bool) -> int:
-    found = ray.cluster_resources().get("GPU", 0) if on_gpus else len(ray.nodes())
-    return max(1, int(found))
+    count = ray.cluster_resources().get("GPU", 0) if on_gpus else len(ray.nodes())
+    return max(1, int(count))
 
 
-def _cores_each(ray: Any, workers: int) -> float:
-    """All cores are shared out, so that Ray puts workers of a CPU cluster on all nodes."""
+def _cores_per_worker(ray: Any, workers: int) -> float:
+    """Divide all cores between the workers, so that Ray spreads them over all nodes."""
     return max(1, ray.cluster_resources().get("CPU", 1) // workers)
 
 
 class Labeller:
-    """Lives in a worker; labels a part of the list as one machine would, in its own journal."""
+    """Ray actor that labels one part of the list at a time, with a temporary journal."""
 
     def __init__(self) -> None:
         self._predictor: Predictor | None = None
@@ -153,21 +154,21 @@ class Labeller:
 
 
 def _columns(items: list[Item], part: Journal, report: LoaderReport) -> dict[str, Any]:
-    """A row for each window, and one for each file that failed, whose number is -1.
+    """Columns with a row per window, and a row with number -1 per failed file.
 
-    What is to be reported of a file stands in its last row.
+    Damage reports of a file are in its last row.
     """
     item_of = {item.name: item for item in items}
     rows: list[tuple[Any, ...]] = []
-    for each in part.labelled():
-        count = len(each.windows)
+    for file in part.labelled():
+        count = len(file.windows)
         rows += [
-            (each.name, number, start, end, found.tobytes(), number == count - 1, "")
-            for number, (start, end, found) in enumerate(each.windows)
+            (file.name, number, start, end, probabilities.tobytes(), number == count - 1, "")
+            for number, (start, end, probabilities) in enumerate(file.windows)
         ]
     rows += [(name, -1, 0.0, 0.0, b"", True, reason) for name, reason in part.failures()]
     files = [item_of[row[0]] for row in rows]
-    lasts = [file.path if row[5] else NO_FILE for file, row in zip(files, rows, strict=True)]
+    reported = [file.path if row[5] else NO_FILE for file, row in zip(files, rows, strict=True)]
     return {
         "name": np.array([os.fsencode(file.name) for file in files], object),
         "size": np.array([file.size for file in files], np.int64),
@@ -178,9 +179,11 @@ def _columns(items: list[Item], part: Journal, report: LoaderReport) -> dict[str
         "probabilities": np.array([row[4] for row in rows], object),
         "is_last": np.array([row[5] for row in rows], bool),
         "reason": np.array([row[6] for row in rows], object),
-        "num_damaged": np.array([report.damaged_frames.get(path, 0) for path in lasts], np.int64),
-        "flaw": np.array([report.flaws.get(path, "") for path in lasts], object),
-        "num_streams": np.array([report.num_streams.get(path, 1) for path in lasts], np.int64),
+        "num_damaged": np.array(
+            [report.damaged_frames.get(path, 0) for path in reported], np.int64
+        ),
+        "flaw": np.array([report.flaws.get(path, "") for path in reported], object),
+        "num_streams": np.array([report.num_streams.get(path, 1) for path in reported], np.int64),
     }
 
 
@@ -191,35 +194,35 @@ def _write(
     tally: "Progress",
     on_file: "Callable[[Progress], None]",
 ) -> None:
-    from engine.labelling.label import write_down
+    from engine.labelling.label import write_answers
 
     answers: list[WindowAnswer] = []
     failures: list[tuple[Item, str]] = []
-    for place, name in enumerate(batch["name"]):
-        text = os.fsdecode(bytes(name))
+    for row, name in enumerate(batch["name"]):
+        decoded_name = os.fsdecode(bytes(name))
         item = Item(
-            name=text,
-            path=Path(text),
-            size=int(batch["size"][place]),
-            mtime_ns=int(batch["mtime_ns"][place]),
+            name=decoded_name,
+            path=Path(decoded_name),
+            size=int(batch["size"][row]),
+            mtime_ns=int(batch["mtime_ns"][row]),
         )
-        if num_damaged := int(batch["num_damaged"][place]):
+        if num_damaged := int(batch["num_damaged"][row]):
             tally.report.damaged_frames[item.path] = num_damaged
-        if flaw := str(batch["flaw"][place]):
+        if flaw := str(batch["flaw"][row]):
             tally.report.flaws[item.path] = flaw
-        if (num_streams := int(batch["num_streams"][place])) > 1:
+        if (num_streams := int(batch["num_streams"][row])) > 1:
             tally.report.num_streams[item.path] = num_streams
-        if batch["number"][place] < 0:
-            failures.append((item, str(batch["reason"][place])))
+        if batch["number"][row] < 0:
+            failures.append((item, str(batch["reason"][row])))
             continue
         answers.append(
             WindowAnswer(
                 item=item,
-                number=int(batch["number"][place]),
-                start_s=float(batch["start_s"][place]),
-                end_s=float(batch["end_s"][place]),
-                probabilities=np.frombuffer(bytes(batch["probabilities"][place]), np.float32),
-                is_last=bool(batch["is_last"][place]),
+                number=int(batch["number"][row]),
+                start_s=float(batch["start_s"][row]),
+                end_s=float(batch["end_s"][row]),
+                probabilities=np.frombuffer(bytes(batch["probabilities"][row]), np.float32),
+                is_last=bool(batch["is_last"][row]),
             )
         )
-    write_down(journal, answers, failures, digest, tally, on_file)
+    write_answers(journal, answers, failures, digest, tally, on_file)

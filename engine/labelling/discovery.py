@@ -1,6 +1,6 @@
-"""Which videos there are to label: below a folder, in a list, or on standard input.
+"""Finds the videos to label: below a folder, in a list file, or on standard input.
 
-A folder is walked in the order of its names, without ever holding more than one branch of it.
+A folder is walked in sorted order, one branch at a time, so memory stays small for large trees.
 """
 
 import fnmatch
@@ -20,10 +20,10 @@ from engine.errors import UserError
 @dataclass(frozen=True, kw_only=True)
 class Item:
     name: str
-    """What it is called in the results: its path below the folder, or as it was listed."""
+    """Name in the results: the path relative to the folder, or the path as listed."""
     path: Path
     size: int
-    """-1 where it isn't there."""
+    """Size in bytes; -1 if the file doesn't exist."""
     mtime_ns: int
 
     @property
@@ -33,33 +33,43 @@ class Item:
 
 @dataclass(frozen=True, kw_only=True)
 class FileFilter:
-    """Which of the videos: patterns go by the name, as in `*/take2/*.mp4`."""
+    """Selects videos by name patterns such as `*/take2/*.mp4`, and by shard."""
 
     include: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ()
     shard: tuple[int, int] = (0, 1)
-    """This one of so many; names are dealt by their checksum."""
+    """(index, count): each name belongs to one shard, chosen by the checksum of the name."""
 
     def takes(self, name: str) -> bool:
         number, count = self.shard
         if count > 1 and zlib.crc32(os.fsencode(name)) % count != number:
             return False
-        if self.include and not any(fnmatch.fnmatchcase(name, each) for each in self.include):
+        if self.include and not _matches(name, self.include):
             return False
         return not self.excludes(name)
 
     def excludes(self, name: str) -> bool:
-        return any(fnmatch.fnmatchcase(name, each) for each in self.exclude)
+        return _matches(name, self.exclude)
+
+
+def _matches(name: str, patterns: tuple[str, ...]) -> bool:
+    return any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)
 
 
 def below(root: Path, wanted: FileFilter, skipped: dict[str, str] | None = None) -> Iterator[Item]:
-    """Videos and folders of frames at any depth; a loop of links is walked once.
+    """Yield videos and folders of frames at any depth; cycles of links are followed once.
 
-    Folders that can't be read, and links that lead nowhere, go into `skipped` with the reason. Such
-    a link is an item where its name is that of a video.
+    Args:
+        root: The folder to walk.
+        wanted: Selects the videos to yield.
+        skipped: Receives folders that can't be read and broken links, each with the reason. A
+            broken link with the name of a video is yielded as an item instead.
+
+    Raises:
+        UserError: `root` is not a folder or can't be read.
     """
     if not root.is_dir():
-        raise UserError(f"{root} is no folder; name a folder of videos, or pass --list.")
+        raise UserError(f"{root} is not a folder; name a folder of videos, or pass --list.")
     unread: dict[str, str] = {}
     for name, path in _walk(root, "", frozenset(), unread):
         if wanted.takes(name):
@@ -73,15 +83,15 @@ def below(root: Path, wanted: FileFilter, skipped: dict[str, str] | None = None)
 def _walk(
     folder: Path, prefix: str, above: frozenset[tuple[int, int]], skipped: dict[str, str]
 ) -> Iterator[tuple[str, Path]]:
-    """`above`: the folders that this one lies in, so that a link to one of them ends here."""
+    """Yield (name, path) pairs; `above` holds the parent folders, to stop at cycles of links."""
     try:
         status = folder.stat()
-        with os.scandir(folder) as found:
+        with os.scandir(folder) as scanned:
             entries = sorted(
-                (each for each in found if not _is_passed_over(each.name)), key=_sort_key
+                (entry for entry in scanned if not _is_ignored(entry.name)), key=_sort_key
             )
     except FileNotFoundError:
-        return  # gone meanwhile
+        return  # removed during the walk
     except OSError as error:
         if not prefix:
             raise UserError(f"{folder} can't be read ({error.strerror}).") from error
@@ -90,8 +100,8 @@ def _walk(
     here = (status.st_dev, status.st_ino)
     if here in above:
         return
-    folders = {each.name for each in entries if _is(each.is_dir)}
-    suffixes = {Path(each.name).suffix.lower() for each in entries if each.name not in folders}
+    folders = {entry.name for entry in entries if _check(entry.is_dir)}
+    suffixes = {Path(entry.name).suffix.lower() for entry in entries if entry.name not in folders}
     if prefix and not folders and suffixes & IMAGE_CODECS.keys() and not suffixes & VIDEO_SUFFIXES:
         yield prefix.rstrip("/"), folder
         return
@@ -100,14 +110,14 @@ def _walk(
         is_video = path.suffix.lower() in VIDEO_SUFFIXES
         if entry.name in folders:
             yield from _walk(path, f"{name}/", above | {here}, skipped)
-        elif is_video and (_is(entry.is_file) or _leads_nowhere(entry)):
+        elif is_video and (_check(entry.is_file) or _is_broken_link(entry)):
             yield name, path
-        elif _leads_nowhere(entry):
-            skipped[name] = "the link leads nowhere"
+        elif _is_broken_link(entry):
+            skipped[name] = "broken link"
 
 
-def _is_passed_over(name: str) -> bool:
-    """Hidden, or the file system's own, which the administrator alone may read."""
+def _is_ignored(name: str) -> bool:
+    """Whether a name is hidden or belongs to the file system, readable only by root."""
     return name.startswith(".") or name == "lost+found"
 
 
@@ -115,14 +125,15 @@ def _sort_key(entry: "os.DirEntry[str]") -> bytes:
     return os.fsencode(entry.name)
 
 
-def _is(kind: Callable[[], bool]) -> bool:
+def _check(predicate: Callable[[], bool]) -> bool:
+    """Call `entry.is_dir` or `entry.is_file`; False for broken and circular links."""
     try:
-        return kind()
-    except OSError:  # the link leads nowhere, or round in a circle
+        return predicate()
+    except OSError:
         return False
 
 
-def _leads_nowhere(entry: "os.DirEntry[str]") -> bool:
+def _is_broken_link(entry: "os.DirEntry[str]") -> bool:
     if not entry.is_symlink():
         return False
     try:
@@ -133,22 +144,22 @@ def _leads_nowhere(entry: "os.DirEntry[str]") -> bool:
 
 
 def listed(lines: Iterable[str], wanted: FileFilter) -> Iterator[Item]:
-    """One path a line; what comes again is left out by whoever keeps them."""
+    """Yield an item for each path in a list, one path per line; duplicates are not removed."""
     return (item_of(name, Path(name)) for name in names_in(lines) if wanted.takes(name))
 
 
 def names_in(lines: Iterable[str]) -> Iterator[str]:
-    """Those that a list names, whether they are there or not."""
+    """Yield the paths in a list, whether the files exist or not."""
     for number, line in enumerate(lines):
         name = line.rstrip("\r\n")
         if number == 0:
-            name = name.removeprefix("\ufeff")  # as some editors begin a file
+            name = name.removeprefix("\ufeff")  # byte order mark
         if name:
             yield name
 
 
 def item_of(name: str, path: Path) -> Item:
-    """What isn't there, or is neither file nor folder, is an item all the same: it will fail."""
+    """Make an item. A path that is neither a file nor a folder gets size -1 and fails later."""
     try:
         status = path.stat()
     except (OSError, ValueError):
@@ -156,11 +167,11 @@ def item_of(name: str, path: Path) -> Item:
     if not stat.S_ISREG(status.st_mode) and not stat.S_ISDIR(status.st_mode):
         return Item(name=name, path=path, size=-1, mtime_ns=0)
     size, mtime_ns = status.st_size, status.st_mtime_ns
-    if stat.S_ISDIR(status.st_mode):  # of frames, which may be written over one by one
+    if stat.S_ISDIR(status.st_mode):  # a folder of frames: each frame may be overwritten
         with suppress(OSError), os.scandir(path) as frames:
-            for each in frames:
+            for frame in frames:
                 with suppress(OSError):
-                    of_frame = each.stat()
-                    size += of_frame.st_size
-                    mtime_ns = max(mtime_ns, of_frame.st_mtime_ns)
+                    frame_status = frame.stat()
+                    size += frame_status.st_size
+                    mtime_ns = max(mtime_ns, frame_status.st_mtime_ns)
     return Item(name=name, path=path, size=size, mtime_ns=mtime_ns)

@@ -1,7 +1,4 @@
-"""The steps of `engine label`: find videos, open the model, label, write; again where it watches.
-
-Joins the loaders (dali_pipelines), the model (engine, trt) and the journal.
-"""
+"""The steps of `engine label`: find videos, open the model, label, write; repeated with --watch."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -15,11 +12,11 @@ from engine.labelling.journal import Journal
 from engine.labelling.options import LabelOptions
 from engine.labelling.outputs import (
     claimed_before,
+    describe_left_alone,
     journal_of,
     make_folders,
     outputs_of,
     style_of,
-    words_on_left_alone,
 )
 from engine.labelling.source import Source, folder_of, is_gone
 
@@ -27,23 +24,23 @@ if TYPE_CHECKING:
     from engine.labelling.label import LabelSettings, Progress
 
 POLL_S = 2.0
-WATCHING_SHARE = 20
-"""So many times as long as a look at the folder takes is waited until the next one."""
+POLL_FACTOR = 20
+"""--watch waits at least this many times as long as scanning the folder takes."""
 SETTLED_S = 5.0
-"""A file that arrives is left alone until it hasn't changed for so long."""
+"""--watch labels a new file once it hasn't changed for this long."""
 SHOWN = 10
 
 
 def run(options: LabelOptions) -> int:
-    """The exit code."""
+    """Run `engine label` and return its exit code."""
     if options.model is None:
-        raise UserError("name what labels them: --model RUN or --model ARTIFACT.")
+        raise UserError("name the model: --model RUN or --model ARTIFACT.")
     if len(options.videos) != 1:
-        raise UserError("label takes one folder, or one list with --list.")
+        raise UserError("`engine label` takes one folder, or one list with --list.")
     if options.stride_s is not None and options.window_s is None:
         raise UserError("--stride needs --window.")
     if options.watch and (options.is_list or options.cluster):
-        raise UserError("--watch goes with a folder on this machine.")
+        raise UserError("--watch needs a folder, without --list and --cluster.")
     wanted = FileFilter(
         include=options.include, exclude=options.exclude, shard=_parse_shard(options.shard)
     )
@@ -62,19 +59,19 @@ def run(options: LabelOptions) -> int:
     if options.dry_run:
         return _dry_run(options, source, journal_path, facts)
     started = time.perf_counter()
-    total = _count(source)  # before there is a journal of nothing
-    look_s = time.perf_counter() - started
+    total = _count(source)  # raises before a journal is created
+    scan_s = time.perf_counter() - started
     make_folders(options)
     if journal_path.exists() and not options.fresh:
         with Journal(journal_path) as journal:
-            facts = _going_on(facts, journal, source, mix=options.mix)
+            facts = _resumed_facts(facts, journal, source, mix=options.mix)
             journal.check(facts, mix=options.mix)
     claimed = claimed_before(outputs, fresh=options.fresh)
-    label_all = (_on_cluster if options.cluster else _here)(options, digest)
+    label_all = (_on_cluster if options.cluster else _locally)(options, digest)
     if options.fresh:
         journal_file.remove(journal_path)
     with Journal(journal_path) as journal:
-        journal.claims.add(claimed)  # before the facts, which say that it is no old journal
+        journal.claims.add(claimed)  # before the facts: a journal without claims counts as old
         journal.bind(facts, mix=options.mix)
         if options.retry:
             journal.forget_failures()
@@ -84,39 +81,42 @@ def run(options: LabelOptions) -> int:
         seconds = time.perf_counter() - started
         if source.is_away():
             raise UserError(
-                f"{source.name} went away while it was labelled: what was labelled is kept, and "
-                "the same command goes on when it is back. The results are left as they are."
+                f"{source.name} disappeared during labelling: labels so far are kept, and the same "
+                "command resumes when it is back. The results were not changed."
             )
         if options.mix:
             journal.leave_out_nothing()
         else:
             journal.leave_out_others(unread=source.skipped)
-        left_alone = _end(options, source, journal, outputs, style, tally, seconds)
+        left_alone = _write_results(options, source, journal, outputs, style, tally, seconds)
         while options.watch:
-            time.sleep(max(POLL_S, WATCHING_SHARE * look_s))
+            time.sleep(max(POLL_S, POLL_FACTOR * scan_s))
             if source.is_away():
                 continue
             started = time.perf_counter()
             items = _settled(journal.noting(source.items()))
-            more = label_all(journal, items, lambda tally: None)
-            if not more.done and not more.failed:
-                look_s = time.perf_counter() - started
+            new = label_all(journal, items, lambda tally: None)
+            if not new.done and not new.failed:
+                scan_s = time.perf_counter() - started
             has_changed = (
                 not options.mix
                 and not source.is_away()
                 and journal.leave_out_others(unread=source.skipped)
             )
-            if more.done or more.failed or has_changed:
-                _end(options, source, journal, outputs, style, more, 0.0)
+            if new.done or new.failed or has_changed:
+                _write_results(options, source, journal, outputs, style, new, 0.0)
         _, num_failed = journal.counts()
     return 1 if num_failed or tally.away or source.skipped or left_alone else 0
 
 
-def _going_on(
+def _resumed_facts(
     facts: dict[str, Any], journal: Journal, source: Source, *, mix: bool
 ) -> dict[str, Any]:
-    """With --mix, files of another folder than the journal's go by their whole paths, so that two
-    of one name stay apart; but a folder that was moved is the same one."""
+    """The facts of a resumed run, with the journal's root if --mix adds another folder.
+
+    Files of the other folder then get absolute paths as names, so that equal names stay apart. A
+    folder that was only moved keeps its names.
+    """
     root = journal.facts().get("root")
     if not mix or root in (None, source.root):
         return facts
@@ -131,7 +131,7 @@ def _going_on(
 LabelAll = Callable[[Journal, Iterator[Item], "Callable[[Progress], None]"], "Progress"]
 
 
-def _here(options: LabelOptions, digest: str) -> LabelAll:
+def _locally(options: LabelOptions, digest: str) -> LabelAll:
     from engine.labelling.label import label
     from engine.memory import keep_freed_memory
     from engine.predictor import open_predictor
@@ -181,13 +181,13 @@ def _parse_shard(text: str | None) -> tuple[int, int]:
 def _count(source: Source) -> int:
     from engine.progress import progress_bar
 
-    total = there = 0
+    total = num_existing = 0
     with progress_bar("Finding videos", total=None, unit="files") as advance:
         for item in source.items():
             total += 1
-            there += item.is_there
+            num_existing += item.is_there
             advance()
-    source.check(total, there)
+    source.check(total, num_existing)
     return total
 
 
@@ -199,7 +199,7 @@ def _with_progress(journal: Journal, source: Source, total: int, label_all: Labe
         return label_all(journal, items, lambda tally: advance(f"{tally.failed:,} failed"))
 
 
-def _end(
+def _write_results(
     options: LabelOptions,
     source: Source,
     journal: Journal,
@@ -208,7 +208,7 @@ def _end(
     tally: "Progress",
     seconds: float,
 ) -> int:
-    """Write the results, and say what was done; returns how many subtitles were not written."""
+    """Write the results and print a summary; returns how many subtitles were not written."""
     written = writers.write(journal, outputs, style)
     if not source.skipped:
         journal.finish()
@@ -219,33 +219,33 @@ def _end(
     if seconds and tally.done:
         parts.append(f"{tally.done / seconds:,.1f} files/s")
     if tally.known:
-        parts.append(f"{tally.known:,} were done before")
+        parts.append(f"{tally.known:,} were labelled before")
     if tally.away:
-        parts.append(f"{tally.away:,} of these aren't there at the moment, and keep their labels")
+        parts.append(f"{tally.away:,} of these don't exist at the moment and keep their labels")
     if tally.halved:
-        parts.append(f"batches halved {tally.halved} times for want of memory")
+        parts.append(f"batch size halved {tally.halved} times because memory ran out")
     parts.append(f"{tally.failed:,} failed" + (f": see {outputs.failures}" if tally.failed else ""))
     print("; ".join(parts))
-    for words in (tally.report.describe_damage(), tally.report.describe_streams()):
-        if words:
-            print(words)
+    for message in (tally.report.describe_damage(), tally.report.describe_streams()):
+        if message:
+            print(message)
     if num_left_out:
         print(
-            f"{num_left_out:,} files of earlier runs aren't in {source.name} now and were left "
-            "out of the results; --mix keeps them in"
+            f"{num_left_out:,} files of earlier runs are no longer in {source.name} and were left "
+            "out of the results; --mix keeps them"
         )
     if source.skipped:
-        print(_words_on_skipped(source.skipped))
+        print(_describe_skipped(source.skipped))
     if written.left_alone:
-        print(words_on_left_alone(written.left_alone))
+        print(describe_left_alone(written.left_alone))
     return len(written.left_alone)
 
 
-def _words_on_skipped(skipped: dict[str, str]) -> str:
+def _describe_skipped(skipped: dict[str, str]) -> str:
     shown = [f"{name} ({reason})" for name, reason in list(skipped.items())[:SHOWN]]
     if len(skipped) > len(shown):
         shown.append("…")
-    return f"{len(skipped):,} folders or links couldn't be looked into: {', '.join(shown)}"
+    return f"{len(skipped):,} folders or links couldn't be read: {', '.join(shown)}"
 
 
 def _settled(items: Iterator[Item]) -> Iterator[Item]:
@@ -258,16 +258,16 @@ def _dry_run(
     options: LabelOptions, source: Source, journal_path: Path, facts: dict[str, Any]
 ) -> int:
     if options.fresh or not journal_path.exists():
-        return _say_what_is_left(source, lambda item: False)
+        return _print_pending(source, lambda item: False)
     with Journal.copy_of(journal_path) as journal:
-        facts = _going_on(facts, journal, source, mix=options.mix)
+        facts = _resumed_facts(facts, journal, source, mix=options.mix)
         journal.check(facts, mix=options.mix)
         if options.retry:
             journal.forget_failures()
-        return _say_what_is_left(source, lambda item: journal.status(item, facts["model"])[0])
+        return _print_pending(source, lambda item: journal.status(item, facts["model"])[0])
 
 
-def _say_what_is_left(source: Source, is_done: Callable[[Item], bool]) -> int:
+def _print_pending(source: Source, is_done: Callable[[Item], bool]) -> int:
     shown: list[str] = []
     total = known = 0
     for item in source.items():
@@ -282,5 +282,5 @@ def _say_what_is_left(source: Source, is_done: Callable[[Item], bool]) -> int:
         print("…")
     print(f"{total - known:,} to label; {known:,} of {total:,} are done")
     if source.skipped:
-        print(_words_on_skipped(source.skipped))
+        print(_describe_skipped(source.skipped))
     return 0

@@ -1,7 +1,7 @@
-"""What was labelled so far, on disk after every batch: a SQLite file beside the results.
+"""The journal of a labelling run: a SQLite file beside the results, written after every batch.
 
-It holds raw answers, window by window; the results are made from it and from nothing else. So a run
-that was killed goes on where it stood, and ends with the same bytes as one that was left alone.
+It holds the raw predictions of each window; the results are generated from it alone. So a run that
+was killed resumes where it stopped, and ends with the same bytes as an uninterrupted run.
 """
 
 import json
@@ -45,7 +45,7 @@ COLUMNS = {
     "windows": ", number, start_s, end_s, probabilities",
     "left_out": "",
 }
-"""Beside the name, of the tables that are about files."""
+"""Columns besides the name, for tables with rows per file."""
 IN_RESULTS = "name NOT IN (SELECT name FROM left_out)"
 LABELLED = f"SELECT name FROM files WHERE done = 1 AND reason = '' AND {IN_RESULTS} ORDER BY name"
 GOOD = "({0}.done = 1 AND {0}.reason = '' AND {0}.name NOT IN (SELECT name FROM {1}.left_out))"
@@ -56,13 +56,13 @@ ON ours.name = whole(theirs.name)
 WHERE ours.name IS NULL OR NOT {GOOD.format("ours", "main")}
 OR ({GOOD.format("theirs", "other")} AND theirs.mtime_ns >= ours.mtime_ns)
 """
-"""Files that are taken in from the journal `other`."""
+"""Selects the files to merge from the attached journal `other`."""
 BUSY_S = 5.0
 
 
 @dataclass(frozen=True, kw_only=True)
 class WindowAnswer:
-    """To one window of a file."""
+    """Prediction for one window of a file."""
 
     item: Item
     number: int
@@ -76,18 +76,22 @@ class WindowAnswer:
 class LabelledFile:
     name: str
     windows: list[tuple[float, float, NDArray[np.float32]]]
-    """Start, end, and a probability for each class."""
+    """(start, end, probabilities) of each window."""
 
 
 class Journal:
-    """One process writes at a time; a second one is told so."""
+    """Predictions and failures of a labelling run; raises UserError if another process writes it.
+
+    Args:
+        path: The SQLite file, created if it doesn't exist.
+        shown_as: Path to name in errors, if `path` is a temporary copy.
+    """
 
     def __init__(self, path: Path, *, shown_as: Path | None = None) -> None:
-        """`shown_as`: what errors call it, where it is a copy."""
         self.path = shown_as or path
         self._lock = threading.RLock()
-        """Items are looked up by one thread, and answers written by another."""
-        with self._told():
+        """One thread looks items up while another writes predictions."""
+        with self._locked():
             self._base = sqlite3.connect(
                 path, timeout=BUSY_S, isolation_level=None, check_same_thread=False
             )
@@ -106,7 +110,7 @@ class Journal:
         self._base.close()
 
     def bind(self, facts: dict[str, Any], *, mix: bool, is_merged: bool = False) -> None:
-        """Say of what the labels are and by what they are made."""
+        """Store which videos are labelled, and with which model and settings."""
         self.check(facts, mix=mix)
         written = {
             "format": FORMAT, "parts": None, **facts, "merged": is_merged, "finished": is_merged,
@@ -116,45 +120,47 @@ class Journal:
             base.executemany("INSERT OR REPLACE INTO facts VALUES (?, ?)", rows)
 
     def finish(self) -> None:
-        """Say that a run went through all of its files."""
+        """Record that a run processed all of its files."""
         with self.transaction() as base:
             base.execute("INSERT OR REPLACE INTO facts VALUES ('finished', 'true')")
 
     def is_finished(self) -> bool:
-        """False where a run was stopped midway and didn't go on."""
-        with self._told():
+        """False if a run was interrupted and not resumed."""
+        with self._locked():
             (is_half_done,) = self._base.execute(
                 f"SELECT EXISTS (SELECT * FROM files WHERE done = 0 AND {IN_RESULTS})"
             ).fetchone()
         return bool(self.facts().get("finished", True)) and not is_half_done
 
     def check(self, facts: dict[str, Any], *, mix: bool) -> None:
-        """Raise UserError where it was made by other facts, as far as it knows them."""
-        known, wanted = self.facts(), {"format": FORMAT, **facts}
-        with self._in_words():
-            for key in differing(known, wanted, mix=mix):
-                words = f"{self.path} holds labels {difference(key, known[key], wanted[key])}"
-                anew = "pass --fresh to begin anew, or another --out"
+        """Raise UserError if the journal was written with different facts."""
+        known, given = self.facts(), {"format": FORMAT, **facts}
+        with self._explained():
+            for key in differing(known, given, mix=mix):
+                problem = f"{self.path} holds labels {difference(key, known[key], given[key])}"
+                fix = "pass --fresh to start over, or another --out"
                 if key == "root" and is_gone(known[key]):
-                    anew += "; if it is the same folder, moved or renamed, --mix goes on with it"
+                    fix += "; if the same folder was moved or renamed, --mix continues with it"
                 elif key in MIXABLE:
-                    anew += "; --mix goes on, and keeps both"
-                raise UserError(f"{words}: {anew}.")
+                    fix += "; --mix continues and keeps both"
+                raise UserError(f"{problem}: {fix}.")
 
     def facts(self) -> dict[str, Any]:
-        with self._told():
+        with self._locked():
             rows = self._base.execute("SELECT key, value FROM facts").fetchall()
             return {key: json.loads(value) for key, value in rows}
 
     def status(self, item: Item, model: str) -> tuple[bool, int]:
-        """Whether the file is done, for good or bad, and else how many of its windows `model` has
-        answered.
+        """Look up whether a file is done, that is labelled or failed.
 
-        A file that has changed is new. One that isn't there at the moment is done if anything is
-        known of it: nothing better can be had now.
+        A file that changed counts as new. A file that doesn't exist at the moment counts as done if
+        the journal has it.
+
+        Returns:
+            (True, 0) if the file is done, or (False, number of windows predicted by `model`).
         """
         name = os.fsencode(item.name)
-        with self._told():
+        with self._locked():
             row = self._base.execute(
                 "SELECT size, mtime_ns, done, model FROM files WHERE name = ?", (name,)
             ).fetchone()
@@ -167,25 +173,25 @@ class Journal:
             if row[2]:
                 return True, 0
             if row[3] != model:
-                return False, 0  # a file's windows are answered by one model
+                return False, 0  # all windows of a file must come from one model
             query = "SELECT count(*) FROM windows WHERE name = ?"
             return False, int(self._base.execute(query, (name,)).fetchone()[0])
 
     def write(
         self, answers: Iterable[WindowAnswer], failures: Iterable[tuple[Item, str]], model: str
     ) -> None:
-        """All or nothing, and on the disk when this returns."""
+        """Write predictions and failures atomically; they are on disk when this returns."""
         with self.transaction() as base:
-            for each in answers:
-                self._note(base, each.item, model, done=each.is_last, reason="")
+            for answer in answers:
+                self._note(base, answer.item, model, done=answer.is_last, reason="")
                 base.execute(
                     "INSERT OR REPLACE INTO windows VALUES (?, ?, ?, ?, ?)",
                     (
-                        os.fsencode(each.item.name),
-                        each.number,
-                        each.start_s,
-                        each.end_s,
-                        each.probabilities.astype(np.float32).tobytes(),
+                        os.fsencode(answer.item.name),
+                        answer.number,
+                        answer.start_s,
+                        answer.end_s,
+                        answer.probabilities.astype(np.float32).tobytes(),
                     ),
                 )
             for item, reason in failures:
@@ -196,7 +202,7 @@ class Journal:
     def _note(
         self, base: sqlite3.Connection, item: Item, model: str, *, done: bool, reason: str
     ) -> None:
-        """What was answered of the file before it changed is forgotten now, and no earlier."""
+        """Write the state of a file; predictions from before the file changed are deleted."""
         name, now = os.fsencode(item.name), (item.size, item.mtime_ns, model)
         query = "SELECT size, mtime_ns, model FROM files WHERE name = ?"
         before = base.execute(query, (name,)).fetchone()
@@ -208,7 +214,7 @@ class Journal:
         )
 
     def knows(self, item: Item) -> bool | None:
-        """Whether a labelled file of this name is this one; None where there is none."""
+        """Whether the labelled file of this name is unchanged; None if there is none."""
         row = next(
             self.rows(
                 "SELECT size, mtime_ns FROM files WHERE name = ? AND done = 1 AND reason = '' "
@@ -220,21 +226,20 @@ class Journal:
         return None if row is None else row == (item.size, item.mtime_ns)
 
     def noting(self, items: Iterable[Item]) -> Iterator[Item]:
-        """The same items, remembered for `leave_out_others`."""
-        with self._told():
+        """Yield the items, and record them for `leave_out_others`."""
+        with self._locked():
             self._base.execute("DELETE FROM temp.noted")
         for item in items:
-            with self._told():
+            with self._locked():
                 name = os.fsencode(item.name)
                 self._base.execute("INSERT OR IGNORE INTO temp.noted VALUES (?)", (name,))
             yield item
 
     def leave_out_others(self, *, unread: Iterable[str] = ()) -> bool:
-        """Take out of the results what isn't among the noted items; returns whether that changed
-        anything.
+        """Exclude files from the results that are not among the items of `noting`.
 
-        Their answers are kept, for when they come back. Nobody knows what is in folders that are
-        `unread`, so what was there before stays in the results.
+        Their predictions are kept, in case the files come back. Files in `unread` folders, which
+        couldn't be read, stay in the results. Returns whether the set of excluded files changed.
         """
         with self.transaction() as base:
             before = base.execute("SELECT name FROM left_out ORDER BY name").fetchall()
@@ -251,7 +256,7 @@ class Journal:
             return before != base.execute("SELECT name FROM left_out ORDER BY name").fetchall()
 
     def num_left_out(self) -> int:
-        with self._told():
+        with self._locked():
             return int(self._base.execute("SELECT count(*) FROM left_out").fetchone()[0])
 
     def leave_out_nothing(self) -> None:
@@ -259,34 +264,36 @@ class Journal:
             base.execute("DELETE FROM left_out")
 
     def forget_failures(self) -> None:
-        """So that they are tried again."""
+        """Delete failures, so that the files are tried again."""
         with self.transaction() as base:
             base.execute("DELETE FROM files WHERE reason != ''")
 
     def labelled(self) -> Iterator[LabelledFile]:
-        """Every file that is done and not left out, by name; one at a time, however many."""
-        with self._in_words():
+        """Yield labelled files that are in the results, sorted by name, one at a time."""
+        with self._explained():
             num_classes = len(self.facts().get("classes", ()))
         for (name,) in self.rows(LABELLED):
             rows = self.rows(
                 "SELECT start_s, end_s, probabilities FROM windows WHERE name = ? ORDER BY number",
                 name,
             )
-            with self._in_words():
+            with self._explained():
                 windows = [
-                    (float(start), float(end), np.frombuffer(each, np.float32))
-                    for start, end, each in rows
+                    (float(start), float(end), np.frombuffer(data, np.float32))
+                    for start, end, data in rows
                 ]
-                lengths = {len(each) for _, _, each in windows}
+                lengths = {len(probabilities) for _, _, probabilities in windows}
                 if len(lengths) != 1 or (num_classes and lengths != {num_classes}):
-                    raise ValueError("a file's answers are not one for each class")
+                    raise ValueError(
+                        "the number of probabilities differs from the number of classes"
+                    )
                 labelled = LabelledFile(name=os.fsdecode(name), windows=windows)
             yield labelled
 
     def names(self) -> Iterator[str]:
-        """Of what `labelled` gives."""
+        """Yield the names of the files that `labelled` yields."""
         for (name,) in self.rows(LABELLED):
-            with self._in_words():
+            with self._explained():
                 text = os.fsdecode(name)
             yield text
 
@@ -294,18 +301,18 @@ class Journal:
         for name, reason in self.rows(
             f"SELECT name, reason FROM files WHERE reason != '' AND {IN_RESULTS} ORDER BY name"
         ):
-            with self._in_words():
+            with self._explained():
                 failure = os.fsdecode(name), str(reason)
             yield failure
 
     def rows(self, query: str, *values: Any) -> Iterator[tuple[Any, ...]]:
-        with self._in_words():
-            for row in self._base.execute(query, values):  # noqa: UP028 - it may outlive the base
+        with self._explained():
+            for row in self._base.execute(query, values):  # noqa: UP028 - may outlive the connection
                 yield row
 
     def counts(self) -> tuple[int, int]:
-        """Files labelled, and files that failed."""
-        with self._told():
+        """Number of labelled files, and of failed files."""
+        with self._locked():
             labelled, failed = self._base.execute(
                 "SELECT sum(done = 1 AND reason = ''), sum(reason != '') FROM files "
                 f"WHERE {IN_RESULTS}"
@@ -313,22 +320,23 @@ class Journal:
         return labelled or 0, failed or 0
 
     def num_unknown(self, other: "Journal") -> int:
-        """How many files another journal knows, and this one doesn't."""
+        """Number of files in the other journal that are not in this one."""
         query = "SELECT EXISTS (SELECT * FROM files WHERE name = ?)"
         names = (name for (name,) in other.rows("SELECT name FROM files"))
         return sum(not known for name in names for (known,) in self.rows(query, name))
 
     def merge_from(self, other: Path, *, below: Path | None = None) -> None:
-        """All that another journal holds. Of a file that both know, the labels that are in the
-        results go before those that aren't, and then the other's, unless ours are of a newer file.
+        """Merge all files of another journal into this one.
 
-        `below`: the folder that the other's names are relative to, where they become whole paths.
+        If both have a file, labels in the results win over labels that are not; otherwise the other
+        journal wins, unless its file is older. If `below` is given, names in the other journal
+        become absolute paths below this folder.
         """
 
         def whole(name: bytes) -> bytes:
             return name if below is None else os.fsencode(below / os.fsdecode(name))
 
-        with self._told():
+        with self._locked():
             self._base.create_function("whole", 1, whole)
             self._base.execute("ATTACH ? AS other", (os.fsencode(other),))
             try:
@@ -348,16 +356,18 @@ class Journal:
                 self._base.execute("DETACH other")
 
     def settle(self) -> None:
-        """So that the file alone, without what SQLite keeps beside it, holds everything."""
-        with self._told():
+        """Move the write-ahead log into the main file, which then holds everything."""
+        with self._locked():
             (is_busy, *_) = self._base.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
             if is_busy:
-                raise UserError(f"{self.path} can't be written to its end: run it again.")
+                raise UserError(
+                    f"{self.path} couldn't be written completely: run the same command again."
+                )
 
     @classmethod
     @contextmanager
     def copy_of(cls, path: Path) -> Iterator["Journal"]:
-        """To look into: the journal itself is neither locked nor changed in any byte."""
+        """Open a temporary copy; the journal itself is neither locked nor changed."""
         with tempfile.TemporaryDirectory() as folder:
             copy = Path(folder) / "journal"
             journal_file.copy(path, copy)
@@ -366,7 +376,7 @@ class Journal:
 
     @contextmanager
     def transaction(self) -> Iterator[sqlite3.Connection]:
-        with self._told():
+        with self._locked():
             self._base.execute("BEGIN IMMEDIATE")
             try:
                 yield self._base
@@ -377,10 +387,10 @@ class Journal:
                 raise
 
     @contextmanager
-    def _told(self) -> Iterator[None]:
-        """One thread at a time."""
-        with self._in_words(), self._lock:
+    def _locked(self) -> Iterator[None]:
+        """Allow one thread at a time, and explain SQLite's errors."""
+        with self._explained(), self._lock:
             yield
 
-    def _in_words(self) -> AbstractContextManager[None]:
-        return journal_file.in_words(self.path)
+    def _explained(self) -> AbstractContextManager[None]:
+        return journal_file.explained_errors(self.path)

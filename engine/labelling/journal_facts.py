@@ -1,13 +1,13 @@
-"""Of what the labels of a journal are, and by what they were made: which facts go together."""
+"""Compares the facts of journals: which videos were labelled, with which model and settings."""
 
 from typing import Any
 
 MIXABLE = ("model", "root", "include", "exclude")
-"""Facts that may differ from before with `mix`."""
+"""Facts that may differ with `mix`."""
 
 
 def differing(known: dict[str, Any], facts: dict[str, Any], *, mix: bool) -> list[str]:
-    """Which facts two journals both know and don't share, but for what may be mixed."""
+    """Keys of facts that both journals have with different values, except what may be mixed."""
     return [
         key
         for key, value in facts.items()
@@ -16,7 +16,7 @@ def differing(known: dict[str, Any], facts: dict[str, Any], *, mix: bool) -> lis
 
 
 def difference(key: str, known: Any, value: Any) -> str:
-    """To stand behind the word `labels`."""
+    """Describe a difference, as a phrase that follows the word `labels`."""
     if key == "model":
         return "made with another model"
     if key == "root":
@@ -29,4 +29,4 @@ def difference(key: str, known: Any, value: Any) -> str:
 def _with_flags(key: str, patterns: list[str]) -> str:
     if not patterns:
         return f"without --{key}"
-    return "with " + " ".join(f"--{key} {each!r}" for each in patterns)
+    return "with " + " ".join(f"--{key} {pattern!r}" for pattern in patterns)

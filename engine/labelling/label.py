@@ -1,8 +1,7 @@
-"""From items to a journal: videos are read, answered and written down at the same time.
+"""Labels items into a journal; decoding, inference and writing overlap.
 
-BatchRange always have the same size, the last one filled up: so an answer doesn't hang on what else
-was in its batch, and a run that was killed gives the same bytes as one that wasn't. B windows of a
-batch, C classes.
+All batches have the same size (the last one is padded), so that a prediction doesn't depend on the
+other clips in its batch, and a resumed run gives the same bytes as an uninterrupted one.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -26,7 +25,7 @@ from engine.labelling.journal import Journal, WindowAnswer
 @dataclass(frozen=True, kw_only=True)
 class LabelSettings:
     model: str
-    """The digest of what answers."""
+    """Digest of the model."""
     window_s: float | None = None
     stride_s: float | None = None
     batch_size: int = 8
@@ -37,15 +36,15 @@ class LabelSettings:
 class Progress:
     done: int = 0
     known: int = 0
-    """Done before this run."""
+    """Files that were labelled before this run."""
     away: int = 0
-    """Of these, files that aren't there at the moment."""
+    """Known files that don't exist at the moment."""
     failed: int = 0
     windows: int = 0
     halved: int = 0
-    """How often a batch was too much for the memory."""
+    """How often the batch size was halved because memory ran out."""
     report: LoaderReport = field(default_factory=LoaderReport)
-    """What was labelled though it isn't sound, or unusual."""
+    """Damaged and unusual files."""
 
 
 def label(
@@ -56,48 +55,58 @@ def label(
     *,
     on_file: Callable[[Progress], None] = lambda tally: None,
 ) -> Progress:
-    """Everything that the journal doesn't hold yet; `on_file` is told after each file.
+    """Label all items that the journal doesn't hold yet.
 
-    While one batch is being answered, the next ones are read, and the one before is written.
+    While the model runs on one batch, the next ones are decoded and the previous one is written.
+
+    Args:
+        items: The files; files that were labelled before are skipped.
+        model: Predicts logits for clips.
+        journal: Receives predictions and failures.
+        settings: Windows, batch size and timeout.
+        on_file: Called after each file.
+
+    Returns:
+        Counts of labelled, known and failed files.
     """
     tally = Progress()
-    answerer = BatchedPredictor(model, settings.batch_size)
+    predictor = BatchedPredictor(model, settings.batch_size)
     while items:
-        items = _label_once(items, model, answerer, journal, settings, tally, on_file)
+        items = _label_once(items, model, predictor, journal, settings, tally, on_file)
     return tally
 
 
 def _label_once(
     items: Iterable[Item],
     model: VideoModel,
-    answerer: BatchedPredictor,
+    predictor: BatchedPredictor,
     journal: Journal,
     settings: LabelSettings,
     tally: Progress,
     on_file: Callable[[Progress], None],
 ) -> list[Item]:
-    """Returns what is still to be labelled: other names of a file that was on its way already."""
-    others: list[Item] = []
-    on_the_way: dict[Path, tuple[Item, int]] = {}
+    """Label each path once; returns items that name a path already in progress by another name."""
+    aliases: list[Item] = []
+    in_progress: dict[Path, tuple[Item, int]] = {}
 
-    def wanted() -> Iterator[Path]:
-        """Runs in the loader's thread, up to the first one in this."""
+    def pending_paths() -> Iterator[Path]:
+        """Runs in the loader's thread, except for the first path."""
         for item in items:
-            if (on_its_way := on_the_way.get(item.path)) is not None:
-                if item.name != on_its_way[0].name:
-                    others.append(item)
+            if (active := in_progress.get(item.path)) is not None:
+                if item.name != active[0].name:
+                    aliases.append(item)
                 continue
             is_done, known = journal.status(item, settings.model)
             if is_done:
-                pass_over(item, tally, on_file)
+                count_known(item, tally, on_file)
             else:
-                on_the_way[item.path] = item, known
+                in_progress[item.path] = item, known
                 yield item.path
 
-    paths = wanted()
+    paths = pending_paths()
     first = next(paths, None)
     if first is None:
-        return []  # a folder that is watched is looked at often: no graph for nothing
+        return []  # --watch polls often: don't build a loader if there is nothing to label
     loader = WindowLoader(
         chain([first], paths),
         model.clip,
@@ -106,64 +115,64 @@ def _label_once(
         batch_size=settings.batch_size,
         gpu=model.device.index,
         values="uint8",
-        known=lambda path: on_the_way[path][1],
+        known=lambda path: in_progress[path][1],
         timeout_s=settings.timeout_s,
     )
-    told: set[Path] = set()
+    failed: set[Path] = set()
 
-    def write(windows: list[Window], found: Iterable[NDArray[np.float32]]) -> None:
+    def write(windows: list[Window], predictions: Iterable[NDArray[np.float32]]) -> None:
         failures = []
         while loader.report.failures:
             path, reason = loader.report.failures.popitem()
-            told.add(path)
-            item = on_the_way[path][0]
+            failed.add(path)
+            item = in_progress[path][0]
             now = item_of(item.name, path)
-            # one that is gone meanwhile, with its drive perhaps, is tried again when it is back
+            # A file that has disappeared, perhaps with its drive, is tried again when it is back.
             failures.append((item if now.is_there else now, reason))
         answers = []
-        for window, each in zip(windows, found, strict=True):
-            if window.path in told:
+        for window, probabilities in zip(windows, predictions, strict=True):
+            if window.path in failed:
                 continue
-            item = on_the_way[window.path][0]
+            item = in_progress[window.path][0]
             answers.append(
                 WindowAnswer(
                     item=item,
                     number=window.number,
                     start_s=window.start_s,
                     end_s=window.end_s,
-                    probabilities=each,
+                    probabilities=probabilities,
                     is_last=window.is_last,
                 )
             )
-        tally.halved = answerer.halved
-        write_down(journal, answers, failures, settings.model, tally, on_file)
-        for answered in answers:
-            if answered.is_last:
-                del on_the_way[answered.item.path]
+        tally.halved = predictor.halved
+        write_answers(journal, answers, failures, settings.model, tally, on_file)
+        for answer in answers:
+            if answer.is_last:
+                del in_progress[answer.item.path]
 
     with ThreadPoolExecutor(1, thread_name_prefix="journal") as writer:
         writing: Future[None] | None = None
         with closing(loader.batches()) as batches:
             for batch in batches:
-                found = answerer(batch.clips)
+                probabilities_BC = predictor(batch.clips)
                 if writing is not None:
                     writing.result()
-                writing = writer.submit(write, batch.windows, found)
+                writing = writer.submit(write, batch.windows, probabilities_BC)
         if writing is not None:
             writing.result()
         write([], [])
     tally.report.merge_from(loader.report)
-    return others
+    return aliases
 
 
-def pass_over(item: Item, tally: Progress, on_file: Callable[[Progress], None]) -> None:
-    """A file that the journal knows."""
+def count_known(item: Item, tally: Progress, on_file: Callable[[Progress], None]) -> None:
+    """Count a file that the journal already holds."""
     tally.known += 1
     tally.away += not item.is_there
     on_file(tally)
 
 
-def write_down(
+def write_answers(
     journal: Journal,
     answers: list[WindowAnswer],
     failures: list[tuple[Item, str]],
@@ -171,9 +180,9 @@ def write_down(
     tally: Progress,
     on_file: Callable[[Progress], None],
 ) -> None:
-    """Into the journal, and then into the tally."""
+    """Write predictions and failures to the journal, then count them in `tally`."""
     journal.write(answers, failures, model)
-    finished = sum(each.is_last for each in answers)
+    finished = sum(answer.is_last for answer in answers)
     tally.done += finished
     tally.failed += len(failures)
     tally.windows += len(answers)

@@ -1,4 +1,4 @@
-"""What was asked of `engine label`, refused where it can't be meant."""
+"""The validated options of `engine label`."""
 
 import math
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ from engine.errors import UserError
 
 @dataclass(frozen=True, kw_only=True)
 class LabelOptions:
-    """What the command line says."""
+    """Options of the command line; raises UserError for values that make no sense."""
 
     videos: list[Path]
     model: Path | None
@@ -46,7 +46,7 @@ class LabelOptions:
             raise UserError(f"--smooth takes seconds from 0 up, not {self.smooth_s:g}.")
         if not 0 <= self.min_confidence <= 1:
             raise UserError(
-                f"--min-confidence takes a share from 0 to 1, not {self.min_confidence:g}."
+                f"--min-confidence takes a fraction from 0 to 1, not {self.min_confidence:g}."
             )
         if not 1 <= self.timeout_s < math.inf:
             raise UserError(f"--timeout takes seconds from 1 up, not {self.timeout_s:g}.")

@@ -1,4 +1,4 @@
-"""Where the results of a run lie, and which files that are there already it may replace."""
+"""Paths of a run's outputs, and which existing files the run may replace."""
 
 from pathlib import Path
 from typing import Any
@@ -26,14 +26,14 @@ def outputs_of(options: LabelOptions) -> writers.Outputs:
 
 
 def _check_names(options: LabelOptions, outputs: writers.Outputs) -> None:
-    """Nothing is written over another output, over the list that is read, or over a video."""
+    """Raise UserError if an output would overwrite another output, an input list or a video."""
     written = [outputs.labels, journal_of(outputs.labels), outputs.failures]
     if outputs.segments is not None:
         written.append(outputs.segments)
     taken = [path.resolve() for path in options.videos] if options.is_list or options.merge else []
     for path in written:
         if path.resolve() in taken:
-            raise UserError(f"{path} would be written over: give each output a name of its own.")
+            raise UserError(f"{path} would be overwritten: give each output its own name.")
         if path.suffix == ".journal" and path != journal_of(outputs.labels):
             raise UserError(f"{path} has the name of a journal: name a file for the results.")
         if path.suffix.lower() in VIDEO_SUFFIXES:
@@ -42,33 +42,37 @@ def _check_names(options: LabelOptions, outputs: writers.Outputs) -> None:
 
 
 def claimed_before(outputs: writers.Outputs, *, fresh: bool) -> list[Path]:
-    """Files there that this run may replace; raises where one is another's."""
+    """Existing output files that this run may replace.
+
+    Raises:
+        UserError: An existing file was not written by an earlier run with the same --out.
+    """
     own = journal_of(outputs.labels)
     for path in outputs.tables:
         if path != outputs.labels and journal_of(path).exists():
             raise UserError(f"{path} is the result of another run: name another file or --out.")
-    there = [path for path in outputs.tables if path.exists()]
+    existing = [path for path in outputs.tables if path.exists()]
     if fresh:
-        return [outputs.labels, *there]
+        return [outputs.labels, *existing]
     ours: list[Path] = []
     if own.exists():
         with Journal(own) as journal:
             if journal.facts():
-                is_old = not journal.claims.paths()  # from before they were kept
-                ours = [path for path in there if is_old or journal.claims.holds(path)]
+                is_old = not journal.claims.paths()  # written before claims were recorded
+                ours = [path for path in existing if is_old or journal.claims.holds(path)]
                 ours.append(outputs.labels)
-    for path in there:
+    for path in existing:
         if path not in ours:
-            fresh_too = ", or pass --fresh to replace it" if path == outputs.labels else ""
+            fresh_hint = ", or pass --fresh to replace it" if path == outputs.labels else ""
             raise UserError(
-                f"{path} is there already and is not as a run with this --out has written it: "
-                f"remove it, or name another file{fresh_too}."
+                f"{path} already exists and was not written by a run with this --out: "
+                f"remove it, or name another file{fresh_hint}."
             )
     return [outputs.labels, *ours]
 
 
 def make_folders(options: LabelOptions) -> None:
-    """In which the results will lie."""
+    """Create the parent folders of the results."""
     for path in (options.out, options.segments):
         if path is not None:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -88,9 +92,9 @@ def journal_of(out: Path) -> Path:
     return out.with_name(f"{out.name}.journal")
 
 
-def words_on_left_alone(subtitles: list[Path]) -> str:
+def describe_left_alone(subtitles: list[Path]) -> str:
     shown = ", ".join(map(str, subtitles[:SHOWN])) + (", …" if len(subtitles) > SHOWN else "")
     return (
-        f"{len(subtitles):,} subtitles were there before and are not of this --out, so they were "
-        f"left as they are: {shown}; remove them, or name another --vtt folder"
+        f"{len(subtitles):,} subtitles existed before and were not written with this --out, so "
+        f"they were kept: {shown}; remove them, or name another --vtt folder"
     )

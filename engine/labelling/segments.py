@@ -1,4 +1,4 @@
-"""From answers to windows that slide and overlap, to who does what from when to when."""
+"""Turns predictions of overlapping windows into labelled segments of time."""
 
 from collections import deque
 from collections.abc import Sequence
@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Windows = Sequence[tuple[float, float, NDArray[np.float32]]]
-"""Start, end and probabilities, in the order of their starts."""
+"""(start, end, probabilities) of each window, sorted by start."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,38 +18,48 @@ class Segment:
     end_s: float
     label: int
     confidence: float
-    """The mean probability of the label in it."""
+    """Mean probability of the label in the segment."""
 
 
 def segments(windows: Windows, *, smooth_s: float = 0.0) -> list[Segment]:
-    """Each moment gets the mean of all windows that cover it, then the mean of what lies `smooth_s`
-    around it; neighboring moments with one label are joined."""
-    starts, ends, found = _cells(windows)
+    """Merge windows into segments with one label each.
+
+    At each point in time, the probabilities of all windows that cover it are averaged, then
+    smoothed over time. Neighboring intervals with the same label are joined.
+
+    Args:
+        windows: Windows sorted by start; they may overlap.
+        smooth_s: Width in seconds of the moving average; 0 for none.
+
+    Returns:
+        Segments in order of time.
+    """
+    starts, ends, probabilities_NC = _cells(windows)
     if smooth_s > 0:
-        found = _smoothed(starts, ends, found, smooth_s)
-    labels = found.argmax(axis=1)
+        probabilities_NC = _smoothed(starts, ends, probabilities_NC, smooth_s)
+    labels = probabilities_NC.argmax(axis=1)
     lengths = ends - starts
     joined: list[Segment] = []
     first = 0
-    for place in range(1, len(labels) + 1):
-        goes_on = (
-            place < len(labels)
-            and labels[place] == labels[first]
-            and starts[place] == ends[place - 1]
+    for index in range(1, len(labels) + 1):
+        continues = (
+            index < len(labels)
+            and labels[index] == labels[first]
+            and starts[index] == ends[index - 1]
         )
-        if goes_on:
+        if continues:
             continue
-        part, label = slice(first, place), int(labels[first])
-        confidence = np.average(found[part, label], weights=lengths[part])
+        part, label = slice(first, index), int(labels[first])
+        confidence = np.average(probabilities_NC[part, label], weights=lengths[part])
         joined.append(
             Segment(
                 start_s=float(starts[first]),
-                end_s=float(ends[place - 1]),
+                end_s=float(ends[index - 1]),
                 label=label,
                 confidence=float(confidence),
             )
         )
-        first = place
+        first = index
     return joined
 
 
@@ -57,7 +67,7 @@ Cells = tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]
 
 
 def _cells(windows: Windows) -> Cells:
-    """The stretches of time in which the same windows overlap, and the mean of these."""
+    """Split time at all window edges; returns starts, ends and mean probabilities (N, C)."""
     edges = sorted({edge for start, end, _ in windows for edge in (start, end)})
     waiting = deque(windows)
     open_: deque[tuple[float, float, NDArray[np.float32]]] = deque()
@@ -68,29 +78,29 @@ def _cells(windows: Windows) -> Cells:
         while open_ and open_[0][1] <= start:
             open_.popleft()
         if open_:
-            kept.append((start, end, np.mean([each for _, _, each in open_], axis=0, dtype=float)))
+            kept.append((start, end, np.mean([p for _, _, p in open_], axis=0, dtype=float)))
     return (
         np.array([start for start, _, _ in kept]),
         np.array([end for _, end, _ in kept]),
-        np.array([each for _, _, each in kept]),
+        np.array([mean_C for _, _, mean_C in kept]),
     )
 
 
 def _smoothed(
     starts: NDArray[np.float64],
     ends: NDArray[np.float64],
-    found: NDArray[np.float64],
+    probabilities_NC: NDArray[np.float64],
     smooth_s: float,
 ) -> NDArray[np.float64]:
-    """A moving mean over time, of which only what windows cover counts."""
+    """Moving average over time that ignores gaps between windows."""
     lengths = ends - starts
     times = np.stack([starts, ends], axis=1).ravel()
     covered = np.stack([np.zeros(len(starts)), lengths], axis=1).ravel().cumsum()
-    sums = np.zeros((2 * len(starts), found.shape[1]))
-    sums[1::2] = found * lengths[:, None]
+    sums = np.zeros((2 * len(starts), probabilities_NC.shape[1]))
+    sums[1::2] = probabilities_NC * lengths[:, None]
     sums = sums.cumsum(axis=0)
     middles = (starts + ends) / 2
     low, high = middles - smooth_s / 2, middles + smooth_s / 2
     weight = np.interp(high, times, covered) - np.interp(low, times, covered)
-    columns = [np.interp(high, times, each) - np.interp(low, times, each) for each in sums.T]
+    columns = [np.interp(high, times, sum_) - np.interp(low, times, sum_) for sum_ in sums.T]
     return np.stack(columns, axis=1) / np.maximum(weight, 1e-9)[:, None]

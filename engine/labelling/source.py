@@ -1,6 +1,6 @@
-"""What a run labels: a folder, or the paths of a list.
+"""The input of a labelling run: a folder, or a list of paths.
 
-Walked through more than once: to be counted, to be labelled, and again where it is watched.
+It is iterated more than once: to count the files, to label them, and repeatedly with --watch.
 """
 
 import dataclasses
@@ -16,13 +16,13 @@ from engine.labelling import discovery
 from engine.labelling.discovery import FileFilter, Item
 
 A_LIST = "a list"
-"""What the root of a list is called, whose names are as they were listed."""
+"""Root of a list with absolute paths only; names are the paths as listed."""
 LIST_IN = "a list in "
-"""Before the folder that its names are relative to, where some are."""
+"""Prefix of the root of a list with relative paths; the folder they are relative to follows."""
 
 
 class Source:
-    """Raises UserError where it isn't there."""
+    """Videos to label; raises UserError if the folder or list doesn't exist."""
 
     def __init__(self, videos: Path, wanted: FileFilter, *, is_list: bool) -> None:
         self._videos = videos
@@ -30,9 +30,9 @@ class Source:
         self._is_list = is_list
         self._piped: list[str] | None = None
         self.skipped: dict[str, str] = {}
-        """What the last walk couldn't look into, and why."""
+        """What the last iteration couldn't read, and why."""
         self.beside: Path | None = None
-        """Another folder, that the names are relative to: outside of it, they are whole paths."""
+        """If set, names are relative to this folder; names of files outside are absolute paths."""
         if not is_list:
             if videos.is_file():
                 raise UserError(
@@ -41,11 +41,13 @@ class Source:
         elif str(videos) == "-":
             self._piped = os.fsdecode(sys.stdin.buffer.read()).split("\n")
         elif not videos.is_file():
-            raise UserError(f"{videos} is no file: name a list of paths, or - for standard input.")
+            raise UserError(
+                f"{videos} is not a file: name a list of paths, or - for standard input."
+            )
 
     @cached_property
     def root(self) -> str:
-        """What the names are relative to, however the folder is spelled."""
+        """The resolved folder that names are relative to, or `A_LIST`."""
         if not self._is_list:
             return str(self._videos.resolve())
         with self._lines() as lines:
@@ -54,7 +56,7 @@ class Source:
         return f"{LIST_IN}{Path.cwd()}"
 
     def is_away(self) -> bool:
-        """Where a folder is gone, or has nothing in it any more, as a drive's has."""
+        """Whether the folder is missing or empty, like the mount point of an unmounted drive."""
         if self._is_list:
             return False
         try:
@@ -65,21 +67,25 @@ class Source:
     def items(self) -> Iterator[Item]:
         return self._items(self._wanted)
 
-    def check(self, total: int, there: int) -> None:
-        """Refuse what looks like a drive that is away, by how many items there are."""
-        whole = dataclasses.replace(self._wanted, shard=(0, 1))  # a shard may have no file
-        if there or any(item.is_there for item in self._items(whole)):
+    def check(self, total: int, num_existing: int) -> None:
+        """Raise UserError if no file exists: probably a drive is not connected.
+
+        Args:
+            total: Number of items.
+            num_existing: Number of items whose file exists.
+        """
+        all_shards = dataclasses.replace(self._wanted, shard=(0, 1))  # one shard may be empty
+        if num_existing or any(item.is_there for item in self._items(all_shards)):
             return
         if total:
             raise UserError(
-                f"none of the {total:,} files of {self.name} is there at the moment; check that "
-                "the paths are right and their drive is connected. The results are left as they "
-                "are."
+                f"none of the {total:,} files of {self.name} exists at the moment; check that the "
+                "paths are right and their drive is connected. The results were not changed."
             )
         hint = "" if self._is_list else "that its drive is connected, and "
         raise UserError(
             f"there are no videos in {self.name} to label; check {hint}--include and --exclude. "
-            "The results are left as they are."
+            "The results were not changed."
         )
 
     @property
@@ -90,9 +96,9 @@ class Source:
         self.skipped.clear()
         for item in self._named_items(wanted):
             if self.beside is not None:
-                whole = item.path.absolute()
-                is_below = whole.is_relative_to(self.beside)
-                name = whole.relative_to(self.beside) if is_below else whole
+                absolute = item.path.absolute()
+                is_below = absolute.is_relative_to(self.beside)
+                name = absolute.relative_to(self.beside) if is_below else absolute
                 item = dataclasses.replace(item, name=str(name))
             yield item
 
@@ -105,7 +111,6 @@ class Source:
 
     @contextmanager
     def _lines(self) -> Iterator[Iterable[str]]:
-        """Of the list."""
         if self._piped is not None:
             yield self._piped
         else:
@@ -114,12 +119,12 @@ class Source:
 
 
 def folder_of(root: str) -> Path:
-    """To which names are relative that were given with this root."""
+    """The folder that names are relative to, for a root that `Source.root` returned."""
     return Path() if root == A_LIST else Path(root.removeprefix(LIST_IN))
 
 
 def is_gone(root: str) -> bool:
-    """Whether this folder was moved or removed; one that may not be looked at is still there."""
+    """Whether the folder was moved or removed; an unreadable folder still exists."""
     try:
         folder_of(root).stat()
     except (FileNotFoundError, NotADirectoryError):

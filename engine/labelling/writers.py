@@ -1,6 +1,6 @@
-"""The results of a journal as files: tables, lines, imports of other tools, subtitles.
+"""Writes the results of a journal: CSV, JSON lines, Parquet, Label Studio, FiftyOne, subtitles.
 
-All are made anew from the journal, by name, and replace what was there whole or not at all.
+Every file is generated from the journal, sorted by name, and replaced atomically.
 """
 
 import csv
@@ -26,39 +26,39 @@ Row = dict[str, Any]
 COLUMNS = ("path", "label", "confidence", "top", "duration_s", "windows", "review")
 PARQUET_ROWS = 10_000
 LONGEST_NAME = 255
-"""Bytes that a file system takes."""
+"""Bytes; the limit of common file systems."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class OutputStyle:
     class_names: list[str]
     root: Path
-    """To which the names are relative."""
+    """The folder that names are relative to."""
     top_k: int = 5
     min_confidence: float = 0.0
-    """Below it, a clip is marked for review."""
+    """Files below this confidence are marked for review."""
     smooth_s: float = 0.0
 
 
 def row_of(labelled: LabelledFile, style: OutputStyle) -> Row:
-    """The label of the whole file is that of the mean over its windows."""
-    mean = np.array([each for _, _, each in labelled.windows], np.float64).mean(axis=0)
+    """Make a row of results; a file's label comes from the mean probabilities of its windows."""
+    mean = np.array([p for _, _, p in labelled.windows], np.float64).mean(axis=0)
     best = np.argsort(-mean, kind="stable")[: style.top_k]
     confidence = round(float(mean[best[0]]), 4)
     return {
         "path": labelled.name,
         "label": style.class_names[best[0]],
         "confidence": confidence,
-        "top": {style.class_names[each]: round(float(mean[each]), 4) for each in best},
+        "top": {style.class_names[index]: round(float(mean[index]), 4) for index in best},
         "duration_s": round(max(end for _, end, _ in labelled.windows), 3),
         "windows": len(labelled.windows),
         "review": confidence < style.min_confidence,
     }
 
 
-def _csv(path: Path, found: Iterable[LabelledFile], style: OutputStyle) -> None:
+def _csv(path: Path, files: Iterable[LabelledFile], style: OutputStyle) -> None:
     def lines() -> Iterator[list[str]]:
-        for row in (row_of(each, style) for each in found):
+        for row in (row_of(file, style) for file in files):
             top = " ".join(f"{name}:{share:.4f}" for name, share in row["top"].items())
             yield [
                 row["path"], row["label"], f"{row['confidence']:.4f}", top,
@@ -69,26 +69,27 @@ def _csv(path: Path, found: Iterable[LabelledFile], style: OutputStyle) -> None:
 
 
 def _stream(path: Path, header: Iterable[str], rows: Iterable[Iterable[str]]) -> None:
-    """A table that is never in memory as a whole."""
+    """Write a CSV file row by row, so that it never has to fit in memory."""
     with atomic.new_text(path) as file:
         plain = csv.writer(file, lineterminator="\n")
         quoting = csv.writer(file, lineterminator="\n", quoting=csv.QUOTE_ALL)
         plain.writerow(header)
         for row in rows:
-            cells = list(row)  # csv leaves a carriage return unquoted, and can't read it then
+            # The csv module doesn't quote a lone carriage return, and then can't read it back.
+            cells = list(row)
             (quoting if any("\r" in cell for cell in cells) else plain).writerow(cells)
 
 
-def _jsonl(path: Path, found: Iterable[LabelledFile], style: OutputStyle) -> None:
-    with atomic.new_text(path) as file:
-        for each in found:
-            row = row_of(each, style) | {
-                "segments": [_segment(s, style) for s in _segments(each, style)]
+def _jsonl(path: Path, files: Iterable[LabelledFile], style: OutputStyle) -> None:
+    with atomic.new_text(path) as out:
+        for file in files:
+            row = row_of(file, style) | {
+                "segments": [_segment(s, style) for s in _segments(file, style)]
             }
-            file.write(json.dumps(row, ensure_ascii=False) + "\n")
+            out.write(json.dumps(row, ensure_ascii=False) + "\n")
 
 
-def _parquet(path: Path, found: Iterable[LabelledFile], style: OutputStyle) -> None:
+def _parquet(path: Path, files: Iterable[LabelledFile], style: OutputStyle) -> None:
     try:
         import pyarrow as pa
         from pyarrow import parquet
@@ -101,41 +102,41 @@ def _parquet(path: Path, found: Iterable[LabelledFile], style: OutputStyle) -> N
             ("windows", pa.int64()), ("review", pa.bool_()),
         ]
     )  # fmt: skip
-    with atomic.new_binary(path) as file, parquet.ParquetWriter(file, schema) as writer:
-        for rows in _in_parts(row_of(each, style) for each in found):
-            plain = [
+    with atomic.new_binary(path) as out, parquet.ParquetWriter(out, schema) as writer:
+        for rows in _chunks(row_of(file, style) for file in files):
+            utf8_rows = [
                 row
                 | {
-                    "path": _plain(row["path"]),
-                    "label": _plain(row["label"]),
-                    "top": [(_plain(name), share) for name, share in row["top"].items()],
+                    "path": _utf8(row["path"]),
+                    "label": _utf8(row["label"]),
+                    "top": [(_utf8(name), share) for name, share in row["top"].items()],
                 }
                 for row in rows
             ]
-            writer.write_table(pa.Table.from_pylist(plain, schema))
+            writer.write_table(pa.Table.from_pylist(utf8_rows, schema))
 
 
-def _in_parts(rows: Iterator[Row]) -> Iterator[list[Row]]:
-    part: list[Row] = []
+def _chunks(rows: Iterator[Row]) -> Iterator[list[Row]]:
+    chunk: list[Row] = []
     for row in rows:
-        part.append(row)
-        if len(part) == PARQUET_ROWS:
-            yield part
-            part = []
-    if part:
-        yield part
+        chunk.append(row)
+        if len(chunk) == PARQUET_ROWS:
+            yield chunk
+            chunk = []
+    if chunk:
+        yield chunk
 
 
-def _plain(name: str) -> str:
-    """Parquet takes no bytes that aren't UTF-8 for a string."""
+def _utf8(name: str) -> str:
+    """Escape bytes that are not UTF-8: Parquet strings must be valid UTF-8."""
     return name.encode("utf-8", "backslashreplace").decode()
 
 
-def _labelstudio(path: Path, found: Iterable[LabelledFile], style: OutputStyle) -> None:
-    """Tasks with predictions; serve the folder as Label Studio's local storage."""
+def _labelstudio(path: Path, files: Iterable[LabelledFile], style: OutputStyle) -> None:
+    """Write tasks with predictions, for a folder served as Label Studio's local storage."""
 
-    def task(each: LabelledFile) -> Row:
-        row = row_of(each, style)
+    def task(file: LabelledFile) -> Row:
+        row = row_of(file, style)
         choice = {
             "from_name": "label", "to_name": "video", "type": "choices",
             "value": {"choices": [row["label"]]},
@@ -144,14 +145,14 @@ def _labelstudio(path: Path, found: Iterable[LabelledFile], style: OutputStyle) 
         prediction = {"model_version": "engine", "score": row["confidence"], "result": [choice]}
         return {"data": {"video": address}, "predictions": [prediction]}
 
-    _array(path, (task(each) for each in found), "[", "]")
+    _array(path, (task(file) for file in files), "[", "]")
 
 
-def _fiftyone(path: Path, found: Iterable[LabelledFile], style: OutputStyle) -> None:
-    """`samples.json` of FiftyOne's own dataset format."""
+def _fiftyone(path: Path, files: Iterable[LabelledFile], style: OutputStyle) -> None:
+    """Write `samples.json` of FiftyOne's dataset format."""
 
-    def sample(each: LabelledFile) -> Row:
-        row = row_of(each, style)
+    def sample(file: LabelledFile) -> Row:
+        row = row_of(file, style)
         return {
             "filepath": str((style.root / row["path"]).absolute()),
             "_media_type": "video",
@@ -160,7 +161,7 @@ def _fiftyone(path: Path, found: Iterable[LabelledFile], style: OutputStyle) -> 
             },
         }  # fmt: skip
 
-    _array(path, (sample(each) for each in found), '{"samples": [', "]}")
+    _array(path, (sample(file) for file in files), '{"samples": [', "]}")
 
 
 def _array(path: Path, items: Iterable[Row], opening: str, closing: str) -> None:
@@ -179,24 +180,24 @@ FORMATS: dict[str, Writer] = {
     "labelstudio": _labelstudio,
     "fiftyone": _fiftyone,
 }
-OF_SUFFIX = {".csv": "csv", ".jsonl": "jsonl", ".parquet": "parquet"}
+FORMAT_OF_SUFFIX = {".csv": "csv", ".jsonl": "jsonl", ".parquet": "parquet"}
 
 
 def format_of(out: Path, named: str | None) -> str:
     if named is None:
-        if out.suffix not in OF_SUFFIX:
+        if out.suffix not in FORMAT_OF_SUFFIX:
             raise UserError(
-                f"{out} ends in none of {', '.join(OF_SUFFIX)}: name a --format, one of "
+                f"{out} ends in none of {', '.join(FORMAT_OF_SUFFIX)}: name a --format, one of "
                 f"{', '.join(FORMATS)}."
             )
-        return OF_SUFFIX[out.suffix]
+        return FORMAT_OF_SUFFIX[out.suffix]
     if named not in FORMATS:
         raise unknown_name("--format", named, list(FORMATS))
     return named
 
 
 def failures_of(labels: Path) -> Path:
-    """The CSV of files that failed; another one for each name of `labels`."""
+    """The path of the CSV with failed files that belongs to `labels`."""
     return labels.with_name(f"failures-{labels.name.removesuffix('.csv')}.csv")
 
 
@@ -211,7 +212,7 @@ class Outputs:
 
     @property
     def tables(self) -> list[Path]:
-        """All but subtitles."""
+        """All output files except subtitles."""
         others = [self.segments] if self.segments is not None else []
         return [self.labels, self.failures, *others]
 
@@ -219,13 +220,17 @@ class Outputs:
 @dataclass(kw_only=True)
 class Written:
     files: list[Path]
-    """And the folder of subtitles."""
+    """Written files, and the folder of subtitles."""
     left_alone: list[Path]
-    """Subtitles that were there already, and are nobody's that the journal knows."""
+    """Existing subtitles that no run of this journal wrote, and that were not replaced."""
 
 
 def write(journal: Journal, outputs: Outputs, style: OutputStyle) -> Written:
-    """Everything; what somebody else has written meanwhile is an error."""
+    """Write all outputs.
+
+    Raises:
+        UserError: A file at the path of an output was not written by this journal's runs.
+    """
     claims = journal.claims
     claims.add([outputs.labels])
     FORMATS[outputs.format](outputs.labels, journal.labelled(), style)
@@ -253,8 +258,8 @@ def _write_table(
 ) -> None:
     if path.exists() and not journal.claims.holds(path):
         raise UserError(
-            f"{path} was written by somebody else: remove it, or name another file, and run the "
-            "same command again; what was labelled is kept."
+            f"{path} was not written by this run: remove it, or name another file, and run the "
+            "same command again; labels so far are kept."
         )
     journal.claims.add([path])
     _stream(path, header, rows)
@@ -262,7 +267,7 @@ def _write_table(
 
 
 def _write_subtitles(journal: Journal, folder: Path, style: OutputStyle) -> list[Path]:
-    """Returns what is left alone: among videos may lie subtitles that somebody wrote by hand."""
+    """Write a subtitle file per video; returns existing files of other origin, which are kept."""
     shared = _shared_names(journal.names())
     claims = journal.claims
 
@@ -273,20 +278,20 @@ def _write_subtitles(journal: Journal, folder: Path, style: OutputStyle) -> list
     unknown = {path for path in paths if path.exists() and not claims.holds(path)}
     claims.add(path for path in paths if path not in unknown)
     left_alone: set[Path] = set()
-    for each in journal.labelled():
-        path, text = path_of(each.name), _vtt(each, style)
+    for file in journal.labelled():
+        path, text = path_of(file.name), _vtt(file, style)
         if path in unknown and path.read_bytes() != text.encode(errors="surrogateescape"):
             left_alone.add(path)
             continue
         path.parent.mkdir(parents=True, exist_ok=True)
-        with atomic.new_text(path) as file:
-            file.write(text)
+        with atomic.new_text(path) as out:
+            out.write(text)
     claims.settle(path for path in paths if path not in left_alone)
-    old = [path for path in claims.paths() if _is_vtt_below(folder, path) and path not in paths]
-    for path in old:
+    stale = [path for path in claims.paths() if _is_vtt_below(folder, path) and path not in paths]
+    for path in stale:
         if claims.holds(path):
             path.unlink(missing_ok=True)
-    claims.drop(old)
+    claims.drop(stale)
     return sorted(left_alone)
 
 
@@ -298,10 +303,10 @@ SEGMENT_COLUMNS = ("path", "start_s", "end_s", "label", "confidence")
 
 
 def _segment_rows(journal: Journal, style: OutputStyle) -> Iterator[tuple[str, ...]]:
-    for each in journal.labelled():
-        for segment in _segments(each, style):
+    for file in journal.labelled():
+        for segment in _segments(file, style):
             row = _segment(segment, style)
-            yield each.name, *(str(row[name]) for name in SEGMENT_COLUMNS[1:])
+            yield file.name, *(str(row[name]) for name in SEGMENT_COLUMNS[1:])
 
 
 def _segments(labelled: LabelledFile, style: OutputStyle) -> list[Segment]:
@@ -318,8 +323,10 @@ def _segment(segment: Segment, style: OutputStyle) -> Row:
 
 
 def _vtt_names(video: str) -> list[str]:
-    """Of its subtitles, below their folder: day.mp4 has day.vtt, which players find. The others are
-    for videos whose shorter name would be that of another one, too."""
+    """Candidate names of a video's subtitles: day.mp4 gets day.vtt, which players find.
+
+    The longer names are for videos whose shorter name is shared with another video.
+    """
     path = _below(video)
     digest = hashlib.sha256(os.fsencode(video)).hexdigest()[:16]
     names = [str(path.with_suffix(".vtt")), f"{path}.vtt", f"{path}.{digest}.vtt"]
@@ -328,13 +335,13 @@ def _vtt_names(video: str) -> list[str]:
 
 
 def _below(video: str) -> Path:
-    """Nothing is written outside of the folder, wherever the video is."""
+    """A relative path without `..`, so that nothing is written outside the folder."""
     parts = [part for part in Path(video).parts if part not in ("/", "..")]
     return Path(*parts) if parts else Path("video")
 
 
 def _shared_names(videos: Iterable[str]) -> set[str]:
-    """Folded names of subtitles that more than one video would get."""
+    """Case-folded subtitle names that more than one video would get."""
     seen: set[str] = set()
     shared: set[str] = set()
     for video in videos:

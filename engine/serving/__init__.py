@@ -1,1 +1,1 @@
-"""Compiled models as other servers take them: a Triton model repository and its README."""
+"""Exports compiled models for servers: a Triton model repository and its README."""

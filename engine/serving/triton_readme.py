@@ -1,4 +1,4 @@
-"""The README of an exported model repository: what is in it, and a client that runs."""
+"""The README of an exported model repository, with a client that runs."""
 
 from dali_pipelines.loaders.triton_pipeline import Device
 
@@ -6,15 +6,15 @@ TEXT = """# {name} for Triton
 
 `{name}_ensemble` takes {takes} and gives logits. It is
 `{name}_preprocess` (DALI: {preprocess}) and then `{name}`.
-Which frames of a clip count is decided by the client, by the pure function
+The client selects the frames of a clip with the pure function
 `dali_pipelines.sampling.plan_frames`; the ClipSpec that it needs is a parameter of the ensemble.
 
 Start: `{start}`
 
 {notes}
 
-Send one clip a request, so that clips of any length go together into a batch. A client, with
-`pip install tritonclient[http]` and engine installed; give it a video:
+Send one clip per request, so that Triton can batch clips of any length. This client needs engine
+and `pip install tritonclient[http]`; its argument is a video:
 
 ```python
 import json
@@ -34,23 +34,23 @@ path = Path(sys.argv[1])
 facts = clip_file.probe(path)
 plan = sampling.plan_frames(facts.frames, facts.fps, spec)
 {reading}inputs = []
-for name, kind, array in arrays:
-    inputs.append(triton.InferInput(name, array.shape, kind))
+for name, dtype, array in arrays:
+    inputs.append(triton.InferInput(name, array.shape, dtype))
     inputs[-1].set_data_from_numpy(array)
-wanted = [triton.InferRequestedOutput("logits", class_count=1)]
-answer = client.infer("{name}_ensemble", inputs, outputs=wanted).as_numpy("logits")
-score, index, label = answer.ravel()[0].decode().split(":", 2)
+outputs = [triton.InferRequestedOutput("logits", class_count=1)]
+result = client.infer("{name}_ensemble", inputs, outputs=outputs).as_numpy("logits")
+score, index, label = result.ravel()[0].decode().split(":", 2)
 print(label)
 ```
 """
 IMPORTS: dict[Device, str] = {"gpu": "clip_facts, clip_file, clip_part", "cpu": "clip_file, pixels"}
 TAKES: dict[Device, str] = {
-    "gpu": "the part of a video file that is needed, and its frames' numbers in it",
-    "cpu": "a clip's frames, their short side resized,",
+    "gpu": "the needed part of a video file and the frame numbers in it",
+    "cpu": "the frames of a clip, with the short side resized,",
 }
 PREPROCESS: dict[Device, str] = {
-    "gpu": "decoding by NVDEC, resizing, the crop in the middle",
-    "cpu": "the crop in the middle",
+    "gpu": "NVDEC decoding, resizing, center crop",
+    "cpu": "center crop",
 }
 READING: dict[Device, str] = {
     "gpu": """\

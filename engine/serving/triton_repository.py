@@ -1,4 +1,4 @@
-"""A Triton model repository: the compiled model of `trt` behind the graph of `dali_pipelines`."""
+"""Writes a Triton model repository: DALI preprocessing, the compiled model, and their ensemble."""
 
 import json
 from dataclasses import dataclass
@@ -16,59 +16,70 @@ from trt.config import ArtifactConfig
 from trt.triton_export import Message, Word, parameter, tensor
 
 NUM_THREADS = 4
-"""Of DALI on the server; config.pbtxt has it as a parameter."""
-MADE = "preprocessed"
-"""The ensemble's own name for the clips between its two steps."""
+"""DALI threads on the server; a parameter in config.pbtxt."""
+PREPROCESSED = "preprocessed"
+"""Name of the tensor between the two steps of the ensemble."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Made:
+class TritonRepository:
     name: str
     start: str
     """The command that starts a server."""
     notes: list[str]
 
 
-def write(artifact: Path, folder: Path, *, name: str, device: str) -> Made:
+def write(artifact: Path, folder: Path, *, name: str, device: str) -> TritonRepository:
+    """Write the repository of an artifact to `folder`.
+
+    Args:
+        artifact: The artifact to serve.
+        folder: The new repository.
+        name: Name of the model; empty for the name of the artifact.
+        device: Device of the preprocessing: auto, gpu or cpu.
+    """
     config = artifacts.check(artifact)
     payload = triton_export.payload_of(config, artifact)
     name = triton_export.check_name(name or artifact.resolve().name)
     spec = ClipSpec.from_dict(config.clip)
-    place = _device(device, config)
-    with new_folder(folder) as made:
-        triton_export.write_model(made / name, artifact, config, name=name)
-        _write_preprocess(made / f"{name}_preprocess", config, spec, place)
-        ensemble = made / f"{name}_ensemble"
-        (ensemble / triton_export.VERSION).mkdir(parents=True)  # empty, but Triton asks for it
-        triton_export.write_config(ensemble, _ensemble(name, config, spec, place))
+    resolved_device = _device(device, config)
+    with new_folder(folder) as root:
+        triton_export.write_model(root / name, artifact, config, name=name)
+        _write_preprocess(root / f"{name}_preprocess", config, spec, resolved_device)
+        ensemble = root / f"{name}_ensemble"
+        (ensemble / triton_export.VERSION).mkdir(parents=True)  # empty, but Triton requires it
+        triton_export.write_config(ensemble, _ensemble(name, config, spec, resolved_device))
         triton_export.write_labels(ensemble, config)
-        start, notes = _start(folder, place), _notes(config, place)
+        start = _start(folder, resolved_device)
+        notes = _notes(config, resolved_device)
         if not payload.batches:
-            notes.append("Triton runs each request by itself: its OpenVINO backend can't batch")
-        text = readme(name=name, device=place, start=start, notes=notes)
-        (made / "README.md").write_text(text, encoding="utf-8")
-    return Made(name=name, start=start, notes=notes)
+            notes.append("Triton runs requests one at a time: its OpenVINO backend can't batch")
+        text = readme(name=name, device=resolved_device, start=start, notes=notes)
+        (root / "README.md").write_text(text, encoding="utf-8")
+    return TritonRepository(name=name, start=start, notes=notes)
 
 
-def _device(asked: str, config: ArtifactConfig) -> Device:
-    if asked == "auto":
+def _device(device: str, config: ArtifactConfig) -> Device:
+    if device == "auto":
         return "cpu" if config.backend == "openvino" else "gpu"
-    return "cpu" if asked == "cpu" else "gpu"
+    return "cpu" if device == "cpu" else "gpu"
 
 
 def _write_preprocess(folder: Path, config: ArtifactConfig, spec: ClipSpec, device: Device) -> None:
-    most = triton_export.max_batch_size(config)
-    pipeline = triton_pipeline.serialize(device, spec, max_clips=most, num_threads=NUM_THREADS)
+    max_batch_size = triton_export.max_batch_size(config)
+    pipeline = triton_pipeline.serialize(
+        device, spec, max_clips=max_batch_size, num_threads=NUM_THREADS
+    )
     inputs = triton_pipeline.inputs(device, spec)
     triton_export.write_config(
         folder,
         {
             "name": folder.name,
             "backend": "dali",
-            "max_batch_size": most,
-            # Files differ in length, and frames in size; the backend takes them as they are.
+            "max_batch_size": max_batch_size,
+            # Files differ in length and frames in size, so the batch is ragged.
             "input": [{**tensor(key, *inputs[key]), "allow_ragged_batch": True} for key in inputs],
-            "output": [tensor(key, *each) for key, each in triton_pipeline.output(spec).items()],
+            "output": [tensor(key, *info) for key, info in triton_pipeline.output(spec).items()],
             "dynamic_batching": triton_export.dynamic_batching(config),
             "instance_group": [{"count": 1, "kind": Word(f"KIND_{device.upper()}")}],
             "parameters": [parameter("num_threads", str(NUM_THREADS))],
@@ -86,18 +97,18 @@ def _ensemble(name: str, config: ArtifactConfig, spec: ClipSpec, device: Device)
         "name": f"{name}_ensemble",
         "platform": "ensemble",
         "max_batch_size": triton_export.max_batch_size(config),
-        "input": [tensor(key, *each) for key, each in inputs.items()],
+        "input": [tensor(key, *info) for key, info in inputs.items()],
         "output": [triton_export.logits(config)],
-        # So that a client samples and resizes as the model was trained, whoever wrote it.
+        # Clients need the spec to sample and resize as in training.
         "parameters": [parameter("clip", json.dumps(spec.to_dict()))],
         "ensemble_scheduling": {
             "step": [
                 _step(
                     f"{name}_preprocess",
                     {key: key for key in inputs},
-                    {triton_pipeline.OUTPUT: MADE},
+                    {triton_pipeline.OUTPUT: PREPROCESSED},
                 ),
-                _step(name, {clips["name"]: MADE}, {logits["name"]: logits["name"]}),
+                _step(name, {clips["name"]: PREPROCESSED}, {logits["name"]: logits["name"]}),
             ]
         },
     }
@@ -113,21 +124,19 @@ def _step(model: str, inputs: dict[str, str], outputs: dict[str, str]) -> Messag
 
 
 def _start(folder: Path, device: Device) -> str:
-    # DALI's C interface, by which Triton opens a pipeline, takes the older executor if not told
-    # otherwise; that one can't look at a GPU's picture sizes from the CPU, as resizing does.
+    # DALI's C interface, which Triton uses, defaults to the older executor. That one can't read
+    # the sizes of frames on the GPU from the CPU, as resizing does.
     executor = "DALI_USE_EXEC2=1 " if device == "gpu" else ""
     return f"{executor}tritonserver --model-repository {folder}"
 
 
 def _notes(config: ArtifactConfig, device: Device) -> list[str]:
-    notes = [f"Triton must have DALI {version('nvidia-dali-cuda120')}, or a newer one"]
+    notes = [f"Triton needs DALI {version('nvidia-dali-cuda120')} or newer"]
     if device == "gpu":
         notes.append("Triton needs DALI_USE_EXEC2=1 in its environment to load the preprocessing")
     if config.backend == "openvino":
         if used := config.versions.get("openvino"):
-            notes.append(f"Triton must have OpenVINO {used}, or a newer one")
+            notes.append(f"Triton needs OpenVINO {used} or newer")
         if config.target.precision != "bf16":
-            notes.append(
-                "on a CPU with bf16, Triton's OpenVINO computes in it, and can't be told not to"
-            )
+            notes.append("on a CPU with bf16, Triton's OpenVINO always computes in bf16")
     return notes
