@@ -105,7 +105,7 @@ def run(
 
 
 def _facts_of(trial: Trial, root: Path, views: str, files: str) -> dict[str, Any]:
-    listed, scheme = splits.dealt(root, trial.scheme)
+    listed, scheme = splits.load_split(root, trial.scheme)
     clips = repr([dataclasses.astuple(clip) for clip in listed.clips])
     recipe = Recipe.resolve(trial.settings)
     return {

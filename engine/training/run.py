@@ -83,7 +83,7 @@ def begin(
     if size is not None:
         clip = Recipe.resolve(settings).clip
         settings = settings | {"crop": size, "resize": round(size * clip.resize / clip.crop)}
-    listed, how_split = splits.dealt(data, scheme)
+    listed, how_split = splits.load_split(data, scheme)
     classes = listed.class_names
     sided = [name for name in classes if SIDES & set(re.split(r"[\W_]+", name.lower()))]
     if sided and "flip" not in settings:
@@ -158,7 +158,7 @@ def train(
     if recipe.weights != "none" or str(recipe.options.get("backbone")).startswith("hf:"):
         hub.stay_offline_if_unreachable()
     root = Path(facts.data)
-    listed, _ = splits.dealt(root, facts.split_by)
+    listed, _ = splits.load_split(root, facts.split_by)
     if len(listed.class_names) < 2:
         raise UserError(f"{root} has one class only; a model tells at least two apart.")
     train_rows, num_bad = samples_of(listed, "train")
