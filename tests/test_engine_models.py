@@ -159,7 +159,7 @@ def test_every_recurrence(cell: Any, bidirectional: bool) -> None:
         (lambda: Backbone("keras:vgg", size=64), "unknown source of backbones 'keras'"),
         (lambda: Backbone("mnasnet_050", size=64, reduction=7), "by .*, not by 7"),
         (lambda: Backbone("torchvision:mobilenet_v2", size=64, reduction=8), "one of timm's"),
-        (lambda: Backbone("test_vit", size=8), "can't read pictures of 8² pixels"),
+        (lambda: Backbone("test_vit", size=8), "can't process frames of 8² pixels"),
         (lambda: Stem(8, 12, convolutional=True), "patch must be a power of 2"),
     ],
 )
