@@ -102,7 +102,9 @@ def _from_timm(
         return network, None
     levels = [level["reduction"] for level in network.feature_info]
     if reduction not in levels:
-        raise UserError(f"{name} has no feature map of reduction {reduction}; choose of {levels}.")
+        raise UserError(
+            f"{name} has no feature map of reduction {reduction}; choose one of {levels}."
+        )
     level = len(levels) - 1 - levels[::-1].index(reduction)  # the last: ViT levels are all equal
     network.prune_intermediate_layers([level], prune_norm=True, prune_head=True)
     return network, level
