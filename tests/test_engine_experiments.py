@@ -183,7 +183,7 @@ def test_tables_that_are_varied_are_merged_with_those_of_all_trials(tmp_path: Pa
     ("ending", "command", "error"),
     [
         ("kill -9 $$", "train", "engine train was killed by signal 9"),
-        ("exit 1", "evaluate", "clips of the test part can't be read"),
+        ("exit 1", "evaluate", "clips of the test split can't be read"),
         ("exit 1", "train", ""),
         ("echo 'engine: no data.' >&2; exit 2", "train", "no data."),
     ],
@@ -291,7 +291,7 @@ def test_clips_that_were_found_bad_since_make_another_trial(dataset: Path, tmp_p
         health=ClipHealth(status="bad", reason="damaged", facts=None),
     )
     atomic.write_csv(root / validate.FILE_NAME, validate.COLUMNS, [validate._row(bad)])
-    with pytest.raises(UserError, match=r"in clips \(their rows and parts, of which `engine data"):
+    with pytest.raises(UserError, match=r"in clips \(their rows and splits; `engine data"):
         begin(trial, root, tmp_path)
 
 
