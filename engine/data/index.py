@@ -71,19 +71,19 @@ def open_clips(root: Path, listing: Listing, *, frames_fps: float = 0.0) -> Inde
     unreadable = dict(listing.unreadable)
     outcomes = run_each(partial(_probe, root), listing.found, title="Indexing", timeout_s=60)
     for outcome in outcomes:
-        found, facts = outcome.item, outcome.value
-        source, grammar = _source(root, found)
+        entry, facts = outcome.item, outcome.value
+        source, grammar = _source(root, entry)
         grammars[grammar] += 1
         if facts is None:
-            unreadable[found.path] = getattr(outcome.error, "reason", None) or str(outcome.error)
-            clips.append(Clip(path=found.path, label=found.label, source=source, split=found.split))
+            unreadable[entry.path] = getattr(outcome.error, "reason", None) or str(outcome.error)
+            clips.append(Clip(path=entry.path, label=entry.label, source=source, split=entry.split))
             continue
         clips.append(
             Clip(
-                path=found.path,
-                label=found.label,
+                path=entry.path,
+                label=entry.label,
                 source=source,
-                split=found.split,
+                split=entry.split,
                 frames=facts.frames,
                 fps=facts.fps or frames_fps,
                 width=facts.width,
@@ -99,12 +99,12 @@ def open_clips(root: Path, listing: Listing, *, frames_fps: float = 0.0) -> Inde
     )
 
 
-def _probe(root: Path, found: FoundClip) -> ClipFacts:
-    return clip_file.probe(root / found.path)
+def _probe(root: Path, entry: FoundClip) -> ClipFacts:
+    return clip_file.probe(root / entry.path)
 
 
-def _source(root: Path, found: FoundClip) -> tuple[str, str]:
-    if found.source is not None:
-        return found.source, "the list"
-    path = root / found.path
-    return sources.find_source(path.name if path.is_dir() else path.stem, found.label)
+def _source(root: Path, entry: FoundClip) -> tuple[str, str]:
+    if entry.source is not None:
+        return entry.source, "the list"
+    path = root / entry.path
+    return sources.find_source(path.name if path.is_dir() else path.stem, entry.label)

@@ -71,7 +71,7 @@ def read_lists(root: Path, lists: list[Path], *, skip_missing: bool) -> Listing:
             f"{missing[0]}, which isn't in {root}{more}; add what is missing, or pass "
             "--skip-missing."
         )
-    labels = {found.label for found in listing.found}
+    labels = {entry.label for entry in listing.found}
     if any(map(str.isdecimal, labels)) and not all(map(str.isdecimal, labels)):
         raise UserError(
             f"{', '.join(map(str, lists))}: some labels are numbers and some are names; put "
