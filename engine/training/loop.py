@@ -1,7 +1,8 @@
 """The training loop: steps, validation, checkpoints. Fabric handles devices and precision.
 
-All randomness is a pure function of (seed, step, rank) or (seed, epoch, clip). So a run that was
-killed and resumed ends with bit-identical weights. Shape letters: B batch, N classes.
+All randomness is a pure function of (seed, step, rank) or (seed, epoch, clip). So the weights of a
+run that was killed and resumed are bit-identical to those of an uninterrupted run. Shape letters:
+B batch, N classes.
 """
 
 import dataclasses
