@@ -83,7 +83,7 @@ def test_spaced_lists_with_spaces_in_names_and_frame_counts(tmp_path: Path) -> N
     ("text", "reason"),
     [
         ("", "is empty"),
-        ("path,label\na.mp4,run\na.mp4,run\n", r"line 3 names a\.mp4 again \(.* line 2 did\)"),
+        ("path,label\na.mp4,run\na.mp4,run\n", r"line 3 names a\.mp4 again \(first in .* line 2\)"),
         ("path,label\n../a.mp4,run\n", "lies outside"),
         ("path,label\na.mp4\n", "1 values where the first line names 2"),
         ("path,label\na.mp4,\n", r"a\.mp4 has no label"),

@@ -205,7 +205,7 @@ def test_apply_writes_what_others_can_use_and_knows_its_own(synth: Path) -> None
 
 def test_a_part_that_would_be_empty_is_refused(tmp_path: Path) -> None:
     clips = make_clips([("a", "film"), ("b", "film")])
-    with pytest.raises(UserError, match="its test part would be empty"):
+    with pytest.raises(UserError, match="its test split would be empty"):
         splits.apply(dataset(clips, tmp_path), splits.Grouped())
     assert not (tmp_path / "splits").exists()
 

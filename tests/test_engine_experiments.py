@@ -183,7 +183,7 @@ def test_tables_that_are_varied_are_merged_with_those_of_all_trials(tmp_path: Pa
     ("ending", "command", "error"),
     [
         ("kill -9 $$", "train", "engine train was killed by signal 9"),
-        ("exit 1", "evaluate", "clips of the test part can't be read"),
+        ("exit 1", "evaluate", "clips of the test split can't be read"),
         ("exit 1", "train", ""),
         ("echo 'engine: no data.' >&2; exit 2", "train", "no data."),
     ],
@@ -291,7 +291,7 @@ def test_clips_that_were_found_bad_since_make_another_trial(dataset: Path, tmp_p
         health=ClipHealth(status="bad", reason="damaged", facts=None),
     )
     atomic.write_csv(root / validate.FILE_NAME, validate.COLUMNS, [validate._row(bad)])
-    with pytest.raises(UserError, match=r"in clips \(their rows and parts, of which `engine data"):
+    with pytest.raises(UserError, match=r"in clips \(their rows and splits; `engine data"):
         begin(trial, root, tmp_path)
 
 
@@ -329,7 +329,7 @@ def test_a_setting_that_is_not_utf8_ends_in_a_sentence(
     trial = Trial(scheme="grouped", varied={}, settings=settings)
     files = file_digest(manifest.load(dataset))
     result = trials.run(trial, dataset, tmp_path, views="1x1", files=files)
-    assert "trial.toml is no recipe in TOML" in result.error
+    assert "trial.toml is not a recipe in TOML" in result.error
     assert "Traceback" not in capfd.readouterr().err
 
 
@@ -472,7 +472,7 @@ def test_a_study_runs_every_combination_once(run_engine, dataset: Path, tmp_path
     shutil.rmtree(tmp_path / "out" / "grouped_sampling=random")
     again = run_engine(*arguments)
     assert again.returncode == 0, again.stderr
-    assert again.stderr.count("clips to learn from") == 1  # the others were done
+    assert again.stderr.count("training clips") == 1  # the others were done
     assert rows_of(tmp_path / "out") == rows
 
     other = run_engine(*arguments, "--set", "lr=0.5")
@@ -495,7 +495,7 @@ def test_a_study_leaves_the_datasets_own_splits_alone_even_when_it_is_killed(
     )  # fmt: skip
     assert process.stderr is not None
     for line in process.stderr:
-        if "clips to learn from" in line:
+        if "training clips" in line:
             break
     process.kill()  # alone: its training ends by itself
     process.communicate()
@@ -541,7 +541,7 @@ def test_a_search_goes_on_where_it_stopped(run_engine, dataset: Path, tmp_path: 
         study = write(tmp_path, text.format(trials=num_trials))
         result = run_engine("study", study, "--data", dataset, "--out", out, *SMALL[4:])
         assert result.returncode == 0, result.stderr
-        assert result.stderr.count("clips to learn from") == 1
+        assert result.stderr.count("training clips") == 1
         assert len(rows_of(out)) == num_trials
     values = [float(row["val"]) for row in rows_of(out)]
     assert values == sorted(values, reverse=True)

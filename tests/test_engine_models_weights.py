@@ -160,7 +160,7 @@ def test_a_backbone_of_transformers_is_made_anew_without_the_hub(tmp_path: Path)
         ),
         ("./nowhere", "there are no weights './nowhere'"),
         ("EMPTY", "holds neither model.safetensors nor"),
-        ("NARROW", "is .*×32 there and .*×64 here; choose another --preset"),
+        ("NARROW", "is .*×32 in the file and .*×64 in the model; choose another --preset"),
         ("STRANGE", "holds 0 of this model's"),
         ("BROKEN", "can't be read as weights"),
     ],

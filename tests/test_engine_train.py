@@ -36,7 +36,7 @@ VIT = ("--model", "vit-lstm", "--preset", "small", *TINY)
 
 @pytest.fixture(scope="session")
 def dataset(synth_master: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Thirty clips under a grouped split: 12 to learn from, 9 to validate on."""
+    """Thirty clips under a grouped split: 12 training clips and 9 validation clips."""
     root = Path(shutil.copytree(synth_master, tmp_path_factory.mktemp("train") / "set"))
     splits.apply(manifest.load(root), splits.Grouped(seed=0))
     return root
@@ -67,7 +67,7 @@ def test_a_run_leaves_everything_that_repeats_it(run_engine, dataset: Path, tmp_
     out = tmp_path / "run"
     result = run_engine("train", "--data", dataset, *CNN, "--epochs", 2, "--out", out)
     assert result.returncode == 0, result.stderr
-    assert "clips are not mirrored: 'move_left' tells sides apart" in result.stdout
+    assert "flipping may change the class 'move_left'" in result.stdout
     assert "epoch 2/2: loss" in result.stderr
     assert "best: " in result.stdout
     for name in ("recipe.toml", "run.json", "manifest.csv", "history.csv", "curves.png"):
@@ -122,7 +122,7 @@ def test_a_run_killed_at_any_moment_ends_bit_identical(dataset: Path, tmp_path: 
     _, errors = process.communicate()
     assert process.returncode == 0, errors.decode()
     assert num_kills == 3
-    assert "going on after step" in errors.decode()
+    assert "resuming after step" in errors.decode()
     assert final_weights(killed) == final_weights(whole)
     assert figures(killed) == figures(whole)
     assert checkpoint.best_of(killed) is not None
@@ -138,18 +138,18 @@ def test_a_run_stopped_at_the_last_step_of_an_epoch_goes_on_with_the_next(
     settings: dict[str, Any] = {"batch_size": 8, "accumulate": 4, "epochs": 3}
     whole = trained(dataset, tmp_path / "a", quiet, **settings)
     stopped = trainer_of(dataset, tmp_path / "b", quiet, **settings)
-    stopped.standing.history.clear()
+    stopped.state.history.clear()
     assert stopped.steps_per_epoch == 2
     stopped.save_every_s = 0
     real = stopped._save
 
     def save(**flags: Any) -> None:
         real(**flags)
-        stopped.stop_asked = stopped.standing.step == 1  # noticed by the second step
+        stopped.stop_asked = stopped.state.step == 1  # noticed by the second step
 
     stopped._save = save  # type: ignore[method-assign]
     assert not stopped.run()
-    assert stopped.standing.step == 2
+    assert stopped.state.step == 2
     again = trainer_of(dataset, tmp_path / "b", quiet, **settings)
     found = checkpoint.last_of(tmp_path / "b")
     assert found is not None
@@ -190,7 +190,7 @@ TORCHRUN = (sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "
 @pytest.mark.slow
 def test_two_processes_learn_as_one(dataset: Path, tmp_path: Path) -> None:
     """Gloo on a CPU, the same global batch; 12 clips in batches of 8, the last one is half, and of
-    the 9 to validate on one is left for one process and none for the other."""
+    the 9 validation clips one is left for one process and none for the other."""
     settings = ("--data", dataset, *VIT, "--batch-size", 8, "--epochs", 3, "--device", "cpu")
     ways = {
         "one": command(*settings),
@@ -223,7 +223,7 @@ def test_parts_of_a_batch_add_up(dataset: Path, tmp_path: Path, quiet: Display) 
     sgd: dict[str, Any] = {"optimizer": "sgd", "lr": 0.05}  # Adam blows rounding up
     whole = trained(dataset, tmp_path / "a", quiet, **sgd)
     parts = trained(dataset, tmp_path / "b", quiet, accumulate=2, **sgd)
-    assert whole.standing.step == parts.standing.step
+    assert whole.state.step == parts.state.step
     for a, b in zip(whole.raw.parameters(), parts.raw.parameters(), strict=True):
         torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-4)
 
@@ -233,7 +233,7 @@ def test_patience_ends_a_run_that_gains_nothing(
     dataset: Path, tmp_path: Path, quiet: Display
 ) -> None:
     trainer = trained(dataset, tmp_path, quiet, epochs=20, lr=1e-12, patience=2)
-    assert len(trainer.standing.history) == 3
+    assert len(trainer.state.history) == 3
 
 
 @pytest.mark.slow
@@ -242,11 +242,11 @@ def test_the_best_is_chosen_by_the_named_metric(
     metric: str, dataset: Path, tmp_path: Path, quiet: Display
 ) -> None:
     trainer = trained(dataset, tmp_path, quiet, epochs=4, metric=metric)
-    values = [row[f"val_{metric}"] for row in trainer.standing.history]
+    values = [row[f"val_{metric}"] for row in trainer.state.history]
     best = json.loads((tmp_path / "best.json").read_text())
     chosen = min if metric == "loss" else max
     assert best["value"] == pytest.approx(chosen(values))
-    step = trainer.standing.history[values.index(chosen(values))]["step"]
+    step = trainer.state.history[values.index(chosen(values))]["step"]
     assert best["checkpoint"] == f"{step:06.0f}"
 
 
@@ -270,9 +270,9 @@ def test_frozen_epochs_leave_the_backbone_alone(
 
 @pytest.mark.slow
 def test_bf16_and_compile_learn_too(dataset: Path, tmp_path: Path, quiet: Display) -> None:
-    plain = trained(dataset, tmp_path / "a", quiet).standing.history
+    plain = trained(dataset, tmp_path / "a", quiet).state.history
     for name, settings in (("b", {"precision": "bf16"}), ("c", {"compile": True})):
-        rows = trained(dataset, tmp_path / name, quiet, **settings).standing.history
+        rows = trained(dataset, tmp_path / name, quiet, **settings).state.history
         assert rows[-1]["train_loss"] == pytest.approx(plain[-1]["train_loss"], abs=0.05)
 
 
@@ -303,7 +303,7 @@ def test_a_student_learns_its_teachers_answers(
     assert distance() < before / 3
     alone = Teacher(tmp_path / "teacher", student.recipe.clip, names, temperature=2.0, weight=0.0)
     assert torch.equal(alone.blend(logits[:, 0] + 7, logits, clips), logits[:, 0] + 7)
-    with pytest.raises(UserError, match="knows other classes"):
+    with pytest.raises(UserError, match="has other classes"):
         Teacher(tmp_path / "teacher", student.recipe.clip, ["a", "b"], temperature=1.0, weight=1.0)
 
 
@@ -324,10 +324,10 @@ def test_a_loss_that_is_no_number_stops_and_names_the_clips(
     ("arguments", "code", "message"),
     [
         (("--option", "recurrence.hidden=3000000"), 3, "too little memory"),
-        (("--batch-size", 5, "--accumulate", 2), 2, "take a multiple of 2"),
+        (("--batch-size", 5, "--accumulate", 2), 2, "choose a multiple of 2"),
         (("--device", "gpu"), 3, "pass --device cpu"),
         (("--precision", "fp16", "--device", "cpu"), 3, "--precision bf16, or fp32"),
-        (("--loader", "torch", "--cache", "x"), 2, "leave --cache out"),
+        (("--loader", "torch", "--cache", "x"), 2, "remove --cache"),
         (("--loader", "decord"), 2, "unknown loader 'decord'"),
         (("--resume",), 2, "a resumed run keeps its settings"),
         (("--set", "lr"), 2, "write KEY=VALUE"),
@@ -432,11 +432,11 @@ def broken(dataset: Path, root: Path, part: str) -> Path:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("part", "purpose", "num_checkpoints", "processes"),
-    [("train", "to learn from", 0, 2), ("val", "to validate on", 1, 1)],
+    ("part", "split_name", "num_checkpoints", "processes"),
+    [("train", "training", 0, 2), ("val", "validation", 1, 1)],
 )
 def test_clips_of_which_none_can_be_read_make_no_best_checkpoint(
-    part: str, purpose: str, num_checkpoints: int, processes: int, run_engine, dataset: Path,
+    part: str, split_name: str, num_checkpoints: int, processes: int, run_engine, dataset: Path,
     tmp_path: Path,
 ) -> None:  # fmt: skip
     out = tmp_path / "run"
@@ -445,7 +445,7 @@ def test_clips_of_which_none_can_be_read_make_no_best_checkpoint(
         "--devices", processes, "--device", "cpu", "--out", out,
     )  # fmt: skip
     assert result.returncode == 2, result.stderr
-    assert f"none of the clips {purpose} can be read (" in result.stderr
+    assert f"none of the {split_name} clips can be read (" in result.stderr
     assert "Traceback" not in result.stderr
     assert "best" not in result.stdout
     assert checkpoint.best_of(out) is None
@@ -484,7 +484,7 @@ def test_two_runs_in_one_folder_are_refused(run_engine, dataset: Path, tmp_path:
     first.wait()
     resumed = subprocess.Popen(command("--out", out, "--resume"), stderr=subprocess.PIPE, text=True)
     assert resumed.stderr is not None
-    said = next((line for line in resumed.stderr if "going on after step" in line), "")
+    said = next((line for line in resumed.stderr if "resuming after step" in line), "")
     resumed.kill()
     resumed.communicate()
     assert said
@@ -522,7 +522,7 @@ def test_one_signal_ends_the_wait_for_a_batch_and_nothing_is_lost(
     with handlers_put_back():
         stop_kindly(stopped)
         assert not stopped.run()
-    assert stopped.standing.step == 1
+    assert stopped.state.step == 1
     again = trainer_of(dataset, tmp_path / "b", quiet, **settings)
     found = checkpoint.last_of(tmp_path / "b")
     assert found is not None

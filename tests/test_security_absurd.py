@@ -196,7 +196,7 @@ def test_a_manifest_that_claims_what_cant_be_is_refused(
         f"{','.join(manifest.COLUMNS)}\na.avi,run,s,,"
         f"{facts['frames']},{facts['fps']},{facts['width']},{facts['height']},h264\n"
     )
-    with pytest.raises(UserError, match=r"line 2: .* can't be true"):
+    with pytest.raises(UserError, match=r"line 2: .* impossibly large"):
         manifest.load(tmp_path)
 
 

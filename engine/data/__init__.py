@@ -1,1 +1,1 @@
-"""Datasets on disk: their index, splits, health and leaks, and a synthetic one to try it all on."""
+"""Datasets: manifest, splits, integrity check, leakage audit and a synthetic dataset."""

@@ -1,4 +1,4 @@
-"""RAR archives, through whichever of unrar, unar, bsdtar and 7z is installed."""
+"""Extracts RAR archives with unrar, unar, bsdtar or 7z, whichever is installed."""
 
 import shutil
 from collections.abc import Callable, Iterator
@@ -13,8 +13,20 @@ from engine.progress import progress_bar
 def unpack(
     archive: Path, target: Callable[[PurePosixPath], Path | None], unit: str | None = None
 ) -> None:
-    """Write the members that `target` gives a path for. Only names it makes are ever written."""
-    with _opened(archive) as rar:
+    """Extract the members for which `target` returns a path.
+
+    Only paths from `target` are written, so the names in an archive can't point outside a folder.
+
+    Args:
+        archive: The RAR file.
+        target: Maps the name of a member to its output path, or to None to skip it.
+        unit: What the progress bar counts.
+
+    Raises:
+        UserError: The archive is damaged, or an output path already exists.
+        RefusedError: The archive is compressed and no tool that extracts RAR is installed.
+    """
+    with _open_rar(archive) as rar:
         members = [member for member in rar.infolist() if not member.is_dir()]
         with progress_bar(
             f"Unpacking {archive.name}", total=len(members), unit=unit or ""
@@ -32,7 +44,7 @@ def unpack(
 
 
 @contextmanager
-def _opened(archive: Path) -> Iterator[Any]:
+def _open_rar(archive: Path) -> Iterator[Any]:
     import rarfile
 
     _fix_bsdtar(rarfile)
@@ -42,29 +54,29 @@ def _opened(archive: Path) -> Iterator[Any]:
     except rarfile.RarCannotExec as error:
         raise RefusedError(
             f"{archive} is compressed and no tool that opens RAR is installed; install one with "
-            "`apt-get install unar` (unrar, bsdtar and 7z serve too)."
+            "`apt-get install unar` (unrar, bsdtar and 7z work too)."
         ) from error
     except (rarfile.Error, EOFError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UserError(
-            f"{archive} can't be read as a RAR archive ({reason}); download it again, or let "
-            "another tool try: `apt-get install unar`."
+            f"{archive} can't be read as a RAR archive ({reason}); download it again, or install "
+            "another tool: `apt-get install unar`."
         ) from error
 
 
 def _fix_bsdtar(rarfile: Any) -> None:
-    """rarfile up to 4.5 calls `bsdtar -f -- ARCHIVE`, which looks for an archive named `--`."""
-    plain = rarfile.ToolSetup.open_cmdline
-    if getattr(plain, "is_mended", False):
+    """Patch rarfile up to 4.5, whose call `bsdtar -f -- ARCHIVE` opens a file named `--`."""
+    original = rarfile.ToolSetup.open_cmdline
+    if getattr(original, "is_patched", False):
         return
 
     def open_cmdline(setup: Any, *arguments: Any) -> list[str]:
-        command = plain(setup, *arguments)
+        command = original(setup, *arguments)
         if setup.setup is rarfile.BSDTAR_CONFIG and "--" in command:
             command.remove("--")
             archive = command.index("-f") + 1
-            command.insert(archive + 1, "--")  # a member's name is never taken for an option
+            command.insert(archive + 1, "--")  # so that no member name is parsed as an option
         return command
 
-    open_cmdline.is_mended = True  # type: ignore[attr-defined]
+    open_cmdline.is_patched = True  # type: ignore[attr-defined]
     rarfile.ToolSetup.open_cmdline = open_cmdline

@@ -1,8 +1,7 @@
-"""The leakage audit: how much of a test part a model could answer from memory.
+"""Leakage audit: counts the test clips that share a source with training clips.
 
-Clips cut from one film look alike. Where such clips lie on both sides of a split, accuracy measures
-memory; this decides what every figure means, so it is counted, for the split in force and for the
-schemes it could be made by.
+Clips cut from one film look alike. If they are in both the training and the test split, accuracy
+measures memorization. The audit covers the current split and all schemes that could replace it.
 """
 
 import dataclasses
@@ -19,18 +18,20 @@ from engine.parallel import run_each
 
 @dataclass(frozen=True, kw_only=True)
 class Leak:
-    """Of `num_test` test clips, how many have a training clip of the same source."""
+    """The number of test clips whose source is also in the training split."""
 
     scheme: str
     num_train: int
     num_test: int
     same_source: int
     same_source_and_class: int
-    """The harmful ones: a model that knows the source by heart answers them right."""
+    """The harmful ones: a model that memorized the source gets them right."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class LookAlike:
+    """A test clip and a training clip that are near-duplicates."""
+
     test: str
     train: str
     distance: int
@@ -38,13 +39,16 @@ class LookAlike:
 
 @dataclass(frozen=True, kw_only=True)
 class LookAlikes:
+    """All near-duplicates between the training and the test split."""
+
     pairs: list[LookAlike]
     num_compared: int
     num_left_out: int
-    """Bad clips, and those too plain to tell apart."""
+    """Clips that can't be read, and clips with too little contrast to compare."""
 
 
 def leak(manifest: Manifest, scheme: str) -> Leak:
+    """Count the leaks of the manifest's splits; `scheme` is the name for the report."""
     train = [clip for clip in manifest.clips if clip.split == "train"]
     test = [clip for clip in manifest.clips if clip.split == "test"]
     sources = {clip.source for clip in train}
@@ -59,11 +63,11 @@ def leak(manifest: Manifest, scheme: str) -> Leak:
 
 
 def compare_schemes(manifest: Manifest, seed: int = 0) -> list[Leak]:
-    """The split in force first, where there is one; then every scheme this dataset allows."""
+    """Audit the current split, if there is one, and then each scheme the dataset allows."""
     leaks = []
-    in_force = splits.current(manifest)
-    if in_force != "none":
-        leaks.append(leak(manifest, f"in force: {in_force}"))
+    current = splits.current(manifest)
+    if current != "none":
+        leaks.append(leak(manifest, f"in force: {current}"))
     schemes: list[tuple[str, splits.Scheme]] = [
         ("90/10 at random", splits.Naive(seed=seed)),
         ("stratified", splits.Stratified(seed=seed)),
@@ -80,7 +84,7 @@ def compare_schemes(manifest: Manifest, seed: int = 0) -> list[Leak]:
 
 
 def look_alikes(manifest: Manifest) -> LookAlikes:
-    """Near-duplicates between the training and the test part of the split in force."""
+    """Find near-duplicates between the training and the test split by comparing frames."""
     used = [clip for clip in usable_clips(manifest).clips if clip.split in ("train", "test")]
     prints: dict[str, list[tuple[Clip, Fingerprint]]] = {"train": [], "test": []}
     outcomes = run_each(partial(_fingerprint, manifest.root), used, title="Comparing")
@@ -88,12 +92,12 @@ def look_alikes(manifest: Manifest) -> LookAlikes:
         if outcome.value is not None:
             prints[outcome.item.split].append((outcome.item, outcome.value))
     train, test = prints["train"], prints["test"]
-    found = near_duplicates([print_ for _, print_ in test], [print_ for _, print_ in train])
+    duplicates = near_duplicates([print_ for _, print_ in test], [print_ for _, print_ in train])
     pairs = [
         LookAlike(
             test=test[pair.first][0].path, train=train[pair.second][0].path, distance=pair.distance
         )
-        for pair in found
+        for pair in duplicates
     ]
     num_compared = len(train) + len(test)
     num_used = sum(clip.split in ("train", "test") for clip in manifest.clips)
@@ -105,6 +109,7 @@ def look_alikes(manifest: Manifest) -> LookAlikes:
 
 
 def as_report(leaks: list[Leak], alike: LookAlikes | None) -> dict[str, object]:
+    """The audit as a dict for JSON; `alike` is None if no frames were compared."""
     return {
         "schemes": [dataclasses.asdict(entry) for entry in leaks],
         "near_duplicates": dataclasses.asdict(alike) if alike else None,

@@ -1,4 +1,4 @@
-"""Whether files are those of before, told by their sizes and times, unopened.
+"""Digests of file sizes and modification times, to detect changed files without reading them.
 
 Moving a dataset keeps both, and so do `cp -a` and `rsync -a`; a plain copy sets new times.
 """
@@ -13,27 +13,27 @@ from engine.data.manifest import Manifest
 
 
 def file_digest(manifest: Manifest) -> str:
-    """Changes whenever a clip's file, or a frame of its folder, is replaced, edited or gone."""
+    """Digest of all clips; changes if a video file or an extracted frame is edited or removed."""
     return _digest(
-        (clip.path, [_facts_of(path) for path in _frames_of(manifest.root / clip.path)])
+        (clip.path, [_stat(path) for path in _files_of(manifest.root / clip.path)])
         for clip in manifest.clips
     )
 
 
 def digest_of_path(path: Path) -> str:
-    """The same for one file, or for those right in a folder."""
+    """Digest of one file, or of the files directly in a folder."""
     files = sorted(path.iterdir()) if path.is_dir() else [path]
-    return _digest(_facts_of(file) for file in files if not file.is_dir())
+    return _digest(_stat(file) for file in files if not file.is_dir())
 
 
-def _digest(facts: Iterable[object]) -> str:
+def _digest(entries: Iterable[object]) -> str:
     digest = hashlib.sha256()
-    for each in facts:
-        digest.update(repr(each).encode(errors="surrogateescape"))
+    for entry in entries:
+        digest.update(repr(entry).encode(errors="surrogateescape"))
     return digest.hexdigest()[:16]
 
 
-def _frames_of(path: Path) -> list[Path]:
+def _files_of(path: Path) -> list[Path]:
     if not path.is_dir():
         return [path]
     try:
@@ -42,9 +42,9 @@ def _frames_of(path: Path) -> list[Path]:
         return []
 
 
-def _facts_of(path: Path) -> tuple[str, int, int] | None:
+def _stat(path: Path) -> tuple[str, int, int] | None:
     try:
-        found = path.stat()
+        stat = path.stat()
     except OSError:
         return None
-    return path.name, found.st_size, found.st_mtime_ns
+    return path.name, stat.st_size, stat.st_mtime_ns

@@ -1,9 +1,9 @@
-"""What a clip looks like, in a few bytes: near-duplicates agree, whatever their size or codec.
+"""Perceptual fingerprints of clips, to find near-duplicates of any size and codec.
 
-Three frames, a quarter, half and three quarters through, are shrunk. Their perceptual hash (the 64
-lowest frequencies of a DCT, each above or below the median) finds candidates fast; the shrunk
-pictures themselves then confirm or deny. Two cuts of one film that don't overlap look different, so
-sources are still needed.
+Three frames, at 25%, 50% and 75% of the clip, are shrunk. Their perceptual hash (the 64 lowest
+frequencies of a DCT, each above or below the median) finds candidates fast; the correlation of the
+shrunk frames then confirms them. Two cuts of one film that don't overlap have different
+fingerprints, so the sources of clips are still needed to find leaks.
 """
 
 import math
@@ -20,39 +20,42 @@ SIDE = 32
 LOW = 8
 MOMENTS = (0.25, 0.5, 0.75)
 MAX_DISTANCE = 28
-"""Of 192 bits, for a candidate. Unrelated clips differ in about 96; copies at half the size and in
-another codec differed in up to 8."""
+"""Bits of 192 in which the hashes of a candidate pair may differ. Unrelated clips differ in about
+96 bits; copies at half the size and in another codec differed in up to 8."""
 MIN_CORRELATION = 0.95
-"""Of the pictures, in the worst of the three frames. Such copies, also a quarter brighter, reached
-0.98; other clips of the synthetic set that pass for candidates stayed under 0.88."""
-PLAIN = 2.0
-"""Standard deviation of gray levels below which a frame (black, a title) says nothing."""
+"""Lowest correlation of the shrunk frames, over the three frames. Copies as above, also 25%
+brighter, reached 0.98; other candidate pairs of the synthetic dataset stayed below 0.88."""
+MIN_CONTRAST = 2.0
+"""Standard deviation of gray levels below which a frame (black, a title) can't be compared."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Fingerprint:
+    """Hash and shrunk frames of one clip."""
+
     hash: NDArray[np.uint64]
-    """One word a frame."""
+    """One 64-bit hash for each frame."""
     pictures: NDArray[np.float32]
-    """A row a frame, of mean 0 and length 1."""
+    """One shrunk frame in each row, with mean 0 and norm 1."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Pair:
-    """Indices of two clips that look the same."""
+    """Indices of two clips that are near-duplicates."""
 
     first: int
     second: int
     distance: int
+    """Number of hash bits that differ."""
 
 
 def fingerprint(path: Path, num_frames: int) -> Fingerprint | None:
-    """None where the frames are too plain to tell clips apart."""
+    """Fingerprint of a clip; None if a frame has too little contrast to be compared."""
     moments = np.array([int(num_frames * moment) for moment in MOMENTS])
-    wanted, order = np.unique(moments, return_inverse=True)
-    frames = clip_file.read_frames(path, wanted, size=(SIDE, SIDE))[order].astype(np.float32)
+    indices, order = np.unique(moments, return_inverse=True)
+    frames = clip_file.read_frames(path, indices, size=(SIDE, SIDE))[order].astype(np.float32)
     gray = frames.mean(axis=3)
-    if gray.std(axis=(1, 2)).min() < PLAIN:
+    if gray.std(axis=(1, 2)).min() < MIN_CONTRAST:
         return None
     low = (_DCT @ gray @ _DCT.T)[:, :LOW, :LOW].reshape(len(MOMENTS), -1)
     bits = low > np.median(low, axis=1, keepdims=True)
@@ -64,7 +67,7 @@ def fingerprint(path: Path, num_frames: int) -> Fingerprint | None:
 
 
 def near_duplicates(first: Sequence[Fingerprint], second: Sequence[Fingerprint]) -> list[Pair]:
-    """All pairs across the two that look the same."""
+    """All near-duplicate pairs of a clip in `first` and a clip in `second`."""
     if not first or not second:
         return []
     hashes = np.stack([entry.hash for entry in second])

@@ -1,7 +1,7 @@
-"""Labelled clips in folders: what lies where, before anything is opened.
+"""Finds labeled clips in class folders without opening them.
 
-Understood: <class>/<video>, train|val|test/<class>/<video>, and either with a folder of extracted
-frames in place of a video. A `videos` folder at the top, as HMDB51 has here, is looked into.
+Supported layouts: <class>/<video> and train|val|test/<class>/<video>; a folder of extracted frames
+may replace a video. If the top folder has a `videos` folder, as HMDB51 has, that one is searched.
 """
 
 from dataclasses import dataclass, field
@@ -24,42 +24,48 @@ SPLIT_FOLDERS: dict[str, Split] = {
     "test": "test",
     "testing": "test",
 }
-OUR_FOLDERS = frozenset({"splits", "testTrainMulti_7030_splits"})
-"""Not classes, unless clips lie in them."""
+SPLIT_FILE_FOLDERS = frozenset({"splits", "testTrainMulti_7030_splits"})
+"""Folders that are not classes, unless they contain clips."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Found:
-    """A clip that lies in the dataset, not opened yet."""
+class FoundClip:
+    """A clip of the dataset that was not opened yet."""
 
     path: str
     label: str
     split: Split = ""
     source: str | None = None
-    """None: to be read off the name."""
+    """None: to be parsed from the file name."""
 
 
 @dataclass(kw_only=True)
 class Listing:
-    found: list[Found] = field(default_factory=list)
+    """The clips of a dataset, and the files that are not clips."""
+
+    found: list[FoundClip] = field(default_factory=list)
     ignored: list[str] = field(default_factory=list)
     """Files that are neither video nor frames, relative to the root."""
     unreadable: dict[str, str] = field(default_factory=dict)
-    """Folders that this user may not read and links that lead nowhere, and why: what lies there is
-    missing."""
+    """Folders without read permission and broken links, and why; their clips are missing."""
 
 
 def list_clips(root: Path) -> Listing:
-    """Find every clip below `root`, in the order of their paths."""
+    """Find every clip below `root`, sorted by path.
+
+    Raises:
+        UserError: `root` is not a folder, can't be read, or contains no class folder or clip.
+    """
     if not root.is_dir():
         raise UserError(f"{root} is not a folder; name the folder that holds the class folders.")
     top = root / "videos" if _holds_classes(root / "videos") else root
     listing = Listing()
     if reason := _why_unreadable(top):
         raise UserError(f"{top} can't be read ({reason}).")
-    folders = [path for path in _visible(top) if path.is_dir() and not _is_ours(path)]
+    folders = [path for path in _visible(top) if path.is_dir() and not _has_split_files(path)]
     for path in {*_visible(root), *_visible(top)}:
-        stray = path.parent == root != top and path.is_dir() and path != top and not _is_ours(path)
+        beside_top = path.parent == root != top and path.is_dir() and path != top
+        stray = beside_top and not _has_split_files(path)
         if stray or path.suffix.lower() in VIDEO_SUFFIXES:
             listing.ignored.append(path.relative_to(root).as_posix())
         elif reason := _why_unreadable(path):
@@ -79,12 +85,12 @@ def list_clips(root: Path) -> Listing:
             _add_class(listing, root, folder, "")
     if not listing.found:
         name, reason = next(iter(listing.unreadable.items()))
-        raise UserError(f"{root / name} can't be read ({reason}), and no clip lies elsewhere.")
+        raise UserError(f"{root / name} can't be read ({reason}), and no other clip was found.")
     return listing
 
 
 def is_clip(path: Path) -> bool:
-    """A video file, or a folder of images and nothing that would make it a folder of clips."""
+    """True for a video file, and for a folder of images without subfolders and videos."""
     if path.is_dir():
         children = _visible(path)
         if any(child.is_dir() or child.suffix.lower() in VIDEO_SUFFIXES for child in children):
@@ -99,12 +105,12 @@ def _holds_classes(folder: Path) -> bool:
     )
 
 
-def _is_ours(folder: Path) -> bool:
-    return folder.name in OUR_FOLDERS and not any(map(is_clip, _visible(folder)))
+def _has_split_files(folder: Path) -> bool:
+    return folder.name in SPLIT_FILE_FOLDERS and not any(map(is_clip, _visible(folder)))
 
 
 def _are_splits(folders: list[Path]) -> bool:
-    """Split folders hold folders of classes; a class that happens to be called `train` does not."""
+    """True if all are split folders: a class that happens to be called `train` contains clips."""
     return all(
         folder.name.lower() in SPLIT_FOLDERS
         and not any(is_clip(child) for child in _visible(folder))
@@ -121,7 +127,7 @@ def _add_class(listing: Listing, root: Path, folder: Path, split: Split) -> None
         name = path.relative_to(root).as_posix()
         if is_clip(path):
             has_clips = True
-            listing.found.append(Found(path=name, label=folder.name, split=split))
+            listing.found.append(FoundClip(path=name, label=folder.name, split=split))
         elif reason := _why_unreadable(path):
             has_clips = True
             listing.unreadable[name] = reason
@@ -142,7 +148,7 @@ def _visible(folder: Path) -> list[Path]:
 
 
 def _why_unreadable(path: Path) -> str:
-    """Empty where nothing is wrong with a folder, a file or a link."""
+    """Why a folder, file or link can't be read; empty if it can."""
     try:
         if path.is_dir():
             next(path.iterdir(), None)

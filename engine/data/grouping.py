@@ -1,7 +1,7 @@
-"""Dealing whole sources to the parts of a split so that every class keeps its proportions.
+"""Assigns whole sources to splits and keeps the proportions of each class.
 
-A source may hold clips of several classes, so this is a packing problem; it is solved by greedy
-dealing, the largest source first, then by moving and swapping sources while that helps.
+A source may have clips of several classes, so this is a packing problem. It is solved greedily,
+largest source first, then by moving and swapping sources while this lowers the cost.
 """
 
 from collections.abc import Sequence
@@ -16,7 +16,17 @@ MAX_PASSES = 50
 def assign_sources(
     sources: Sequence[str], labels: Sequence[str], fractions: Sequence[float], seed: int
 ) -> list[int]:
-    """A part number for each clip; clips of one source get the same. Seeded, order-dependent."""
+    """Assign each clip to one of `len(fractions)` splits; clips of one source stay together.
+
+    Args:
+        sources: Source of each clip.
+        labels: Class of each clip.
+        fractions: Share of the clips that each split gets.
+        seed: Seed of the random order. The result also depends on the order of the clips.
+
+    Returns:
+        The index of the split for each clip.
+    """
     if not sources:
         return []
     source_names, source_of = np.unique(np.array(sources, dtype=object), return_inverse=True)
@@ -26,7 +36,7 @@ def assign_sources(
     best: tuple[float, NDArray[np.int64]] | None = None
     for rng in np.random.default_rng(seed).spawn(NUM_STARTS):
         packing = _Packing(counts, np.array(fractions), rng)
-        packing.deal()
+        packing.assign_greedily()
         packing.improve()
         cost = packing.total_cost()
         if best is None or cost < best[0] - 1e-9:
@@ -36,6 +46,8 @@ def assign_sources(
 
 
 class _Packing:
+    """An assignment of sources to splits, and its cost. A "part" is the index of a split."""
+
     def __init__(
         self, counts: NDArray[np.float64], fractions: NDArray[np.float64], rng: np.random.Generator
     ) -> None:
@@ -47,16 +59,16 @@ class _Packing:
         self.target = np.outer(fractions, totals)
         self.filled = np.zeros_like(self.target)
         self.part_of = np.full(len(counts), -1, np.int64)
-        # An empty part costs more than any imbalance where a class has sources enough to fill it;
-        # train matters most, then test, then whatever lies between.
+        # If a class has enough sources, leaving a split empty costs more than any imbalance.
+        # Train is filled first, then test, then the splits between them.
         num_sources = (counts > 0).sum(axis=0)
         rank = [0, *range(2, self.num_parts), 1] if self.num_parts > 2 else [0, 1]
         self.empty_cost = np.array([totals**2 * 4 * (num_sources > r) for r in rank])
 
-    def deal(self) -> None:
+    def assign_greedily(self) -> None:
         sizes = np.array([amounts.sum() for amounts in self.amounts])
-        lots = self.rng.permutation(len(sizes))
-        for source in np.lexsort((lots, -sizes)):
+        tie_breakers = self.rng.permutation(len(sizes))
+        for source in np.lexsort((tie_breakers, -sizes)):
             costs = [self._cost_of_adding(source, part) for part in range(self.num_parts)]
             self._add(source, int(np.argmin(costs)))
 
@@ -65,7 +77,7 @@ class _Packing:
             moved = sum(self._move(source) for source in self.rng.permutation(len(self.part_of)))
             if not moved:
                 break
-        self._swap_alike()
+        self._swap_within_classes()
 
     def total_cost(self) -> float:
         return float(self._cell_costs(self.filled, slice(None)).sum())
@@ -80,14 +92,14 @@ class _Packing:
         self._add(source, there)
         return there != here
 
-    def _swap_alike(self) -> None:
-        """Exchange two sources of one class where moving either alone doesn't pay."""
+    def _swap_within_classes(self) -> None:
+        """Swap two sources of one class where moving only one of them would not lower the cost."""
         by_class: dict[int, list[int]] = {}
         for source, classes in enumerate(self.classes):
             if len(classes) == 1:
                 by_class.setdefault(int(classes[0]), []).append(source)
         for members in by_class.values():
-            if len(members) > 60:  # with that many, moves alone reach a balance within a clip
+            if len(members) > 60:  # moves alone balance so many sources to within one clip
                 continue
             for i, first in enumerate(members):
                 for second in members[i + 1 :]:

@@ -1,8 +1,8 @@
-"""HMDB51 as it is distributed, archives or folders, to a dataset folder of ours.
+"""Imports HMDB51, as archives or as extracted folders, into a dataset folder.
 
-`hmdb51_org.rar` holds one RAR a class; `test_train_splits.rar` holds the official splits. Whatever
-was unpacked by hand already is taken as it lies; videos are then linked, not copied, where the disk
-allows. Nothing stands under the new name until all of it is there.
+`hmdb51_org.rar` contains one RAR archive for each class; `test_train_splits.rar` contains the
+official splits. Already extracted videos are hard-linked if the file system allows it, otherwise
+copied. The output folder appears under its name only when it is complete.
 """
 
 import dataclasses
@@ -28,12 +28,23 @@ SPLIT_SUFFIXES = tuple(f"_test_split{fold}.txt" for fold in hmdb51_splits.FOLDS)
 
 @dataclass(frozen=True, kw_only=True)
 class Imported:
+    """The imported dataset, and where its official splits differ from the published ones."""
+
     index: Index
     odd_counts: list[str]
+    """See `hmdb51_splits.odd_counts`."""
 
 
 def import_hmdb51(path: Path, out: Path) -> Imported:
-    """Make `out/videos`, `out/testTrainMulti_7030_splits` and `out/manifest.csv` from `path`."""
+    """Create `out/videos`, `out/testTrainMulti_7030_splits` and `out/manifest.csv` from `path`.
+
+    Args:
+        path: The folder that HMDB51 was downloaded or extracted to, or `hmdb51_org.rar`.
+        out: The new dataset folder.
+
+    Raises:
+        UserError: Videos or splits are missing, or an archive is damaged.
+    """
     if not path.exists():
         raise UserError(f"{path} doesn't exist; name the folder that holds {VIDEOS_ARCHIVE}.")
     folder = path if path.is_dir() else path.parent
@@ -46,12 +57,12 @@ def import_hmdb51(path: Path, out: Path) -> Imported:
 
 
 def index_stage(stage: Path) -> Index:
-    """Index a finished folder of HMDB51's layout under official split 1, and save the manifest."""
+    """Index a folder in HMDB51's layout, apply official split 1, and save the manifest."""
     try:
         index = open_clips(stage, list_clips(stage))
         hmdb51_splits.check_names(index.manifest)
         manifest = splits.apply(index.manifest, splits.Official(fold=1))
-    except UserError as error:  # the user knows nothing of the temporary folder
+    except UserError as error:  # hide the temporary folder from the user
         raise UserError(str(error).replace(f"{stage}{os.sep}", "")) from error
     return dataclasses.replace(index, manifest=manifest)
 
@@ -80,7 +91,7 @@ def _place_videos(path: Path, folder: Path, stage: Path) -> None:
 
 
 def _is_class(name: PurePosixPath) -> bool:
-    """Its stem becomes a folder's name."""
+    """True for the archive of a class, whose stem becomes the name of a folder."""
     return name.suffix == ".rar" and not name.stem.startswith(".")
 
 
@@ -120,7 +131,7 @@ def _link_classes(folder: Path, videos: Path) -> None:
             target.parent.mkdir(exist_ok=True)
             try:
                 os.link(clip, target)
-            except OSError:  # another disk, or one without links
+            except OSError:  # another file system, or one without hard links
                 shutil.copy2(clip, target)
             advance()
 
@@ -139,14 +150,14 @@ def _place_splits(folder: Path, target: Path) -> None:
     if not any(target.iterdir()):
         raise UserError(
             f"{folder} holds neither {SPLITS_ARCHIVE} nor the folder {hmdb51_splits.FOLDER}; "
-            "HMDB51's official splits are downloaded beside its videos."
+            "download HMDB51's official splits and put them beside its videos."
         )
 
 
 def _split_files(folder: Path) -> list[Path]:
-    for place in (folder / hmdb51_splits.FOLDER, folder, folder.parent / hmdb51_splits.FOLDER):
-        if place.is_dir():
-            files = [path for path in place.iterdir() if path.name.endswith(SPLIT_SUFFIXES)]
+    for candidate in (folder / hmdb51_splits.FOLDER, folder, folder.parent / hmdb51_splits.FOLDER):
+        if candidate.is_dir():
+            files = [path for path in candidate.iterdir() if path.name.endswith(SPLIT_SUFFIXES)]
             if files:
                 return sorted(files)
     return []

@@ -1,7 +1,8 @@
-"""HMDB51's three official splits, as they are distributed beside the videos.
+"""Reads HMDB51's three official splits from the files distributed with the videos.
 
-`testTrainMulti_7030_splits/<class>_test_split<1|2|3>.txt` holds `<file name> <1|2|0>` a line:
-train, test, unused. Names are matched exactly; a folder of extracted frames goes by its video's.
+Each line of `testTrainMulti_7030_splits/<class>_test_split<1|2|3>.txt` is `<file name> <1|2|0>`,
+for train, test and unused. Names are matched exactly; a folder of extracted frames has the name of
+its video.
 """
 
 from collections import Counter
@@ -13,12 +14,16 @@ from engine.errors import UserError
 FOLDER = "testTrainMulti_7030_splits"
 FOLDS = (1, 2, 3)
 ROLES: dict[str, Split] = {"1": "train", "2": "test", "0": ""}
-MANY = 10
+MAX_NAMES_SHOWN = 10
 OFFICIAL_COUNTS = {"train": 70, "test": 30}
 
 
 def read_fold(manifest: Manifest, fold: int) -> list[Split]:
-    """The official role of each clip of the manifest; a clip that isn't listed is unused."""
+    """The official split of each clip in the manifest; clips that aren't listed are unused.
+
+    Raises:
+        UserError: `fold` is not 1, 2 or 3, or the split files are missing or don't fit the clips.
+    """
     folder = manifest.root / FOLDER
     if fold not in FOLDS:
         raise UserError(f"official split {fold} doesn't exist; choose fold 1, 2 or 3.")
@@ -39,7 +44,7 @@ def read_fold(manifest: Manifest, fold: int) -> list[Split]:
                 if "/" not in name and any(
                     name in _names_in(manifest.root / top / label) for top in ("videos", ".")
                 ):
-                    continue  # a bad clip, left out
+                    continue  # the file exists, but is a bad clip that was left out
                 raise UserError(
                     f"{path} line {line} names {name}, which isn't among the clips of {label}; "
                     "add the clip or remove the line."
@@ -48,11 +53,12 @@ def read_fold(manifest: Manifest, fold: int) -> list[Split]:
                 raise UserError(f"{path} line {line} names {name} a second time; remove one line.")
             roles[key] = role
     named = Counter((clip.label, clip_name(clip)) for clip in manifest.clips)
-    if twins := [f"{label}/{name}" for label, name in roles if named[label, name] > 1]:
+    if ambiguous := [f"{label}/{name}" for label, name in roles if named[label, name] > 1]:
+        more = "…" * (len(ambiguous) > MAX_NAMES_SHOWN)
         raise UserError(
-            f"{manifest.root} has two clips of one name, but for the suffix, where the official "
-            f"splits name one: {', '.join(twins[:MANY])}{'…' * (len(twins) > MANY)}; keep one of "
-            "each."
+            f"{manifest.root} has two clips whose names differ only in the suffix, but the "
+            f"official splits name one: {', '.join(ambiguous[:MAX_NAMES_SHOWN])}{more}; keep one "
+            "of each."
         )
     return [roles.get((clip.label, clip_name(clip)), "") for clip in manifest.clips]
 
@@ -62,14 +68,14 @@ def has_splits(manifest: Manifest) -> bool:
 
 
 def check_names(manifest: Manifest) -> None:
-    """Every clip that a split file names must be there."""
+    """Raise UserError if a split file names a clip that the manifest doesn't have."""
     if has_splits(manifest):
         for fold in FOLDS:
             read_fold(manifest, fold)
 
 
 def odd_counts(manifest: Manifest) -> list[str]:
-    """Where a split file isn't the published one: classes without 70 training and 30 test clips."""
+    """Classes without the 70 training and 30 test clips that they have in the published files."""
     odd = []
     for fold in FOLDS:
         counts: Counter[tuple[str, Split]] = Counter(
@@ -84,7 +90,7 @@ def odd_counts(manifest: Manifest) -> list[str]:
 
 
 def clip_name(clip: Clip) -> str:
-    """The clip's file name without the suffix of a video; frame folders have none."""
+    """The clip's file name without the video suffix; the name of a frame folder is kept whole."""
     name = PurePosixPath(clip.path).name
     return (
         name.removesuffix(PurePosixPath(name).suffix) if clip.codec not in ("jpeg", "png") else name

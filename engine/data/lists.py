@@ -1,8 +1,8 @@
-"""Lists that others wrote: CSV of path and label, Kinetics CSV, and space-separated lists.
+"""Reads lists of clips: CSV with path and label, Kinetics CSV, and space-separated lists.
 
-Space-separated lists are `path label` as UCF101, Kinetics and several toolkits write them, with a
-column of frame counts between, or without the label, which is then the clip's folder. Labels that
-are numbers are named by UCF101's classInd.txt where one lies beside the list.
+Each line of a space-separated list is `path label`, as in UCF101, Kinetics and several toolkits.
+There may be a frame count between the two. If the label is missing, the clip's folder is the label.
+Numeric labels are replaced by class names if UCF101's classInd.txt is beside the list.
 """
 
 import csv
@@ -10,7 +10,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from engine.data.folders import SPLIT_FOLDERS, VIDEO_SUFFIXES, Found, Listing, is_clip
+from engine.data.folders import SPLIT_FOLDERS, VIDEO_SUFFIXES, FoundClip, Listing, is_clip
 from engine.data.manifest import Split, is_inside
 from engine.errors import UserError
 
@@ -27,7 +27,20 @@ class _Entry:
 
 
 def read_lists(root: Path, lists: list[Path], *, skip_missing: bool) -> Listing:
-    """Clips named by `lists`. A list's own name gives the split: train…, val…, test…."""
+    """Read the clips that `lists` name.
+
+    Args:
+        root: The folder of the dataset.
+        lists: List files. Unless it has a split column, the name of a list gives the split, as in
+            train.csv, vallist01.txt or test.txt.
+        skip_missing: Skip listed clips that don't exist, instead of raising an error.
+
+    Returns:
+        The clips. `Listing.ignored` names the missing ones.
+
+    Raises:
+        UserError: A list can't be read, or names missing, ambiguous or repeated clips.
+    """
     if not root.is_dir():
         raise UserError(f"{root} is not a folder; name the folder that holds the clips.")
     finder = _Finder(root)
@@ -43,14 +56,14 @@ def read_lists(root: Path, lists: list[Path], *, skip_missing: bool) -> Listing:
                 continue
             if located in named_by:
                 raise UserError(
-                    f"{where} names {located} again ({named_by[located]} did); remove one."
+                    f"{where} names {located} again (first in {named_by[located]}); remove one."
                 )
             if not entry.label:
                 raise UserError(f"{where}: {entry.path} has no label; add one.")
             named_by[located] = where
             split = _split(entry.split, where) if entry.split else _split_of_list(path)
             listing.found.append(
-                Found(path=located, label=entry.label, split=split, source=entry.source)
+                FoundClip(path=located, label=entry.label, split=split, source=entry.source)
             )
     if missing and not skip_missing:
         more = f" and {len(missing) - 1:,} more" if len(missing) > 1 else ""
@@ -58,7 +71,7 @@ def read_lists(root: Path, lists: list[Path], *, skip_missing: bool) -> Listing:
             f"{missing[0]}, which isn't in {root}{more}; add what is missing, or pass "
             "--skip-missing."
         )
-    labels = {found.label for found in listing.found}
+    labels = {entry.label for entry in listing.found}
     if any(map(str.isdecimal, labels)) and not all(map(str.isdecimal, labels)):
         raise UserError(
             f"{', '.join(map(str, lists))}: some labels are numbers and some are names; put "
@@ -71,7 +84,7 @@ def read_lists(root: Path, lists: list[Path], *, skip_missing: bool) -> Listing:
 
 
 class _Finder:
-    """Finds a listed clip: by its path, by its path without suffix, or by its name alone."""
+    """Locates a listed clip by its path, by its path without the suffix, or only by its name."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -116,7 +129,7 @@ def _entries(path: Path, finder: _Finder) -> list[_Entry]:
         raise UserError(f"{path} can't be read ({error.strerror}); name a list file.") from error
     lines = [(n, line) for n, line in enumerate(text.splitlines(), 1) if line.strip()]
     if not lines:
-        raise UserError(f"{path} is empty; a list has a path and a label a line.")
+        raise UserError(f"{path} is empty; each line of a list needs a path and a label.")
     header = [cell.strip().lower() for cell in _cells(path, *lines[0])]
     if "youtube_id" in header:
         return _kinetics(path, lines, header)
@@ -141,7 +154,7 @@ def _with_header(path: Path, lines: list[tuple[int, str]], header: list[str]) ->
 
 
 def _kinetics(path: Path, lines: list[tuple[int, str]], header: list[str]) -> list[_Entry]:
-    """Files are called <id>_<start>_<end>, both times in whole seconds of six digits."""
+    """Read Kinetics CSV; its files are named <id>_<start>_<end>, with times as 6-digit seconds."""
     entries = []
     for number, row in _rows(path, lines, header):
         try:
@@ -174,7 +187,7 @@ def _rows(
         if len(cells) != len(header):
             raise UserError(
                 f"{path} line {number}: {len(cells)} values where the first line names "
-                f"{len(header)}; mend the row."
+                f"{len(header)}; fix the row."
             )
         rows.append((number, dict(zip(header, cells, strict=True))))
     return rows
@@ -184,12 +197,12 @@ def _cells(path: Path, number: int, line: str) -> list[str]:
     try:
         return next(csv.reader([line]))
     except csv.Error as error:
-        raise UserError(f"{path} line {number}: not CSV ({error}); mend the row.") from error
+        raise UserError(f"{path} line {number}: not CSV ({error}); fix the row.") from error
 
 
 def _pair(path: Path, number: int, cells: list[str]) -> _Entry:
     if len(cells) != 2:
-        raise UserError(f"{path} line {number}: {len(cells)} values where path and label belong.")
+        raise UserError(f"{path} line {number}: {len(cells)} values instead of path and label.")
     return _Entry(line=number, path=cells[0], label=cells[1].strip(), split="")
 
 
@@ -202,11 +215,11 @@ def _spaced(path: Path, lines: list[tuple[int, str]], finder: _Finder) -> list[_
             name, label = name.rsplit(None, 1)
             *rest, count = name.rsplit(None, 1)
             if not _names_clip(name, finder) and rest and count.isdecimal():
-                name = rest[0]  # the column between is a count of frames
+                name = rest[0]  # the column between them is the frame count
         if names and label.isdecimal() and label not in names:
             raise UserError(
                 f"{path} line {number}: class {label} isn't in {path.parent / CLASS_INDEX}; "
-                "mend one of the two."
+                "fix one of the two."
             )
         label = names.get(label, label) or Path(name).parent.name
         entries.append(_Entry(line=number, path=name, label=label, split=""))
@@ -220,7 +233,7 @@ def _names_clip(name: str, finder: _Finder) -> bool:
 def _is_there(path: Path) -> bool:
     try:
         return path.exists()
-    except OSError:  # a name that is too long, or a folder that isn't ours to read
+    except OSError:  # a name that is too long, or a folder without read permission
         return False
 
 
@@ -249,7 +262,7 @@ def _split(name: str, where: str) -> Split:
 
 
 def _split_of_list(path: Path) -> Split:
-    """By a word of its name: trainlist01.txt, ucf_val.txt, test.csv."""
+    """The split that a list's file name contains, as in trainlist01.txt, ucf_val.txt, test.csv."""
     for word in re.split(r"[^a-z]+", path.stem.lower()):
         if split := SPLIT_FOLDERS.get(word.removesuffix("list")):
             return split

@@ -1,4 +1,4 @@
-"""The loader that a command asks for by name."""
+"""Creates clip loaders by name."""
 
 import importlib.util
 from collections.abc import Callable, Sequence
@@ -16,6 +16,7 @@ LoaderName = Literal["dali", "torch"]
 
 
 def default_loader() -> LoaderName:
+    """`dali` if DALI is installed, otherwise `torch`."""
     return "dali" if importlib.util.find_spec("nvidia.dali") else "torch"
 
 
@@ -27,14 +28,25 @@ def make_loader(
     gpu: int | None = None,
     cache: "FrameCache | None" = None,
 ) -> ClipLoader:
-    """`torch` is the plain reference; it keeps no cache and decodes on the CPU."""
+    """Create a loader for `rows`.
+
+    Args:
+        name: `dali`, or `torch`: the reference loader, which decodes on the CPU without a cache.
+        rows: The samples to load.
+        loader_config: Clip geometry, batch size, shuffling and augmentation.
+        gpu: Index of the GPU that DALI uses; None for the CPU.
+        cache: Cache of decoded frames, for `dali` only.
+
+    Raises:
+        UserError: `name` is unknown, DALI isn't installed, or `torch` is used with a cache.
+    """
     if name not in get_args(LoaderName):
         raise unknown_name("loader", name, list(get_args(LoaderName)))
     if name == "torch":
         from dali_pipelines.loaders.torch_loader import TorchLoader
 
         if cache is not None:
-            raise UserError("the torch loader keeps no cache: leave --cache out, or --loader dali.")
+            raise UserError("the torch loader has no cache: remove --cache, or pass --loader dali.")
         return TorchLoader(rows, loader_config)
     if not importlib.util.find_spec("nvidia.dali"):
         raise UserError("DALI isn't installed here: pass --loader torch.")
@@ -46,6 +58,7 @@ def make_loader(
 def open_cache(
     folder: Path | None, *, max_gb: float, log: Callable[[str], None]
 ) -> "FrameCache | None":
+    """The cache of decoded frames in `folder`; None if there is no `folder`."""
     from dali_pipelines.loaders.frame_cache import FrameCache
 
     try:

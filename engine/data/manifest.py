@@ -1,7 +1,7 @@
-"""manifest.csv: the index of a dataset, one row a clip. Its columns are a contract.
+"""manifest.csv: the index of a dataset, with one row for each clip. Its columns are stable.
 
-`source` is the film or upload that a clip was cut from; clips of one source look alike, so whoever
-splits or audits needs it. A dataset is a folder and its manifest.
+`source` is the film or upload that a clip was cut from. Clips of one source look alike, so splits
+and the leakage audit use it. A dataset is a folder and its manifest.
 """
 
 import csv
@@ -16,24 +16,26 @@ from engine import atomic
 from engine.errors import UserError
 
 Split = Literal["train", "val", "test", ""]
-"""The empty split means: not used by the scheme in force."""
+"""The empty split means that the current scheme doesn't use the clip."""
 
 FILE_NAME = "manifest.csv"
 MAX_FRAMES, MAX_FPS, MAX_SIDE = 10**9, 10**5, 10**6
-"""Of a clip: more is a slip of the pen, and sampling would reckon with it."""
+"""Limits for one clip. Larger values are typing errors, and sampling would rely on them."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Clip:
+    """One row of the manifest."""
+
     path: str
     """Relative to the dataset's root, with forward slashes; a folder for extracted frames."""
     label: str
     source: str
     split: Split = ""
     frames: int = 0
-    """0 where the clip couldn't be opened."""
+    """0 if the clip couldn't be opened."""
     fps: float = 0.0
-    """0 where the clip doesn't say."""
+    """0 if the frame rate is unknown."""
     width: int = 0
     height: int = 0
     codec: str = ""
@@ -44,11 +46,14 @@ COLUMNS = tuple(field.name for field in dataclasses.fields(Clip))
 
 @dataclass(frozen=True, kw_only=True)
 class Manifest:
+    """The clips of the dataset in the folder `root`."""
+
     root: Path
     clips: tuple[Clip, ...]
 
     @property
     def class_names(self) -> list[str]:
+        """All labels, sorted; a label's position is its class index."""
         return sorted({clip.label for clip in self.clips})
 
     def split_counts(self) -> Counter[str]:
@@ -61,13 +66,18 @@ class Manifest:
         )
 
     def save(self) -> Path:
+        """Write manifest.csv atomically and return its path."""
         path = self.root / FILE_NAME
         atomic.write_csv(path, COLUMNS, (dataclasses.astuple(clip) for clip in self.clips))
         return path
 
 
 def load(root: Path) -> Manifest:
-    """Read and check a dataset's manifest."""
+    """Read and check the manifest of the dataset at `root`.
+
+    Raises:
+        UserError: The manifest is missing, or a row is invalid; the message names the line.
+    """
     if not root.is_dir():
         raise UserError(f"{root} is not a folder; name the folder of a dataset.")
     path = root / FILE_NAME
@@ -82,7 +92,7 @@ def load(root: Path) -> Manifest:
             if tuple(header) != COLUMNS:
                 raise UserError(
                     f"{path}: the first line must be {','.join(COLUMNS)}; "
-                    f"make the file anew with `engine data index {root}`."
+                    f"recreate the file with `engine data index {root}`."
                 )
             for row in reader:
                 clip = _parse_row(path, reader.line_num, row)
@@ -96,13 +106,13 @@ def load(root: Path) -> Manifest:
         except csv.Error as error:
             raise UserError(f"{path} line {reader.line_num}: not CSV ({error}).") from error
     if not clips:
-        raise UserError(f"{path} lists no clips; make it anew with `engine data index {root}`.")
+        raise UserError(f"{path} lists no clips; recreate it with `engine data index {root}`.")
     return Manifest(root=root, clips=tuple(clips))
 
 
 def _parse_row(path: Path, line: int, row: list[str]) -> Clip:
     def fail(reason: str) -> UserError:
-        return UserError(f"{path} line {line}: {reason}; mend the row or index the folder anew.")
+        return UserError(f"{path} line {line}: {reason}; fix the row or index the folder again.")
 
     if len(row) != len(COLUMNS):
         raise fail(f"{len(row)} values where {len(COLUMNS)} belong")
@@ -128,13 +138,13 @@ def _parse_row(path: Path, line: int, row: list[str]) -> Clip:
     except ValueError as error:
         raise fail("frames, fps, width and height must be numbers") from error
     if min(clip.frames, clip.width, clip.height) < 0 or not 0 <= clip.fps < float("inf"):
-        raise fail("frames, fps, width and height can't be negative or endless")
+        raise fail("frames, fps, width and height can't be negative or infinite")
     if clip.frames > MAX_FRAMES or clip.fps > MAX_FPS or max(clip.width, clip.height) > MAX_SIDE:
-        raise fail("so many frames, or such an fps, width or height can't be true")
+        raise fail("the number of frames, the fps, the width or the height is impossibly large")
     return clip
 
 
 def is_inside(path: str) -> bool:
-    """Whether a relative path stays below the folder that it is relative to."""
+    """True if `path` is relative and stays below the folder that it is relative to."""
     pure = PurePosixPath(path)
     return bool(path) and "\0" not in path and not pure.is_absolute() and ".." not in pure.parts

@@ -1,16 +1,17 @@
-"""MPEG-4 in AVI with packed B-frames, as DivX and XviD wrote it: the files that HMDB51 consists of.
+"""Writes MPEG-4 in AVI with packed B-frames, as DivX and XviD did; HMDB51 consists of such files.
 
-These encoders had to answer each picture with exactly one packet, for one slot of the AVI file. A
-B-frame needs the reference after it, so they ran late: fillers of one byte take the first slots,
-then a reference and the first B-frame before it share a packet, further B-frames follow one slot
-later each, and the last slot gets a VOP without content ("N-VOP"). With two B-frames in a row:
+These encoders had to return exactly one packet for each input frame, for one slot of the AVI file.
+A B-frame needs the reference after it, so their output was delayed. Fillers of one byte take the
+first slots. Then a reference and the first B-frame before it share a packet, each further B-frame
+follows one slot later, and the last slot gets a VOP without content ("N-VOP"). With two B-frames
+in a row:
 
     shown     I0 B1 B2 P3 B4 B5 P6
     encoded   I0 P3 B1 B2 P6 B4 B5
     slots     I0 - - P3+B1 B2 N P6+B4 B5 N
 
-Decoders recognize such a stream by the `p` at the end of the encoder's name in it. (VOP is the word
-of ISO/IEC 14496-2 for a coded picture.)
+Decoders recognize such a stream by the `p` at the end of the encoder's name in it. (ISO/IEC 14496-2
+calls a coded picture a VOP.)
 """
 
 import re
@@ -28,22 +29,22 @@ VISUAL_OBJECT_START, USER_DATA_START, VOP_START = b"\0\0\1\0", b"\0\0\1\xb2", b"
 ENCODER_NAME = re.compile(re.escape(USER_DATA_START) + rb"[^\0]*")
 B_VOP = 2
 LONGEST_N_VOP = 19
-"""In bytes. FFmpeg doesn't look into packets as short as this."""
+"""In bytes. FFmpeg treats every packet this short as an N-VOP."""
 NO_SCENE_CHANGES = "1000000000"
-"""Keyframes come by their distance alone. FFmpeg has no closed GOPs otherwise."""
+"""Turns scene detection off, which FFmpeg requires for closed GOPs."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class AviStyle:
-    """What the files of one encoder look like."""
+    """The bitstream details in which encoders differ."""
 
     four_cc: str
     encoder_name: bytes
     max_b_frames: int
-    """In a row. There are as many fillers."""
+    """Longest run of B-frames; the number of fillers is the same."""
     n_vop_end: bytes = b""
     says_profile: bool = True
-    """In front of each keyframe."""
+    """Whether each keyframe is preceded by the profile."""
 
 
 DIVX = AviStyle(
@@ -53,9 +54,9 @@ DIVX = AviStyle(
     n_vop_end=b"\x7f",
     says_profile=False,
 )
-"""HMDB51's."""
+"""As in HMDB51."""
 XVID = AviStyle(four_cc="XVID", encoder_name=b"DivX503b1393p", max_b_frames=2)
-"""UT-Interaction's. Without XviD's own name, for which decoders would take XviD's transform."""
+"""As in UT-Interaction. The name isn't XviD's own, because decoders would then use XviD's IDCT."""
 
 
 class Slot(NamedTuple):
@@ -80,16 +81,30 @@ def write_packed_avi(
     num_fillers: int | None = None,
     title: bytes | None = None,
 ) -> None:
-    """Encode `frames`, which are yuv420p. One whose `pict_type` is P does not become a B-frame.
+    """Encode `frames` to `path`.
 
-    `num_fillers` overrides the style's. `title` is written as it is, in whatever encoding.
+    Args:
+        path: The AVI file to write.
+        frames: Frames in yuv420p. A frame whose `pict_type` is P does not become a B-frame.
+        size: Width and height.
+        fps: Frame rate.
+        style: The encoder to imitate.
+        gop: Distance of keyframes, in frames.
+        closed_gop: Whether no B-frame refers across a keyframe.
+        bit_rate: In bits per second.
+        max_quantizer: Coarsest quantizer, up to 31.
+        num_fillers: Overrides the number of fillers of `style`.
+        title: Title in the metadata; the bytes are written unchanged.
+
+    Raises:
+        ValueError: A B-frame is so small that decoders would drop it.
     """
     container = av.open(
         str(path),
         "w",
         format="avi",
         metadata_encoding="latin-1",
-        options={"fflags": "+bitexact"},  # else it names FFmpeg's version
+        options={"fflags": "+bitexact"},  # don't write FFmpeg's version into the file
     )
     with container:
         stream = container.add_stream("mpeg4", rate=fps)
@@ -100,7 +115,7 @@ def write_packed_avi(
         encoder.codec_tag = style.four_cc
         encoder.max_b_frames, encoder.gop_size = style.max_b_frames, gop
         encoder.bit_rate, encoder.qmax = bit_rate, max_quantizer
-        encoder.thread_count = 1  # the same frames make the same bytes
+        encoder.thread_count = 1  # deterministic output
         if closed_gop:
             encoder.options = {"flags": "+cgop", "sc_threshold": NO_SCENE_CHANGES}
         slots = _pack(_encode(stream, frames, fps), style, fps)
@@ -121,10 +136,10 @@ def _encode(stream: VideoStream, frames: Iterable[av.VideoFrame], fps: int) -> I
 
 
 def _pack(packets: Iterable[av.Packet], style: AviStyle, fps: int) -> Iterator[Slot]:
-    """Slots, but for the fillers, for packets in the order of decoding."""
+    """Pack packets, in decoding order, into slots; fillers are added by the caller."""
     group: list[av.Packet] = []  # a reference and its B-frames
     for packet in packets:
-        if group and _kind(packet) != B_VOP:
+        if group and _vop_type(packet) != B_VOP:
             yield from _slots(group, style, fps)
             group = []
         group.append(packet)
@@ -147,14 +162,14 @@ def _slots(group: list[av.Packet], style: AviStyle, fps: int) -> Iterator[Slot]:
 
 
 def _n_vop(number: int, fps: int) -> bytes:
-    """A P-VOP that says the time of the reference before it, and that nothing follows."""
+    """A P-VOP that is marked as not coded and has the time of the reference before it."""
     time = f"{number % fps:0{max(1, (fps - 1).bit_length())}b}"
-    kind, new_seconds, marker, is_coded = "01", "0", "1", "0"
-    bits = kind + new_seconds + marker + time + marker + is_coded
+    vop_type, new_seconds, marker, is_coded = "01", "0", "1", "0"
+    bits = vop_type + new_seconds + marker + time + marker + is_coded
     bits += "0" + "1" * (7 - len(bits) % 8)
     return VOP_START + int(bits, 2).to_bytes(len(bits) // 8, "big")
 
 
-def _kind(packet: av.Packet) -> int:
+def _vop_type(packet: av.Packet) -> int:
     data = bytes(packet)
     return data[data.index(VOP_START) + len(VOP_START)] >> 6

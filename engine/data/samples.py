@@ -1,4 +1,4 @@
-"""From a dataset's manifest to the rows that the loaders take; labels number the sorted classes."""
+"""Turns a manifest into samples for the loaders; labels are indices into the sorted class names."""
 
 from typing import get_args
 
@@ -9,13 +9,22 @@ from engine.errors import UserError, unknown_name
 
 
 def samples_of(manifest: Manifest, split: Split | None = None) -> tuple[list[Sample], int]:
-    """The usable clips of one part (None: of all), and how many bad ones were left out.
+    """Samples of the usable clips of a split.
 
-    A row's id is the clip's place in the manifest.
+    Args:
+        manifest: The dataset.
+        split: `train`, `val` or `test`; None for all clips.
+
+    Returns:
+        The samples, and the number of bad clips that were left out. The id of a sample is the
+        clip's row in the manifest.
+
+    Raises:
+        UserError: The split is unknown or has no usable clip.
     """
-    parts = [part for part in get_args(Split) if part]
-    if split is not None and split not in parts:
-        raise unknown_name("part of a split", split, parts)
+    split_names = [name for name in get_args(Split) if name]
+    if split is not None and split not in split_names:
+        raise unknown_name("split", split, split_names)
     usable = {clip.path for clip in usable_clips(manifest).clips}
     label_of = {name: number for number, name in enumerate(manifest.class_names)}
     rows: list[Sample] = []
@@ -39,8 +48,8 @@ def samples_of(manifest: Manifest, split: Split | None = None) -> tuple[list[Sam
             )
         )
     if not rows:
-        what = f"no clips in its {split} part" if split else "no clips that can be read"
+        missing = f"no clips in its {split} split" if split else "no clips that can be read"
         raise UserError(
-            f"{manifest.root} has {what}; see `engine data split` and `engine data check`."
+            f"{manifest.root} has {missing}; see `engine data split` and `engine data check`."
         )
     return rows, num_bad

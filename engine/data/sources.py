@@ -1,20 +1,21 @@
-"""Which film or upload a clip was cut from, read off its name.
+"""Parses the source of a clip, the film or upload that it was cut from, from the file name.
 
-Each data set has its own grammar of names; a name that fits none is a source of its own. Names are
-taken apart from known ends, never searched by pattern: HMDB51's hold ( ) & ! # ; [ ] + ~ @.
+Each dataset has its own grammar of names; a clip whose name fits none is its own source. Names are
+split from the right at known fields and never matched by a pattern, because names in HMDB51 contain
+( ) & ! # ; [ ] + ~ @.
 """
 
 from collections import Counter
 from collections.abc import Callable
 
 HMDB51_FIELDS = 6
-"""After source and class: visible, camera motion, persons, view, quality, number."""
+"""The fields after source and class: visible, camera motion, persons, view, quality, number."""
 
 
 def hmdb51_source(stem: str, label: str) -> str | None:
-    """`<source>_<class>_<f|u|h|l>_<cm|nm>_np<n>_<fr|ba|le|ri>_<bad|med|goo>_<number>`.
+    """Parse `<source>_<class>_<f|u|h|l>_<cm|nm>_np<n>_<fr|ba|le|ri>_<bad|med|goo>_<number>`.
 
-    Both source and class may hold underscores, so the class must be known.
+    Both source and class may contain underscores, so the class must be known.
     """
     head, *fields = stem.rsplit("_", HMDB51_FIELDS)
     source = head.removesuffix(f"_{label}")
@@ -33,7 +34,7 @@ def hmdb51_source(stem: str, label: str) -> str | None:
 
 
 def ucf101_source(stem: str, label: str) -> str | None:
-    """`v_<Class>_g<group>_c<clip>`: a group is one upload, and the class is part of its name."""
+    """Parse `v_<Class>_g<group>_c<clip>`; groups are numbered within a class, one per upload."""
     parts = stem.rsplit("_", 2)
     if len(parts) != 3 or not parts[0].startswith("v_"):
         return None
@@ -43,7 +44,7 @@ def ucf101_source(stem: str, label: str) -> str | None:
 
 
 def kinetics_source(stem: str, label: str) -> str | None:
-    """`<11 characters of YouTube id>_<start, 6 digits>_<end, 6 digits>`."""
+    """Parse `<YouTube id, 11 characters>_<start, 6 digits>_<end, 6 digits>`."""
     parts = stem.rsplit("_", 2)
     if len(parts) != 3 or len(parts[0]) != 11:
         return None
@@ -60,7 +61,7 @@ OWN_SOURCE = "no known grammar, each a source of its own"
 
 
 def find_source(stem: str, label: str) -> tuple[str, str]:
-    """The source of a clip, and which grammar told it."""
+    """The source of a clip, and the grammar that its name matched."""
     for grammar, parse in GRAMMARS.items():
         if source := parse(stem, label):
             return source, grammar
@@ -68,4 +69,5 @@ def find_source(stem: str, label: str) -> tuple[str, str]:
 
 
 def describe(grammars: Counter[str]) -> str:
+    """One line with the number of clips for each grammar."""
     return ", ".join(f"{count:,} by {grammar}" for grammar, count in grammars.most_common())

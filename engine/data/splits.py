@@ -1,9 +1,8 @@
-"""Which clips train a model, which choose its checkpoint, which test it.
+"""Schemes that split a dataset into train, val and test.
 
-Schemes are pure: the same clips and seed give the same parts, whatever the order of the files on
-disk. `deal` gives them to clips in memory; `apply` also writes them into the manifest, a CSV for
-others, and a note of which scheme it was, since an accuracy means nothing without it. Whether a
-scheme leaks is audit.py's question.
+Schemes are deterministic: the same clips and seed give the same splits, in any order of the files.
+`assign` splits a manifest in memory. `apply` also writes the manifest, a CSV for other programs and
+a note with the scheme, since an accuracy means nothing without it. See audit.py for leakage.
 """
 
 import dataclasses
@@ -24,7 +23,7 @@ from engine.data.validate import usable_clips
 from engine.errors import UserError, unknown_name
 
 NOTE = "splits/current.json"
-"""Says which scheme the manifest's splits were made by."""
+"""Records the scheme that made the manifest's splits."""
 
 PARTS: tuple[Split, ...] = ("train", "val", "test")
 FRACTIONS = (0.8, 0.1, 0.1)
@@ -36,12 +35,12 @@ HMDB_SIMP_CLASSES = tuple(
     "punch".split()
 )
 HMDB_SIMP_COUNTS = (36, 9, 5)
-"""Clips a class in train, val and test: 900, 225 and 125 in all."""
+"""Clips of each class in train, val and test: 900, 225 and 125 in total."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Official:
-    """HMDB51's own split, with a validation part taken out of train by whole sources."""
+    """HMDB51's official split, with 10% of train, by whole sources, as the validation split."""
 
     name: ClassVar[str] = "official"
     fold: int = 1
@@ -59,7 +58,7 @@ class Official:
 
 @dataclass(frozen=True, kw_only=True)
 class Stratified:
-    """80/10/10 at random within each class: the split most people make. It leaks."""
+    """80/10/10 at random within each class: the most common scheme. It leaks."""
 
     name: ClassVar[str] = "stratified"
     seed: int = 0
@@ -69,13 +68,13 @@ class Stratified:
         rng = np.random.default_rng(self.seed)
         for members in _by_class(manifest.clips).values():
             counts = _rounded(len(members), FRACTIONS, rng)
-            _deal(parts, members, counts, rng)
+            _assign_shuffled(parts, members, counts, rng)
         return parts
 
 
 @dataclass(frozen=True, kw_only=True)
 class Grouped:
-    """80/10/10 with every clip of a source on one side, classes balanced as well as that allows."""
+    """80/10/10 with all clips of a source in one split, and classes as balanced as possible."""
 
     name: ClassVar[str] = "grouped"
     seed: int = 0
@@ -86,7 +85,7 @@ class Grouped:
 
 @dataclass(frozen=True, kw_only=True)
 class HmdbSimp:
-    """25 classes of HMDB51, 50 clips each, dealt 36/9/5 at random. The other clips are unused."""
+    """25 classes of HMDB51, 50 clips each, split 36/9/5 at random. All other clips are unused."""
 
     name: ClassVar[str] = "hmdb-simp"
     seed: int = 0
@@ -95,21 +94,21 @@ class HmdbSimp:
         parts: list[Split] = [""] * len(manifest.clips)
         rng = np.random.default_rng(self.seed)
         by_class = _by_class(manifest.clips)
-        wanted = sum(HMDB_SIMP_COUNTS)
+        clips_per_class = sum(HMDB_SIMP_COUNTS)
         for label in HMDB_SIMP_CLASSES:
             members = by_class.get(label, [])
-            if len(members) < wanted:
+            if len(members) < clips_per_class:
                 raise UserError(
                     f"{manifest.root} has {len(members)} clips of {label} where hmdb-simp takes "
-                    f"{wanted}; the scheme is made for HMDB51 whole."
+                    f"{clips_per_class}; use this scheme with the complete HMDB51."
                 )
-            _deal(parts, members, HMDB_SIMP_COUNTS, rng)
+            _assign_shuffled(parts, members, HMDB_SIMP_COUNTS, rng)
         return parts
 
 
 @dataclass(frozen=True, kw_only=True)
 class Naive:
-    """90/10 at random over all clips: only audited, to show how much such a split leaks."""
+    """90/10 at random over all clips; only used by the audit, to show how much this leaks."""
 
     name: ClassVar[str] = "naive"
     seed: int = 0
@@ -130,8 +129,12 @@ SCHEMES: dict[str, type[Official] | type[Stratified] | type[Grouped] | type[Hmdb
 }
 
 
-def deal(manifest: Manifest, scheme: Scheme) -> Manifest:
-    """The manifest with the scheme's parts; nothing is written. Bad clips get none."""
+def assign(manifest: Manifest, scheme: Scheme) -> Manifest:
+    """Return the manifest with the splits of `scheme`; nothing is written. Bad clips get no split.
+
+    Raises:
+        UserError: There are too few clips or sources for the scheme.
+    """
     usable = dataclasses.replace(manifest, clips=usable_clips(manifest).clips)
     parts = dict(zip((clip.path for clip in usable.clips), scheme.assign(usable), strict=True))
     split = manifest.with_splits(parts.get(clip.path, "") for clip in manifest.clips)
@@ -140,25 +143,33 @@ def deal(manifest: Manifest, scheme: Scheme) -> Manifest:
         if not counts[part]:
             raise UserError(
                 f"{manifest.root} has too few clips or sources for the scheme {scheme.name}: its "
-                f"{part} part would be empty; add clips or choose another scheme."
+                f"{part} split would be empty; add clips or choose another scheme."
             )
     return split
 
 
-def dealt(root: Path, scheme: str | None) -> tuple[Manifest, str]:
-    """A dataset as it lies, or split by the named scheme in memory alone; the scheme in words."""
-    listed = load(root)
+def load_split(root: Path, scheme: str | None) -> tuple[Manifest, str]:
+    """Load a dataset and split it in memory.
+
+    Args:
+        root: The folder of the dataset.
+        scheme: Name of the scheme; None keeps the splits of the manifest.
+
+    Returns:
+        The manifest, and a description of the scheme.
+    """
+    manifest = load(root)
     if scheme is None:
-        return listed, current(listed)
+        return manifest, current(manifest)
     if scheme not in SCHEMES:
         raise unknown_name("scheme", scheme, list(SCHEMES))
     chosen = SCHEMES[scheme]()
-    return deal(listed, chosen), _in_words(chosen.name, dataclasses.asdict(chosen))
+    return assign(manifest, chosen), _describe(chosen.name, dataclasses.asdict(chosen))
 
 
 def apply(manifest: Manifest, scheme: Scheme) -> Manifest:
-    """Deal, save the manifest, and write `splits/` beside it."""
-    split = deal(manifest, scheme)
+    """Split the manifest, save it, and write the files in its `splits` folder."""
+    split = assign(manifest, scheme)
     split.save()
     folder = manifest.root / "splits"
     folder.mkdir(exist_ok=True)
@@ -173,7 +184,7 @@ def apply(manifest: Manifest, scheme: Scheme) -> Manifest:
 
 
 def current(manifest: Manifest) -> str:
-    """The scheme that a manifest's splits were made by, for stamping on figures."""
+    """A description of the scheme that made the manifest's splits, for reports."""
     path = manifest.root / NOTE
     if not any(clip.split for clip in manifest.clips):
         return "none"
@@ -186,15 +197,15 @@ def current(manifest: Manifest) -> str:
         raise UserError(f"{path} is damaged; run `engine data split` again.") from error
     if recorded != digest(manifest):
         return f"{scheme}, edited since"
-    return _in_words(scheme, note)
+    return _describe(scheme, note)
 
 
-def _in_words(scheme: str, settings: dict[str, object]) -> str:
+def _describe(scheme: str, settings: dict[str, object]) -> str:
     return " ".join([scheme, *(f"{key} {value}" for key, value in settings.items())])
 
 
 def digest(manifest: Manifest) -> str:
-    """Tells whether a manifest's splits are still those that were written."""
+    """Digest of the clips' splits; it changes when the manifest is edited."""
     import hashlib
 
     rows = sorted(f"{clip.path}\0{clip.split}" for clip in manifest.clips)
@@ -225,16 +236,16 @@ def _by_class(clips: Sequence[Clip]) -> dict[str, list[int]]:
 
 
 def _rounded(total: int, fractions: tuple[float, ...], rng: np.random.Generator) -> list[int]:
-    """Whole counts that add up to `total`, each less than one off its fraction; ties by lot."""
+    """Round `fractions * total` to integers that add up to `total`; ties are broken at random."""
     exact = np.array(fractions) * total
     counts = np.floor(exact + 1e-9).astype(int)
-    lots = rng.permutation(len(counts))
-    neediest = np.lexsort((lots, np.round(counts - exact, 9)))
-    counts[neediest[: total - counts.sum()]] += 1
+    tie_breakers = rng.permutation(len(counts))
+    by_remainder = np.lexsort((tie_breakers, np.round(counts - exact, 9)))
+    counts[by_remainder[: total - counts.sum()]] += 1
     return [int(count) for count in counts]
 
 
-def _deal(
+def _assign_shuffled(
     parts: list[Split], members: list[int], counts: Sequence[int], rng: np.random.Generator
 ) -> None:
     shuffled = iter(rng.permutation(members))

@@ -1,8 +1,8 @@
-"""A dataset worth training on, made here: HMDB51's own layout, names and split files.
+"""Generates a synthetic dataset with HMDB51's layout, file names and split files.
 
-Clips of one source share figure, background and size, and most sources belong to one class, as in
-real data sets: a model that remembers backgrounds shines under a split that ignores sources, and
-fails under one that respects them.
+Clips of one source share the figure, the background and the size, and most sources belong to one
+class, as in real datasets. So a model that memorizes backgrounds has a high accuracy under a split
+that ignores sources, and a low one under a split by sources.
 """
 
 import itertools
@@ -30,16 +30,18 @@ from engine.progress import progress_bar
 
 CLIPS_PER_SOURCE = 5
 SHARED_SOURCES = 0.2
-"""Share of a class's sources that it has in common with its neighbour."""
+"""Share of a class's sources that a second class has, too."""
 TEST_FRACTION = 0.3
 DECORATIONS = ("", "_(part_2)", "_[uncut]", "_&_friends", "#1", "+extra", ";b", "!", "~", "@home")
-"""What real source names hold, and naive matching trips over."""
+"""Suffixes of real source names that break naive matching."""
 TITLES = (None, None, "Película".encode("latin-1"), None)
-"""In the files' metadata, one source after the other. Real ones aren't always UTF-8 either."""
+"""Titles in the metadata, cycled over the sources. Real ones aren't always UTF-8 either."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ClipPlan:
+    """All that determines the content and the name of one clip."""
+
     label: str
     source: str
     size: tuple[int, int]
@@ -55,13 +57,17 @@ class ClipPlan:
 
 
 def make_dataset(out: Path, *, num_classes: int, clips_per_class: int, seed: int) -> Index:
-    """Write `out/videos`, its official splits and its manifest; all of it or nothing."""
+    """Write `out/videos`, split files and the manifest; on an error nothing is left behind.
+
+    Raises:
+        UserError: A number is out of range, or `out` can't be written.
+    """
     if not 2 <= num_classes <= len(MOTIONS):
         raise UserError(f"--classes takes 2 to {len(MOTIONS)}, not {num_classes}.")
     if clips_per_class < 3:
         raise UserError(f"--clips-per-class must be at least 3, not {clips_per_class}.")
     if seed < 0:
-        raise UserError(f"--seed can't be negative, as {seed} is.")
+        raise UserError(f"--seed can't be negative, not {seed}.")
     plans = plan_clips(list(MOTIONS)[:num_classes], clips_per_class, seed)
     with atomic.new_folder(out) as stage:
         for label in {plan.label for plan in plans}:
@@ -77,15 +83,17 @@ def make_dataset(out: Path, *, num_classes: int, clips_per_class: int, seed: int
 
 @dataclass(frozen=True, kw_only=True)
 class Film:
+    """A long video that shows several motions."""
+
     name: str
     motions: list[str]
-    """One after the other, `FILM_PART_S` each."""
+    """In order of time, each for `FILM_PART_S`."""
 
 
 def make_folder(out: Path, *, num_classes: int, seed: int = 0) -> Film:
-    """Videos to be labelled: a clip of each class, a film of several, and a file that is broken.
+    """Write unlabeled videos: one clip of each class, one film of all classes, one broken file.
 
-    Their scenes are in no dataset that is made here.
+    Their scenes are not in any dataset of `make_dataset`.
     """
     labels = list(MOTIONS)[:num_classes]
     film = Film(name="film.avi", motions=labels[::2] + labels[1::2])
@@ -105,7 +113,7 @@ def make_folder(out: Path, *, num_classes: int, seed: int = 0) -> Film:
 
 
 def plan_clips(labels: list[str], clips_per_class: int, seed: int) -> list[ClipPlan]:
-    """Which clips there are. Sources are dealt within a class, the first few within two classes."""
+    """Plan all clips. Sources belong to one class, except for a few that two classes share."""
     plans = []
     num_sources = max(3, round(clips_per_class / CLIPS_PER_SOURCE))
     qualities: list[Quality] = list(NOISE_BY_QUALITY)
@@ -142,7 +150,7 @@ def _write(stage: Path, plan: ClipPlan) -> None:
 
 
 def _write_split_files(folder: Path, plans: list[ClipPlan], seed: int) -> None:
-    """As in the real ones, no test clip shares both class and source with a training clip."""
+    """Write split files in which no test clip has both class and source of a training clip."""
     folder.mkdir()
     for label in sorted({plan.label for plan in plans}):
         members = [plan for plan in plans if plan.label == label]
@@ -150,11 +158,13 @@ def _write_split_files(folder: Path, plans: list[ClipPlan], seed: int) -> None:
         for fold in hmdb51_splits.FOLDS:
             rng = np.random.default_rng((seed, 2, fold, list(MOTIONS).index(label)))
             room = round(len(members) * TEST_FRACTION)
-            tested: set[str] = set()
+            test_sources: set[str] = set()
             for source in rng.permutation(sources):
                 size = sum(plan.source == source for plan in members)
-                if size <= room or not tested:
-                    tested.add(source)
+                if size <= room or not test_sources:
+                    test_sources.add(source)
                     room -= size
-            lines = [f"{plan.file_name} {2 if plan.source in tested else 1} \n" for plan in members]
+            lines = [
+                f"{plan.file_name} {2 if plan.source in test_sources else 1} \n" for plan in members
+            ]
             (folder / f"{label}_test_split{fold}.txt").write_text("".join(lines), "utf-8")

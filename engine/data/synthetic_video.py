@@ -1,9 +1,8 @@
-"""One synthetic clip, or film: a figure that moves over a still background, encoded as HMDB51 is.
+"""Draws one synthetic clip or film: a figure that moves over a still background, encoded as HMDB51.
 
-The state of the figure is a place in a box around the middle, and a size. Every motion runs through
-states that all the others draw at random too, and starts anywhere in its course (what has reached
-the end begins again), so that a single frame looks the same in every class, and only motion tells
-them apart.
+The state of the figure is its position in a box around the center, and its size. Motions are
+cyclic and start at a random point, and what a motion doesn't change is random. So single frames
+look the same in all classes, and only motion distinguishes them.
 """
 
 import dataclasses
@@ -26,17 +25,17 @@ FPS = 30
 SIZES = (
     (320, 240), (560, 240), (320, 240), (320, 240), (432, 240), (340, 256), (320, 240), (320, 240)
 )  # fmt: skip
-"""Width and height of one source after the other."""
+"""Width and height, cycled over the sources."""
 SMALLEST_RADIUS, SIZE_RATIO = 24.0, 2.8
 BOX = (80, 55)
-"""How many pixels from the middle the figure's center goes, across and down."""
+"""Largest distance of the figure from the center of the frame in x and y, in pixels."""
 SECONDS = (1.5, 4.0)
 COURSES = (0.8, 1.5)
-"""How often a motion runs its course in one clip: its speed."""
+"""Number of cycles of a motion in one clip."""
 FILM_PART_S = 8.0
 SUPERSAMPLING = 2
 LONE_REFERENCES = 0.2
-"""Share of frames that are never B-frames: encoders leave some out where much moves."""
+"""Share of frames that are never B-frames; encoders use fewer B-frames where much moves."""
 
 Quality = Literal["goo", "med", "bad"]
 NOISE_BY_QUALITY: dict[Quality, float] = {"goo": 1.5, "med": 3.0, "bad": 6.0}
@@ -55,7 +54,7 @@ FIGURES: dict[str, list[tuple[float, float]]] = {
 
 @dataclass(frozen=True, kw_only=True)
 class State:
-    """All from 0 to 1: left to right, top to bottom, smallest to largest."""
+    """Position and size of the figure, from 0 to 1: left, top and smallest are 0."""
 
     x: float
     y: float
@@ -63,19 +62,19 @@ class State:
 
 
 Motion = Callable[[State, float, float], State]
-"""The figure's state, from where it started, how many times the motion ran its course since (not
-whole), and a number from 0 to 1 that is one for the clip."""
+"""Maps the start state, the (fractional) number of cycles since then and a random number from 0 to
+1, constant for a clip, to the figure's state."""
 
 
 def _sweep(axis: Literal["x", "y", "size"], direction: int) -> Motion:
-    """From one end to the other; then again from the first."""
+    """From one end to the other, then again from the first."""
     return lambda start, course, _: dataclasses.replace(
         start, **{axis: (getattr(start, axis) + direction * course) % 1}
     )
 
 
 def _swing(axis: Literal["x", "y"]) -> Motion:
-    """To and fro between the ends, twice as often as a sweep goes by."""
+    """Back and forth between the ends, twice in each cycle."""
     return lambda start, course, _: dataclasses.replace(
         start, **{axis: 1 - abs((2 * getattr(start, axis) + 4 * course) % 2 - 1)}
     )
@@ -108,7 +107,7 @@ MOTIONS: dict[str, Motion] = {
 
 @dataclass(frozen=True, kw_only=True)
 class Scene:
-    """What the clips of one source share. Planes are Y at full size, U and V at half."""
+    """What the clips of one source share. The Y plane has full size, U and V have half."""
 
     background: tuple[NDArray[np.int16], NDArray[np.int16], NDArray[np.int16]]
     color: tuple[int, int, int]
@@ -121,7 +120,7 @@ class Scene:
 
 
 def draw_scene(rng: np.random.Generator, size: tuple[int, int]) -> Scene:
-    """A bright figure on a dark ground, so that a small network sees it at once."""
+    """Draw a dark background and choose a bright figure, so that small models learn it easily."""
     width, height = size
     ys, xs = np.mgrid[0:height, 0:width] / height
     slope = rng.normal(0, 8, 2)
@@ -157,18 +156,19 @@ def write_clip(
     *,
     title: bytes | None = None,
 ) -> None:
+    """Write a clip of 1.5 to 4 seconds that shows `motion`."""
     num_frames = round(rng.uniform(*SECONDS) * FPS)
-    pictures = _draw(motion, scene, quality, rng, num_frames, rng.uniform(*COURSES))
-    _encode(path, pictures, scene, rng, title)
+    frames = _draw(motion, scene, quality, rng, num_frames, rng.uniform(*COURSES))
+    _encode(path, frames, scene, rng, title)
 
 
 def write_film(
     path: Path, motions: list[str], scene: Scene, quality: Quality, rng: np.random.Generator
 ) -> None:
-    """One motion after the other, each as fast as in the clips and for `FILM_PART_S`."""
+    """Write a film that shows each of `motions` for `FILM_PART_S`, at the speed of the clips."""
     num_frames = round(FILM_PART_S * FPS)
     courses = FILM_PART_S * sum(COURSES) / sum(SECONDS)
-    parts = (_draw(each, scene, quality, rng, num_frames, courses) for each in motions)
+    parts = (_draw(motion, scene, quality, rng, num_frames, courses) for motion in motions)
     _encode(path, itertools.chain.from_iterable(parts), scene, rng)
 
 
@@ -180,7 +180,7 @@ def _draw(
     num_frames: int,
     courses: float,
 ) -> Iterator[NDArray[np.uint8]]:
-    """Frame by frame, as the planes of yuv420p."""
+    """Yield frames as planes of yuv420p."""
     width, height = scene.size
     extent, angle = rng.uniform(0, 1), rng.uniform(0, math.tau)
     start = State(x=rng.uniform(0, 1), y=rng.uniform(0, 1), size=rng.uniform(0, 1))
@@ -193,19 +193,19 @@ def _draw(
 
 def _encode(
     path: Path,
-    pictures: Iterable[NDArray[np.uint8]],
+    frames: Iterable[NDArray[np.uint8]],
     scene: Scene,
     rng: np.random.Generator,
     title: bytes | None = None,
 ) -> None:
-    def frames() -> Iterator[av.VideoFrame]:
-        for planes in pictures:
+    def video_frames() -> Iterator[av.VideoFrame]:
+        for planes in frames:
             frame = av.VideoFrame.from_ndarray(planes, format="yuv420p")
             if rng.uniform() < LONE_REFERENCES:
                 frame.pict_type = PictureType.P
             yield frame
 
-    write_packed_avi(path, frames(), size=scene.size, fps=FPS, title=title)
+    write_packed_avi(path, video_frames(), size=scene.size, fps=FPS, title=title)
 
 
 def _blend(scene: Scene, state: State, angle: float, noise: NDArray[np.int16]) -> NDArray[np.uint8]:
@@ -223,7 +223,7 @@ def _blend(scene: Scene, state: State, angle: float, noise: NDArray[np.int16]) -
 
 
 def _draw_figure(scene: Scene, state: State, angle: float) -> tuple[int, int, Image.Image]:
-    """Where its rectangle begins, in even pixels, and the figure in it as coverage, 0 to 255."""
+    """Left and top of the figure's bounding box (both even), and its coverage mask, 0 to 255."""
     width, height = scene.size
     radius = SMALLEST_RADIUS * SIZE_RATIO**state.size
     x = width / 2 + (2 * state.x - 1) * BOX[0]

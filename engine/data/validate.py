@@ -1,6 +1,7 @@
-"""The doctor: every clip opened and decoded to its end, and health.csv written.
+"""Checks a dataset: decodes every clip to its end and writes health.csv.
 
-Who trains or labels asks `usable_clips`, and says how many were left out; nothing is swapped.
+Training and labeling use `usable_clips` and report how many clips were left out; bad clips are
+never replaced by others.
 """
 
 import csv
@@ -26,30 +27,44 @@ TIMEOUT_S = 600.0
 
 @dataclass(frozen=True, kw_only=True)
 class Checked:
+    """The result of checking one clip."""
+
     clip: Clip
     health: ClipHealth
 
 
 @dataclass(frozen=True, kw_only=True)
 class Usable:
+    """The clips of a dataset without the bad ones."""
+
     clips: tuple[Clip, ...]
     num_bad: int
-    """Listed as bad by the doctor, or never opened by the index."""
+    """Clips that health.csv lists as bad, and clips that could not be opened when indexing."""
 
     def describe(self) -> str:
+        """The number of clips and, if any, of bad ones, for messages."""
         if not self.num_bad:
             return f"{len(self.clips):,} clips"
         return f"{len(self.clips):,} clips; {self.num_bad:,} bad left out"
 
 
 def check_dataset(manifest: Manifest, *, timeout_s: float = TIMEOUT_S) -> list[Checked]:
-    """Decode every clip and write health.csv; the findings come in the manifest's order."""
+    """Decode every clip and write health.csv.
+
+    Args:
+        manifest: The dataset.
+        timeout_s: Seconds after which a clip counts as bad.
+
+    Returns:
+        One result for each clip, in the order of the manifest.
+    """
     checked = list(_examine(manifest, timeout_s))
     atomic.write_csv(manifest.root / FILE_NAME, COLUMNS, map(_row, checked))
     return checked
 
 
 def usable_clips(manifest: Manifest) -> Usable:
+    """The clips that have frames and that the last check, if any, didn't list as bad."""
     bad = _bad_paths(manifest.root / FILE_NAME)
     clips = tuple(clip for clip in manifest.clips if clip.frames and clip.path not in bad)
     return Usable(clips=clips, num_bad=len(manifest.clips) - len(clips))
@@ -70,9 +85,9 @@ def _check(root: Path, clip: Clip) -> ClipHealth:
 
 def _row(checked: Checked) -> list[str | int | float]:
     health, facts = checked.health, checked.health.facts
-    found: list[str | int | float] = [""] * 10
+    columns: list[str | int | float] = [""] * 10
     if facts:
-        found = [
+        columns = [
             facts.codec,
             facts.pixel_format,
             facts.width,
@@ -86,7 +101,7 @@ def _row(checked: Checked) -> list[str | int | float]:
         ]
     notes = "; ".join(facts.notes()) if facts else ""
     loaders = " ".join(health.loaders)
-    return [checked.clip.path, health.status, health.reason, *found, loaders, notes]
+    return [checked.clip.path, health.status, health.reason, *columns, loaders, notes]
 
 
 def _bad_paths(path: Path) -> set[str]:
@@ -94,6 +109,7 @@ def _bad_paths(path: Path) -> set[str]:
         return set()
     with path.open(encoding="utf-8", errors="surrogateescape", newline="") as file:
         reader = csv.DictReader(file)
-        if tuple(reader.fieldnames or ()) not in (COLUMNS, COLUMNS[:-1]):  # once it had no notes
+        # Files of older versions have no notes.
+        if tuple(reader.fieldnames or ()) not in (COLUMNS, COLUMNS[:-1]):
             raise UserError(f"{path} is damaged; run `engine data check {path.parent}` again.")
         return {row["path"] for row in reader if row["status"] == "bad"}

@@ -1,1 +1,1 @@
-"""How good a model is: predictions, metrics, and a report that says what was measured."""
+"""Evaluation: predictions, metrics, and a report with the protocol of the measurement."""

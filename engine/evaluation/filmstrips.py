@@ -1,4 +1,4 @@
-"""What a model saw of a clip: its sampled frames side by side, or one after the other."""
+"""Shows the sampled frames of a clip, side by side as a JPEG or as an animated GIF."""
 
 import io
 from pathlib import Path
@@ -19,17 +19,17 @@ GIF_MS = 150
 
 
 def frames_of(row: Sample, spec: ClipSpec) -> NDArray[np.uint8]:
-    """(T, H, W, 3): the frames of the one central view, small."""
+    """The frames of the central view, resized and at most `MAX_FRAMES`, as (T, H, W, 3)."""
     plan = plan_frames(row.frames, row.fps, spec)
     frames = plan.compose(read_frames(row.path, plan.source_indices))
-    small = np.stack([resize_short(frame, HEIGHT) for frame in frames])
-    if len(small) > MAX_FRAMES:
-        small = small[np.linspace(0, len(small) - 1, MAX_FRAMES).round().astype(int)]
-    return small
+    resized = np.stack([resize_short(frame, HEIGHT) for frame in frames])
+    if len(resized) > MAX_FRAMES:
+        resized = resized[np.linspace(0, len(resized) - 1, MAX_FRAMES).round().astype(int)]
+    return resized
 
 
 def strip_as_jpeg(frames_THWC: NDArray[np.uint8]) -> str:
-    """The frames from left to right, as the address of a picture that a page holds in itself."""
+    """The frames from left to right, as a data URL of a JPEG."""
     from PIL import Image
 
     strip = np.concatenate(list(frames_THWC), axis=1)
@@ -39,9 +39,10 @@ def strip_as_jpeg(frames_THWC: NDArray[np.uint8]) -> str:
 
 
 def write_gif(path: Path, frames_THWC: NDArray[np.uint8]) -> None:
+    """Write the frames as an animated GIF."""
     from PIL import Image
 
-    pictures = [Image.fromarray(frame) for frame in frames_THWC]
-    pictures[0].save(
-        path, save_all=True, append_images=pictures[1:], duration=GIF_MS, loop=0, optimize=True
+    images = [Image.fromarray(frame) for frame in frames_THWC]
+    images[0].save(
+        path, save_all=True, append_images=images[1:], duration=GIF_MS, loop=0, optimize=True
     )

@@ -1,4 +1,4 @@
-"""A model tested on the clips that its run held back."""
+"""Tests a model on clips that its run didn't train on."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -18,7 +18,21 @@ from engine.progress import progress_bar
 
 
 class HeldOutTest:
-    """Ready to run; everything that a wrong setting breaks has been tried."""
+    """An evaluation that is ready to run; wrong settings raise an error on construction.
+
+    Args:
+        run: A run, checkpoint or artifact.
+        data: A dataset's folder; None for the run's dataset.
+        split: `train`, `val` or `test`.
+        views: Clips and crops of each video, as in `10x3`.
+        name: Name of the run in the report; its folder's name by default.
+        loader: `dali` or `torch`; None uses DALI if it is installed.
+        batch_size: Views in each batch.
+        device: `auto`, `gpu` or `cpu`.
+
+    Raises:
+        UserError: A setting is wrong, or the dataset doesn't fit the model.
+    """
 
     def __init__(
         self,
@@ -32,7 +46,6 @@ class HeldOutTest:
         batch_size: int = 16,
         device: str = "auto",
     ) -> None:
-        """`name`: what the run is called in its report."""
         num_clips, num_crops = parse_views(views)
         self._name = name or run.name
         self._split = cast(Split, split)
@@ -55,15 +68,16 @@ class HeldOutTest:
         self.note = self._loader.note
 
     def run(self, on_clip: Callable[[], None] = lambda: None) -> Evaluated:
+        """Predict all clips and compute the metrics; `on_clip` is called after each clip."""
         model, clip = self._model, self._model.clip
         with progress_bar(f"Testing {self._name}", total=self.num_clips, unit="clips") as advance:
 
-            def on_each() -> None:
+            def after_clip() -> None:
                 advance()
                 on_clip()
 
-            predictions = predict(model, self._loader, on_each)
-        source_of = {number: each.source for number, each in enumerate(self._listed.clips)}
+            predictions = predict(model, self._loader, after_clip)
+        source_of = {number: entry.source for number, entry in enumerate(self._listed.clips)}
         sources = [source_of[row.id] for row in predictions.rows]
         levels = {"video": measure(predictions.of_videos_NC, predictions.labels_N, sources)}
         num_views = self._loader_config.num_views

@@ -1,4 +1,4 @@
-"""What the field reports of a set of answers. N clips, C classes."""
+"""Classification metrics. Shape letters: N clips, C classes, G groups."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 BINS = 15
-"""Of the calibration error."""
+"""Bins of the expected calibration error."""
 RESAMPLES = 2000
 
 
@@ -18,7 +18,14 @@ def measure(
     *,
     seed: int = 0,
 ) -> dict[str, Any]:
-    """All figures for one level; `groups` are the sources, which the interval resamples whole."""
+    """Compute all metrics.
+
+    Args:
+        probabilities_NC: Predicted probabilities.
+        labels_N: Correct classes.
+        groups: Source of each clip; the bootstrap of the interval resamples whole sources.
+        seed: Seed of the bootstrap.
+    """
     import torch
     from torchmetrics.classification import (
         MulticlassAccuracy,
@@ -30,30 +37,35 @@ def measure(
     )
 
     num_classes = probabilities_NC.shape[1]
-    found, labels = torch.from_numpy(probabilities_NC), torch.from_numpy(labels_N)
+    probs, labels = torch.from_numpy(probabilities_NC), torch.from_numpy(labels_N)
     figures: dict[str, Any] = {
         "num_clips": len(labels_N),
-        "top1": float(MulticlassAccuracy(num_classes, average="micro")(found, labels)),
+        "top1": float(MulticlassAccuracy(num_classes, average="micro")(probs, labels)),
         "top5": float(
             MulticlassAccuracy(num_classes, average="micro", top_k=min(5, num_classes))(
-                found, labels
+                probs, labels
             )
         ),
     }
     figures["top1_interval"] = bootstrap_interval(
         probabilities_NC.argmax(axis=1) == labels_N, groups, seed=seed
     )
-    kinds = {"precision": MulticlassPrecision, "recall": MulticlassRecall, "f1": MulticlassF1Score}
-    for name, kind in kinds.items():
+    metrics = {
+        "precision": MulticlassPrecision,
+        "recall": MulticlassRecall,
+        "f1": MulticlassF1Score,
+    }
+    for name, metric in metrics.items():
         for average in ("macro", "weighted"):
-            figures[f"{name}_{average}"] = float(kind(num_classes, average=average)(found, labels))
+            value = metric(num_classes, average=average)(probs, labels)
+            figures[f"{name}_{average}"] = float(value)
     figures["calibration_error"] = float(
-        MulticlassCalibrationError(num_classes, n_bins=BINS)(found, labels)
+        MulticlassCalibrationError(num_classes, n_bins=BINS)(probs, labels)
     )
-    figures["confusion"] = MulticlassConfusionMatrix(num_classes)(found, labels).tolist()
+    figures["confusion"] = MulticlassConfusionMatrix(num_classes)(probs, labels).tolist()
     figures["per_class"] = {
-        name: kind(num_classes, average="none")(found, labels).tolist()
-        for name, kind in kinds.items()
+        name: metric(num_classes, average="none")(probs, labels).tolist()
+        for name, metric in metrics.items()
     }
     return figures
 
@@ -61,9 +73,9 @@ def measure(
 def bootstrap_interval(
     right_N: NDArray[np.bool_], groups: Sequence[str], *, seed: int = 0
 ) -> tuple[float, float]:
-    """95% of the accuracies that as many groups, drawn again and again, would have given.
+    """95% confidence interval of the accuracy by the percentile bootstrap.
 
-    Clips of one source are right or wrong together, so that sources are drawn and not clips.
+    Whole groups (sources) are resampled, because the clips of one source are not independent.
     """
     _, group_N = np.unique(np.array(groups), return_inverse=True)
     counts_G = np.bincount(group_N)
@@ -76,7 +88,7 @@ def bootstrap_interval(
 
 
 def most_confused(confusion: Sequence[Sequence[int]], most: int) -> list[tuple[int, int, int]]:
-    """(true, predicted, count) of the pairs that are taken for each other most often."""
+    """The most frequent confusions, at most `most`, as (true class, predicted class, count)."""
     pairs = [
         (true, predicted, count)
         for true, row in enumerate(confusion)

@@ -1,4 +1,4 @@
-"""The report as one HTML page that needs no other file and no network."""
+"""Renders the report as one self-contained HTML page."""
 
 import dataclasses
 import statistics
@@ -24,9 +24,12 @@ PERCENT = {"top1", "top5"}
 
 
 def render(parts: "Sequence[tuple[Evaluated, str, list[Confused]]]", *, mean: bool) -> str:
-    """`parts`: a run, the address of its confusion matrix, and clips that it got wrong.
+    """Render the page.
 
-    `mean`: the runs repeat each other, and a mean over them means something.
+    Args:
+        parts: For each run: its results, a data URL of its confusion matrix, and misclassified
+            clips.
+        mean: Whether to show the mean over the runs; see `results.are_repeats`.
     """
     runs = [run for run, _, _ in parts]
     body = [
@@ -45,11 +48,11 @@ def _figures(runs: "Sequence[Evaluated]", several: bool) -> str:
         for run, level in columns
     )
     rows = []
-    for key, words in HEADLINES.items():
+    for key, title in HEADLINES.items():
         cells = [_cell(key, run.levels[level]) for run, level in columns]
         if several:
             cells.append(spread([run.levels["video"][key] for run in runs], key in PERCENT))
-        rows.append(f"<tr><td>{words}</td>{''.join(f'<td>{cell}</td>' for cell in cells)}</tr>")
+        rows.append(f"<tr><td>{title}</td>{''.join(f'<td>{cell}</td>' for cell in cells)}</tr>")
     more = "<th>mean ± std<br><span class=note>of videos</span></th>" if several else ""
     return f"<div class=wide><table><tr><th></th>{head}{more}</tr>{''.join(rows)}</table></div>"
 
@@ -66,14 +69,14 @@ def _cell(key: str, figures: dict[str, Any]) -> str:
 
 
 def spread(values: Sequence[float], percent: bool) -> str:
-    """Over runs: mean ± standard deviation."""
-    middle, width = statistics.mean(values), statistics.stdev(values)
-    return f"{middle:.1%} ± {100 * width:.1f}" if percent else f"{middle:.3f} ± {width:.3f}"
+    """Mean ± standard deviation over runs, as text."""
+    mean, std = statistics.mean(values), statistics.stdev(values)
+    return f"{mean:.1%} ± {100 * std:.1f}" if percent else f"{mean:.3f} ± {std:.3f}"
 
 
 def _protocols(runs: "Sequence[Evaluated]") -> str:
     facts = [dataclasses.asdict(run.protocol) for run in runs]
-    rows = [[name.replace("_", " "), *(str(each[name]) for each in facts)] for name in facts[0]]
+    rows = [[name.replace("_", " "), *(str(run[name]) for run in facts)] for name in facts[0]]
     return "<h2>Protocol</h2>" + table(["", *(run.name for run in runs)], rows)
 
 
@@ -85,17 +88,17 @@ def _details(run: "Evaluated", matrix: str, confused: "list[Confused]") -> str:
             name,
             str(counts[number]),
             *(
-                f"{figures['per_class'][each][number]:.3f}"
-                for each in ("precision", "recall", "f1")
+                f"{figures['per_class'][metric][number]:.3f}"
+                for metric in ("precision", "recall", "f1")
             ),
         )
         for number, name in enumerate(run.class_names)
     ]
     strips = "".join(
-        f'<figure><img alt="frames" src="{each.strip}"><figcaption>{escape(each.row.path.name)}: '
-        f"{escape(each.true)}, taken for <b>{escape(each.predicted)}</b> "
-        f"({each.confidence:.0%} sure)</figcaption></figure>"
-        for each in confused
+        f'<figure><img alt="frames" src="{clip.strip}"><figcaption>{escape(clip.row.path.name)}: '
+        f"{escape(clip.true)}, predicted as <b>{escape(clip.predicted)}</b> "
+        f"(confidence {clip.confidence:.0%})</figcaption></figure>"
+        for clip in confused
     )
     failures = "".join(
         f"<li>{escape(path.name)}: {escape(reason)}</li>"

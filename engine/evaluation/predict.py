@@ -1,4 +1,4 @@
-"""A model's answers for every clip of a part, view by view. N clips, V views, C classes."""
+"""Predicts every view of every clip. Shape letters: N clips, B batch, V views, C classes."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -17,17 +17,19 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Predictions:
+    """Predicted probabilities of a set of clips."""
+
     rows: list[Sample]
-    """The clips that could be read, as the rows below number them."""
+    """The clips that could be read, in the order of the rows of the arrays."""
     labels_N: NDArray[np.int64]
     probabilities_NVC: NDArray[np.float64]
     failures: dict[Path, str]
     damage: str = ""
-    """What was used though it isn't sound."""
+    """Description of the damaged files that were used; empty if there were none."""
 
     @property
     def of_videos_NC(self) -> NDArray[np.float64]:
-        """The mean over a clip's views, as the field averages them."""
+        """Mean probabilities over the views of each clip."""
         return self.probabilities_NVC.mean(axis=1)
 
 
@@ -36,13 +38,23 @@ def predict(
     loader: ClipLoader,
     on_clip: Callable[[], None] = lambda: None,
 ) -> Predictions:
+    """Predict all clips of `loader`.
+
+    Args:
+        model: Maps a batch of views to logits.
+        loader: Loads the clips.
+        on_clip: Called after each clip.
+
+    Raises:
+        UserError: No clip can be read.
+    """
     row_of = {row.id: row for row in loader.rows}
     rows: list[Sample] = []
-    found: list[NDArray[np.float64]] = []
-    for numbers, probabilities_BVC in answers(model, loader):
-        rows += [row_of[number] for number in numbers]
-        found.append(probabilities_BVC)
-        for _ in numbers:
+    batches: list[NDArray[np.float64]] = []
+    for ids, probabilities_BVC in answers(model, loader):
+        rows += [row_of[id_] for id_ in ids]
+        batches.append(probabilities_BVC)
+        for _ in ids:
             on_clip()
     if not rows:
         path, reason = next(iter(loader.report.failures.items()))
@@ -50,7 +62,7 @@ def predict(
     return Predictions(
         rows=rows,
         labels_N=np.array([row.label for row in rows]),
-        probabilities_NVC=np.concatenate(found),
+        probabilities_NVC=np.concatenate(batches),
         failures=dict(loader.report.failures),
         damage=loader.report.describe_damage(),
     )
@@ -59,8 +71,8 @@ def predict(
 def answers(
     model: "Callable[[torch.Tensor], torch.Tensor]", loader: ClipLoader
 ) -> Iterator[tuple[list[int], NDArray[np.float64]]]:
-    """Batch by batch: the clips' ids, and their probabilities (B, V, C)."""
+    """Yield the ids of the clips of each batch, and their probabilities (B, V, C)."""
     views = loader.config.num_views
     for clips, _, ids in loader:
-        found = model(clips).double().softmax(dim=1).cpu()
-        yield ids[::views].tolist(), found.reshape(-1, views, found.shape[1]).numpy()
+        probs = model(clips).double().softmax(dim=1).cpu()
+        yield ids[::views].tolist(), probs.reshape(-1, views, probs.shape[1]).numpy()

@@ -1,7 +1,7 @@
-"""A report of one or more runs: JSON, CSV, PNG, GIF, and a page that holds everything in itself.
+"""Writes the report of one or more runs as JSON, CSV, PNG, GIF and a self-contained HTML page.
 
-OUT/report.json  report.html                for all runs together
-    NAME/predictions.csv  per_class.csv     for each
+OUT/report.json  report.html                for all runs
+    NAME/predictions.csv  per_class.csv     for each run
          confusion.png  confused/*.gif
 """
 
@@ -24,25 +24,29 @@ EXAMPLES = 2
 
 
 def folder_of(run: Path, *, split: str, views: str, data: Path | None = None) -> Path:
-    """Where a run's report lies by itself: a folder for each part, views and other dataset.
+    """The default folder of a run's report; each combination of the arguments has its own.
 
-    `data` is None where the clips are the run's own.
+    Args:
+        run: The run's folder.
+        split: The evaluated split.
+        views: The views, as in `10x3`.
+        data: The dataset's folder; None for the run's own dataset.
     """
-    words = [split, views]
+    parts = [split, views]
     if data is not None:
-        where = str(data.absolute()).encode(errors="surrogateescape")
-        words += [data.absolute().name, hashlib.sha256(where).hexdigest()[:6]]
-    is_usual = words == ["test", "1x1"]
-    return run / ("evaluation" if is_usual else f"evaluation-{'-'.join(words)}")
+        path = str(data.absolute()).encode(errors="surrogateescape")
+        parts += [data.absolute().name, hashlib.sha256(path).hexdigest()[:6]]
+    is_default = parts == ["test", "1x1"]
+    return run / ("evaluation" if is_default else f"evaluation-{'-'.join(parts)}")
 
 
 def read(folder: Path) -> list[dict[str, Any]]:
-    """What `write` put into report.json."""
+    """Read report.json: one entry for each run."""
     return json.loads((folder / REPORT).read_text())
 
 
 def write(out: Path, runs: list[Evaluated]) -> Path:
-    """Everything; returns the page."""
+    """Write all files of the report to `out`; return the path of the HTML page."""
     from engine.evaluation import page
 
     out.mkdir(parents=True, exist_ok=True)
@@ -73,14 +77,14 @@ def _as_json(run: Evaluated) -> dict[str, Any]:
 
 
 def _write_tables(folder: Path, run: Evaluated) -> None:
-    found = run.predictions.of_videos_NC
+    probabilities_NC = run.predictions.of_videos_NC
     atomic.write_csv(
         folder / "predictions.csv",
         ("path", "label", "predicted", "confidence"),
         [
-            (row.path, run.class_names[row.label], run.class_names[best], f"{each[best]:.4f}")
-            for row, each in zip(run.predictions.rows, found, strict=True)
-            for best in [int(each.argmax())]
+            (row.path, run.class_names[row.label], run.class_names[best], f"{probs[best]:.4f}")
+            for row, probs in zip(run.predictions.rows, probabilities_NC, strict=True)
+            for best in [int(probs.argmax())]
         ],
     )
     figures = run.levels["video"]
@@ -90,8 +94,8 @@ def _write_tables(folder: Path, run: Evaluated) -> None:
         folder / "per_class.csv",
         ("class", "clips", *names),
         [
-            (name, counts[number], *(f"{figures['per_class'][each][number]:.4f}" for each in names))
-            for number, name in enumerate(run.class_names)
+            (label, counts[index], *(f"{figures['per_class'][name][index]:.4f}" for name in names))
+            for index, label in enumerate(run.class_names)
         ],
     )
 
@@ -101,7 +105,7 @@ def _draw_confusion(path: Path, run: Evaluated) -> Path:
     import numpy as np
 
     mpl.use("Agg")
-    mpl.rcParams["text.parse_math"] = False  # a dollar sign in a class's name is one
+    mpl.rcParams["text.parse_math"] = False  # class names may contain dollar signs
     from matplotlib import pyplot as plt
 
     matrix = np.array(run.levels["video"]["confusion"])
@@ -126,19 +130,20 @@ def _draw_confusion(path: Path, run: Evaluated) -> Path:
 
 
 def _confused_clips(folder: Path, run: Evaluated) -> list[Confused]:
-    """The surest mistakes of the pairs that are confused most."""
-    found = run.predictions.of_videos_NC
+    """The most confident errors for each of the most frequent confusions."""
+    probabilities_NC = run.predictions.of_videos_NC
     shown: list[Confused] = []
     for true, predicted, _ in most_confused(run.levels["video"]["confusion"], MAX_PAIRS):
         wrong = [
             number
             for number, row in enumerate(run.predictions.rows)
-            if row.label == true and int(found[number].argmax()) == predicted
+            if row.label == true and int(probabilities_NC[number].argmax()) == predicted
         ]
-        for number in sorted(wrong, key=lambda each: -found[each].max())[:EXAMPLES]:
+        most_confident = sorted(wrong, key=lambda number: -probabilities_NC[number].max())
+        for number in most_confident[:EXAMPLES]:
             row = run.predictions.rows[number]
             frames = filmstrips.frames_of(row, run.spec)
-            label = re.sub(r"[/\0]", "_", run.class_names[true])[:50]  # it may be any text
+            label = re.sub(r"[/\0]", "_", run.class_names[true])[:50]  # may be any text
             gif = folder / f"{len(shown):02}_{label}.gif"
             filmstrips.write_gif(gif, frames)
             shown.append(
@@ -146,7 +151,7 @@ def _confused_clips(folder: Path, run: Evaluated) -> list[Confused]:
                     row=row,
                     true=run.class_names[true],
                     predicted=run.class_names[predicted],
-                    confidence=float(found[number].max()),
+                    confidence=float(probabilities_NC[number].max()),
                     strip=filmstrips.strip_as_jpeg(frames),
                     gif=gif,
                 )

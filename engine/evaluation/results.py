@@ -1,4 +1,4 @@
-"""What an evaluation found, under which protocol."""
+"""The results of an evaluation and its protocol."""
 
 import re
 from collections.abc import Sequence
@@ -13,52 +13,55 @@ from engine.evaluation.predict import Predictions
 
 @dataclass(frozen=True, kw_only=True)
 class Protocol:
-    """Without these a figure says nothing."""
+    """How the metrics were measured; they can't be compared without it."""
 
     split: str
     scheme: str
     num_clips: int
     num_failed: int
     views: str
-    """Looks at a clip in time, times crops; their mean is the answer for the video."""
+    """Clips in time × crops of each video; their mean is the prediction for the video."""
     frames: str
     checkpoint: str
     chosen_by: str
-    """Which figure of which part chose the checkpoint."""
+    """The metric and split that selected the checkpoint."""
     device: str
     interval: str = "95% bootstrap over sources, 2,000 resamples"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluated:
+    """The results of one run."""
+
     name: str
     protocol: Protocol
     class_names: list[str]
     levels: dict[str, dict[str, Any]]
-    """`video`, and with several views `clip`: what metrics.measure found."""
+    """Metrics, see `metrics.measure`, of each `video` and, with several views, of each `clip`."""
     predictions: Predictions
     spec: ClipSpec
     are_own_clips: bool = True
-    """Of the dataset on which it was trained."""
+    """Whether the clips are from the dataset that the run was trained on."""
 
     @property
     def scores(self) -> dict[str, Any]:
-        """Of the videos, their views taken together."""
+        """Metrics of the videos, after averaging their views."""
         return self.levels["video"]
 
 
 def are_repeats(runs: Sequence[Evaluated]) -> bool:
-    """Whether a mean over runs means something: they differ by their fold or seed alone."""
+    """True if the runs differ only in fold or seed, so that their mean is meaningful."""
     protocols = [run.protocol for run in runs]
     facts = {
-        (re.sub(r"\d+", "", each.scheme), each.split, each.views, each.device) for each in protocols
+        (re.sub(r"\d+", "", protocol.scheme), protocol.split, protocol.views, protocol.device)
+        for protocol in protocols
     }
     return len(runs) > 1 and len(facts) == 1
 
 
 @dataclass(frozen=True, kw_only=True)
 class Confused:
-    """One clip that was taken for something else."""
+    """A misclassified clip."""
 
     row: Sample
     true: str

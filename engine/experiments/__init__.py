@@ -1,1 +1,1 @@
-"""Experiments: published ones to be run again, and studies of what matters on one's own data."""
+"""Experiments: reproductions of published results, grids of settings, and searches with Optuna."""

@@ -1,14 +1,14 @@
-"""An experiment file: settings for `engine train`, what is varied, and what others published.
+"""Experiment files: settings for `engine train`, values to vary, and published results.
 
 title, about
-schemes = ["grouped"]          how the dataset is split; each combination runs under each
-views = "1x1"                  of testing
+schemes = ["grouped"]          how the dataset is split; every trial runs with each scheme
+views = "1x1"                  views for testing
 [train]                        settings as in a recipe
-[vary]                         lists of values, of which every combination is run
-[search]                       instead: ranges that Optuna searches
-[[published]]                  figures, for the runs whose settings are as in `when`
+[vary]                         lists of values; every combination is a trial
+[search]                       instead of [vary]: ranges for Optuna
+[[published]]                  published metrics for the trials with the settings in `when`
 
-A table that is varied, as `options` may be, is merged with that of [train].
+If a table, such as `options`, is varied, it is merged with the table in [train].
 """
 
 import dataclasses
@@ -29,41 +29,43 @@ from engine.training.recipe import read as read_toml
 
 FOLDER = Path(__file__).parents[1] / "recipes"
 LONGEST_NAME = 80
-"""Characters; a file system takes 255 bytes."""
+"""In characters; file systems allow 255 bytes."""
 FIGURES = {"top1": 100.0, "top5": 100.0, "f1": 1.0}
-"""As they are published: in percent, but for F1."""
+"""Published metrics and their scales: accuracy in percent, F1 from 0 to 1."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Trial:
-    """One training, and the test of its best checkpoint."""
+    """One training run, and the test of its best checkpoint."""
 
     scheme: str
     varied: dict[str, Any]
-    """What sets it apart from the experiment's other trials."""
+    """The settings in which it differs from the experiment's other trials."""
     settings: dict[str, Any]
 
     @property
     def name(self) -> str:
-        """Of its folder. Where the words leave something out, a digest keeps it from another's."""
+        """Name of the trial's folder; a digest makes it unique if values were shortened."""
         whole = self._joined(str)
         short = re.sub(r"[^\w=.,-]+", "-", self._joined(_short))[:LONGEST_NAME]
         if short == whole:
             return short
         return f"{short}_{hashlib.sha256(whole.encode()).hexdigest()[:8]}"
 
-    def _joined(self, words: Callable[[Any], str]) -> str:
-        parts = (f"{key}={words(value)}" for key, value in self.varied.items())
+    def _joined(self, to_text: Callable[[Any], str]) -> str:
+        parts = (f"{key}={to_text(value)}" for key, value in self.varied.items())
         return "_".join([self.scheme, *parts])
 
     def describe(self, *, whole: bool = False) -> str:
-        """Long names by their end, unless the `whole` is needed to tell trials apart."""
-        words = str if whole else _short
-        return ", ".join(f"{key} {words(value)}" for key, value in self.varied.items()) or "as is"
+        """The varied settings as text; names with slashes are shortened unless `whole` is True."""
+        to_text = str if whole else _short
+        return ", ".join(f"{key} {to_text(value)}" for key, value in self.varied.items()) or "as is"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Experiment:
+    """The content of an experiment file."""
+
     title: str
     about: str = ""
     schemes: list[str]
@@ -75,7 +77,11 @@ class Experiment:
 
     @classmethod
     def load(cls, name: str) -> Self:
-        """A shipped one by its name, or a file."""
+        """Load an experiment file, or a shipped recipe by its name.
+
+        Raises:
+            UserError: The file is missing or invalid, or the name is unknown.
+        """
         shipped = {path.stem: path for path in sorted(FOLDER.glob("*.toml"))}
         path = Path(name)
         if not path.is_file():
@@ -85,14 +91,14 @@ class Experiment:
                 raise unknown_name("recipe", name, list(shipped))
             path = shipped[name]
         values = read_toml(path)
-        known = {each.name for each in dataclasses.fields(cls)}
+        known = {field.name for field in dataclasses.fields(cls)}
         if unknown := sorted(set(values) - known):
             raise UserError(f"{path}: {unknown_name('entry', unknown[0], sorted(known))}")
         for needed in ("title", "schemes"):
             if needed not in values:
                 raise UserError(f"{path} has no {needed}.")
         if "vary" in values and "search" in values:
-            raise UserError(f"{path} has both [vary] and [search]; an experiment has one.")
+            raise UserError(f"{path} has both [vary] and [search]; remove one of them.")
         try:
             experiment = cls(**values)
         except SpecError as error:
@@ -109,7 +115,7 @@ class Experiment:
                 raise SpecError(f"[[published]] number {number}: {error}") from error
 
     def check(self) -> None:
-        """Find a wrong setting before the first trial runs, and not in the night after."""
+        """Check the settings of all trials before the first one runs."""
         from engine.data.splits import SCHEMES
 
         for scheme in self.schemes:
@@ -117,34 +123,37 @@ class Experiment:
                 raise unknown_name("scheme", scheme, list(SCHEMES))
         for name, values in {"schemes": self.schemes, **self.vary}.items():
             if not values:
-                raise UserError(f"{name} is an empty list, so that there is nothing to run.")
+                raise UserError(
+                    f"{name} is an empty list, so there is nothing to run; add a value."
+                )
         for trial in self.trials():
             Recipe.resolve(trial.settings)
 
     def with_settings(self, changes: dict[str, Any]) -> Self:
-        """`changes` win over what is varied or searched, too; of tables, in what both name."""
+        """Override settings, including varied and searched ones; tables are merged."""
         vary = {}
         for key, values in self.vary.items():
             if key not in changes:
                 vary[key] = values
-            elif isinstance(changes[key], dict) and all(isinstance(each, dict) for each in values):
-                merged = [merge(each, changes[key]) for each in values]
-                vary[key] = [each for i, each in enumerate(merged) if each not in merged[:i]]
+            elif isinstance(changes[key], dict) and all(isinstance(item, dict) for item in values):
+                merged = [merge(table, changes[key]) for table in values]
+                vary[key] = [table for i, table in enumerate(merged) if table not in merged[:i]]
         search = {key: values for key, values in self.search.items() if key not in changes}
         if search.keys() <= {"trials"}:
             search = {}
         return dataclasses.replace(self, train=merge(self.train, changes), vary=vary, search=search)
 
     def trials(self) -> list[Trial]:
+        """All combinations of the varied values, each with every scheme."""
         combinations = itertools.product(*self.vary.values())
         return [
             Trial(scheme=scheme, varied=varied, settings=merge(self.train, varied))
-            for varied in [dict(zip(self.vary, each, strict=True)) for each in combinations]
+            for varied in [dict(zip(self.vary, values, strict=True)) for values in combinations]
             for scheme in self.schemes
         ]
 
     def published_for(self, trial: Trial) -> dict[str, Any]:
-        """What others report for the same settings."""
+        """The published metrics for the settings of `trial`; empty if there are none."""
         facts = {**trial.settings, "scheme": trial.scheme}
         for entry in self.published:
             when = entry.get("when", {})
@@ -168,12 +177,12 @@ def _check_published(entry: dict[str, Any]) -> None:
 
 
 def _is_figure(value: Any) -> bool:
-    """One number, or the two ends of what was reported."""
+    """True for a number, and for the two ends of a published range."""
     ends = value if isinstance(value, list) and len(value) == 2 else [value]
-    return all(type(each) in (int, float) and math.isfinite(each) for each in ends)
+    return all(type(end) in (int, float) and math.isfinite(end) for end in ends)
 
 
 def _short(value: Any) -> str:
-    """The end of a long name, since its beginning is mostly alike."""
+    """The value as text, without what is before the last slash."""
     text = f"{value:g}" if isinstance(value, float) else str(value)
     return text.rpartition("/")[2]

@@ -1,4 +1,4 @@
-"""What an experiment found: a table, files, and a chart, ours beside what others published."""
+"""Writes the results of an experiment beside published ones: a table, JSON, CSV and a chart."""
 
 import json
 import math
@@ -14,6 +14,7 @@ OURS = {"top1": "top1", "top5": "top5", "f1": "f1_weighted"}
 
 
 def write(out: Path, experiment: Experiment, results: list[Result], command: str) -> Path:
+    """Write results.json, results.csv and results.png to `out`; return the path of the chart."""
     rows = _rows(experiment, results)
     with atomic.new_text(out / "results.json") as file:
         facts = {"title": experiment.title, "command": command, "views": experiment.views}
@@ -27,6 +28,7 @@ def write(out: Path, experiment: Experiment, results: list[Result], command: str
 
 
 def print_table(experiment: Experiment, results: list[Result]) -> None:
+    """Print the results as a table."""
     from rich.console import Console
     from rich.markup import escape
     from rich.table import Table
@@ -48,13 +50,13 @@ def print_table(experiment: Experiment, results: list[Result]) -> None:
             f"{row['low']:.1f} – {row['high']:.1f}",
             f"{row['top5']:.1f}",
             f"{row['f1']:.3f}",
-            _claimed(row["published"].get("top1")),
+            _published(row["published"].get("top1")),
         )
     Console().print(table)
 
 
 def _rows(experiment: Experiment, results: list[Result]) -> list[dict[str, Any]]:
-    """One a result; no two trials are described alike."""
+    """One row for each result; descriptions that occur twice are replaced by longer ones."""
     rows = [_row(experiment, result) for result in results]
     names = Counter((row["scheme"], row["varied"]) for row in rows)
     for row, result in zip(rows, results, strict=True):
@@ -78,18 +80,18 @@ def _row(experiment: Experiment, result: Result) -> dict[str, Any]:
     for name, scale in FIGURES.items():
         row[name] = figures[OURS[name]] * scale if figures else None
     if figures:
-        row["low"], row["high"] = (100 * each for each in figures["top1_interval"])
+        row["low"], row["high"] = (100 * end for end in figures["top1_interval"])
     return row
 
 
 def _cell(value: Any) -> str:
     if isinstance(value, dict):
-        return "; ".join(f"{key} {_claimed(each)}" for key, each in value.items())
+        return "; ".join(f"{key} {_published(entry)}" for key, entry in value.items())
     return f"{value:.4g}" if isinstance(value, float) else str(value if value is not None else "")
 
 
-def _claimed(value: Any) -> str:
-    """One number, or the two ends of what was reported."""
+def _published(value: Any) -> str:
+    """A published number or range as text."""
     if value is None:
         return "–"
     return "–".join(map(str, value)) if isinstance(value, list) else str(value)
@@ -99,7 +101,7 @@ def _draw(path: Path, experiment: Experiment, rows: list[dict[str, Any]]) -> Pat
     import matplotlib as mpl
 
     mpl.use("Agg")
-    mpl.rcParams["text.parse_math"] = False  # a dollar sign is one
+    mpl.rcParams["text.parse_math"] = False  # titles may contain dollar signs
     from matplotlib import pyplot as plt
 
     done = [row for row in rows if not row["error"]]
@@ -110,10 +112,10 @@ def _draw(path: Path, experiment: Experiment, rows: list[dict[str, Any]]) -> Pat
         ends = [[row["top1"] - row["low"]], [row["high"] - row["top1"]]]
         axes.barh(place, row["top1"], color="#4c78a8", label="ours" if place == 0 else None)
         axes.errorbar(row["top1"], place, xerr=ends, color="#222222", capsize=3)
-        claimed = row["published"].get("top1")
-        if claimed is not None:
-            ends_of = claimed if isinstance(claimed, list) else [claimed]
-            axes.plot(ends_of, [place] * len(ends_of), "D", color="#e45756", zorder=3)
+        published = row["published"].get("top1")
+        if published is not None:
+            values = published if isinstance(published, list) else [published]
+            axes.plot(values, [place] * len(values), "D", color="#e45756", zorder=3)
     if any(row["published"].get("top1") is not None for row in done):
         axes.plot([], [], "D", color="#e45756", label="published")
     axes.set_yticks(range(len(done)), labels)

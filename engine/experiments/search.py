@@ -1,4 +1,4 @@
-"""Optuna's search over ranges instead of a grid; it needs the extra `tune`.
+"""Hyperparameter search with Optuna; needs the extra `tune`.
 
 [search]
 trials = 20
@@ -23,13 +23,26 @@ from trt.probe import install_command
 JOURNAL = "search.log"
 TRIALS = 20
 SEEDS = 2**32
-"""So many are those of Optuna's sampler; a recipe's may be larger."""
+"""Number of seeds that Optuna's sampler accepts; the seed of a recipe may be larger."""
 LARGEST = 1e300
-"""Of a range's ends, since it draws between their difference and 0."""
+"""Largest end of a range, since Optuna computes the difference of both ends."""
 
 
 def search(experiment: Experiment, out: Path, run_trial: Callable[[Trial], Result]) -> list[Result]:
-    """Every trial's result; a search that was stopped goes on, and counts what it has."""
+    """Run a search, or resume one that was stopped; finished trials count.
+
+    Args:
+        experiment: The ranges and all other settings.
+        out: The folder of the search.
+        run_trial: Runs one trial, or reads its result if it is finished.
+
+    Returns:
+        The results of all trials, the best first.
+
+    Raises:
+        UserError: `out` holds another search or is damaged, or there are several schemes.
+        RefusedError: Optuna isn't installed.
+    """
     try:
         import optuna
     except ModuleNotFoundError as error:
@@ -41,7 +54,7 @@ def search(experiment: Experiment, out: Path, run_trial: Callable[[Trial], Resul
     num_trials = ranges.pop("trials", TRIALS)
     lower_is_better = experiment.train.get("metric") == "loss"
     if len(experiment.schemes) != 1:
-        raise UserError("a search runs under one scheme; name one in `schemes`.")
+        raise UserError("a search needs exactly one scheme; name one in `schemes`.")
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     try:
         study = optuna.create_study(
@@ -52,10 +65,10 @@ def search(experiment: Experiment, out: Path, run_trial: Callable[[Trial], Resul
         )
     except (ValueError, KeyError) as error:
         raise UserError(
-            f"{out / JOURNAL} is damaged ({error}): remove it, and the search begins anew with the "
-            "results that are there."
+            f"{out / JOURNAL} is damaged ({error}): remove it to restart the search; finished "
+            "trials are reused."
         ) from error
-    if _in_words(study.user_attrs.get("ranges", ranges)) != _in_words(ranges):
+    if _as_text(study.user_attrs.get("ranges", ranges)) != _as_text(ranges):
         raise UserError(f"{out / JOURNAL} holds a search over other ranges: name another --out.")
     study.set_user_attr("ranges", ranges)
 
@@ -63,75 +76,75 @@ def search(experiment: Experiment, out: Path, run_trial: Callable[[Trial], Resul
         settings = merge(experiment.train, varied)
         return Trial(scheme=experiment.schemes[0], varied=varied, settings=settings)
 
-    known = [each.params for each in study.get_trials() if each.state.is_finished()]
-    # a sampler that began again with the same seed would ask for the same trials again
+    known = [trial.params for trial in study.get_trials() if trial.state.is_finished()]
+    # A sampler that restarts with the same seed would suggest the same trials again.
     seed = (experiment.train.get("seed", 0) + len(known)) % SEEDS
     study.sampler = optuna.samplers.TPESampler(seed=seed)
     results = [run_trial(trial_of(varied)) for varied in known]
     for _ in range(num_trials - len(known)):
-        asked = study.ask()
-        trial = trial_of({name: _suggest(asked, name, each) for name, each in ranges.items()})
-        result = run_trial(trial)
+        suggested = study.ask()
+        varied = {name: _suggest(suggested, name, values) for name, values in ranges.items()}
+        result = run_trial(trial_of(varied))
         results.append(result)
         if math.isfinite(result.val):
-            study.tell(asked, result.val)
+            study.tell(suggested, result.val)
         else:
-            study.tell(asked, state=optuna.trial.TrialState.FAIL)
+            study.tell(suggested, state=optuna.trial.TrialState.FAIL)
     sign = 1 if lower_is_better else -1
     return sorted(
-        results, key=lambda each: sign * each.val if math.isfinite(each.val) else math.inf
+        results, key=lambda result: sign * result.val if math.isfinite(result.val) else math.inf
     )
 
 
 def check(experiment: Experiment) -> None:
-    """Both ends of every range, before anything runs."""
-    for name, each in experiment.search.items():
+    """Check the settings at both ends of every range before anything runs."""
+    for name, values in experiment.search.items():
         if name == "trials":
-            if type(each) is not int or each < 1:
+            if type(values) is not int or values < 1:
                 raise UserError(
-                    f"search: trials must be a whole number of at least 1, not {each!r}."
+                    f"search: trials must be a whole number of at least 1, not {values!r}."
                 )
             continue
         if name == "metric":
-            raise UserError("search: trials are ranked by the metric, so that it stays the same.")
-        if not _is_list(each) and not _is_range(each):
+            raise UserError("search: trials are ranked by the metric, so it can't be searched.")
+        if not _is_list(values) and not _is_range(values):
             raise UserError(
                 f"search: {name} must be a list of values, or a range as in "
-                f"{{ low = 1e-4, high = 1e-2, log = true }}, not {each!r}."
+                f"{{ low = 1e-4, high = 1e-2, log = true }}, not {values!r}."
             )
-        ends = each if isinstance(each, list) else [each["low"], each["high"]]
+        ends = values if isinstance(values, list) else [values["low"], values["high"]]
         for end in ends:
             changed = dataclasses.replace(experiment, search={}, vary={name: [end]})
             changed.check()
 
 
-def _in_words(ranges: dict[str, Any]) -> str:
-    """Whole numbers are other than 1.0, for Optuna as here."""
+def _as_text(ranges: dict[str, Any]) -> str:
+    """JSON, which distinguishes 1 from 1.0, as Optuna does."""
     return json.dumps(ranges, sort_keys=True)
 
 
-def _is_list(each: Any) -> bool:
-    """Optuna chooses among plain values alone."""
+def _is_list(values: Any) -> bool:
+    """True for a list of values that Optuna supports."""
     return (
-        isinstance(each, list)
-        and bool(each)
-        and all(isinstance(value, bool | int | float | str) for value in each)
+        isinstance(values, list)
+        and bool(values)
+        and all(isinstance(value, bool | int | float | str) for value in values)
     )
 
 
-def _is_range(each: Any) -> bool:
-    if not isinstance(each, dict) or not {"low", "high"} <= set(each) <= {"low", "high", "log"}:
+def _is_range(value: Any) -> bool:
+    if not isinstance(value, dict) or not {"low", "high"} <= set(value) <= {"low", "high", "log"}:
         return False
-    low, high, log = each["low"], each["high"], each.get("log", False)
+    low, high, log = value["low"], value["high"], value.get("log", False)
     if not all(type(end) in (int, float) for end in (low, high)) or type(log) is not bool:
         return False
     return -LARGEST <= low <= high <= LARGEST and (low > 0 or not log)
 
 
-def _suggest(asked: Any, name: str, each: Any) -> Any:
-    if isinstance(each, list):
-        return asked.suggest_categorical(name, each)
-    low, high, log = each["low"], each["high"], each.get("log", False)
+def _suggest(trial: Any, name: str, values: Any) -> Any:
+    if isinstance(values, list):
+        return trial.suggest_categorical(name, values)
+    low, high, log = values["low"], values["high"], values.get("log", False)
     if isinstance(low, int) and isinstance(high, int):
-        return asked.suggest_int(name, low, high, log=log)
-    return asked.suggest_float(name, low, high, log=log)
+        return trial.suggest_int(name, low, high, log=log)
+    return trial.suggest_float(name, low, high, log=log)

@@ -1,9 +1,9 @@
-"""Running one trial: `engine train`, then `engine evaluate`, in processes of their own.
+"""Runs one trial: `engine train` and then `engine evaluate`, each in a new process.
 
-What is done is found done again: a finished trial is read from its result, a begun one is resumed.
+A finished trial is read from its result, and an unfinished one is resumed.
 
-OUT/TRIAL/trial.json    what the trial is: settings, clips, their parts and files, views
-          result.json   its figures, once it is finished
+OUT/TRIAL/trial.json    settings, clips, their splits and files, views
+          result.json   the metrics, once the trial is finished
 """
 
 import ctypes
@@ -30,49 +30,61 @@ from engine.training import recipe as recipes
 from engine.training.recipe import Recipe
 
 FACTS, RESULT = "trial.json", "result.json"
-PART = "test"
+SPLIT = "test"
 STOPPING_S = 60.0
 PR_SET_PDEATHSIG = 1
-"""Of Linux's prctl: the signal that a process gets when the one that started it ends."""
+"""Option of Linux's prctl: the signal that a process gets when its parent ends."""
 MEANING = {
-    "clips": "their rows and parts, of which `engine data check` takes bad ones away",
+    "clips": "their rows and splits; `engine data check` takes bad clips out of the splits",
     "files": "sizes or times of the clips' files: moving a dataset and `cp -a` keep both, a plain "
     "copy is another dataset",
 }
-"""Of facts whose name alone doesn't say what became different."""
+"""Explains facts whose names alone don't say what changed."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Result:
+    """The result of a trial."""
+
     trial: Trial
     figures: dict[str, Any]
-    """Of the test part, each video; empty where the trial failed."""
+    """Metrics of the videos of the test split; empty if the trial failed."""
     val: float
-    """The metric that chose the checkpoint, on the validation part."""
+    """The metric on the validation split that selected the checkpoint."""
     error: str = ""
+    """Why the trial failed; empty if it didn't."""
 
 
 def begin(trial: Trial, root: Path, out: Path, *, views: str, files: str) -> Path:
-    """The trial's folder, made or found; an error where it holds another trial.
+    """Create the folder of a trial, or check that it holds this trial.
 
-    `files` is the dataset's `file_digest`, taken once for all trials.
+    Args:
+        trial: The trial.
+        root: The dataset's folder.
+        out: The experiment's folder.
+        views: Views for testing, as in `10x3`.
+        files: The dataset's `file_digest`, computed once for all trials.
+
+    Raises:
+        UserError: The folder holds another trial; the message names the difference.
     """
     folder = out / trial.name
     facts = json.loads(json.dumps(_facts_of(trial, root, views, files), default=str))
     if (folder / FACTS).is_file():
-        found = _read(folder / FACTS)
+        existing = _read(folder / FACTS)
     elif (folder / run_folder.FACTS).is_file():
-        found = {}
+        existing = {}
     else:
         folder.mkdir(parents=True, exist_ok=True)
         with atomic.new_text(folder / FACTS) as file:
             json.dump(facts, file, indent=2)
         return folder
-    other = sorted(key for key in facts.keys() | found.keys() if facts.get(key) != found.get(key))
-    if other:
-        words = [f"{key} ({MEANING[key]})" if key in MEANING else key for key in other]
+    keys = facts.keys() | existing.keys()
+    changed = sorted(key for key in keys if facts.get(key) != existing.get(key))
+    if changed:
+        names = [f"{key} ({MEANING[key]})" if key in MEANING else key for key in changed]
         raise UserError(
-            f"{folder} holds a trial that differs from this one in {', '.join(words)}: name "
+            f"{folder} holds a trial that differs from this one in {', '.join(names)}: name "
             "another --out, or remove that folder."
         )
     return folder
@@ -87,30 +99,39 @@ def run(
     files: str,
     flags: list[str] | None = None,
 ) -> Result:
-    """`flags` go to `engine train` beside the settings: --cache, --loader, --device."""
+    """Run a trial, or read its result if it is finished.
+
+    See `begin` for the other arguments.
+
+    Args:
+        flags: Further flags for `engine train`, such as --cache, --loader and --device.
+
+    Returns:
+        The result; `error` says why a trial failed.
+    """
     folder = begin(trial, root, out, views=views, files=files)
     if not (folder / RESULT).is_file():
-        where = report.folder_of(folder, split=PART, views=views)
+        reports = report.folder_of(folder, split=SPLIT, views=views)
         error = _train(trial, root, folder, flags or []) or _engine(
-            "evaluate", folder, "--data", root, "--split", PART, "--views", views, "--out", where
+            "evaluate", folder, "--data", root, "--split", SPLIT, "--views", views, "--out", reports
         )
         if error:
             return Result(trial=trial, figures={}, val=float("nan"), error=error)
-        found = report.read(where)
+        figures = report.read(reports)[0]["video"]
         with atomic.new_text(folder / RESULT) as file:
-            facts = {"val": checkpoint.read_best(folder)["value"], "figures": found[0]["video"]}
+            facts = {"val": checkpoint.read_best(folder)["value"], "figures": figures}
             json.dump(facts, file, indent=2)
-    kept = _read(folder / RESULT, {"figures": dict, "val": int | float})
-    return Result(trial=trial, figures=kept["figures"], val=kept["val"])
+    result = _read(folder / RESULT, {"figures": dict, "val": int | float})
+    return Result(trial=trial, figures=result["figures"], val=result["val"])
 
 
 def _facts_of(trial: Trial, root: Path, views: str, files: str) -> dict[str, Any]:
-    listed, scheme = splits.dealt(root, trial.scheme)
+    listed, scheme = splits.load_split(root, trial.scheme)
     clips = repr([dataclasses.astuple(clip) for clip in listed.clips])
     recipe = Recipe.resolve(trial.settings)
     return {
         **recipe.flat(),
-        **_begun_from(recipe),
+        **_file_digests(recipe),
         "scheme": scheme,
         "clips": hashlib.sha256(clips.encode(errors="surrogateescape")).hexdigest()[:16],
         "files": files,
@@ -118,29 +139,29 @@ def _facts_of(trial: Trial, root: Path, views: str, files: str) -> dict[str, Any
     }
 
 
-def _begun_from(recipe: Recipe) -> dict[str, str]:
-    """Of the files that a trial starts from or learns from beside the clips."""
-    found = {}
+def _file_digests(recipe: Recipe) -> dict[str, str]:
+    """Digests of the files of the initial weights and of the teacher."""
+    digests = {}
     weights = Path(recipe.weights)
     if recipe.weights not in ("none", "backbone") and weights.exists():
-        found["files of its weights"] = digest_of_path(weights)
-    if recipe.loss.teacher and (taught_by := checkpoint.named_or_best(Path(recipe.loss.teacher))):
-        found["files of its teacher"] = digest_of_path(taught_by)
-    return found
+        digests["files of its weights"] = digest_of_path(weights)
+    if recipe.loss.teacher and (teacher := checkpoint.named_or_best(Path(recipe.loss.teacher))):
+        digests["files of its teacher"] = digest_of_path(teacher)
+    return digests
 
 
 def _read(path: Path, needed: dict[str, Any] | None = None) -> dict[str, Any]:
-    """`needed`: entries and their types."""
+    """Read a JSON object and check that it has the entries in `needed`, with these types."""
     try:
-        found = json.loads(path.read_text())
-        if not isinstance(found, dict):
-            raise ValueError("it is no table")
-        for name, kind in (needed or {}).items():
-            if not isinstance(found.get(name), kind):
+        content = json.loads(path.read_text())
+        if not isinstance(content, dict):
+            raise ValueError("it is no object")
+        for name, type_ in (needed or {}).items():
+            if not isinstance(content.get(name), type_):
                 raise ValueError(f"its {name} is missing or of the wrong type")
     except (ValueError, RecursionError) as error:
         raise UserError(f"{path} is damaged ({error}): remove {path.parent}.") from error
-    return found
+    return content
 
 
 def _train(trial: Trial, root: Path, folder: Path, flags: list[str]) -> str:
@@ -156,12 +177,12 @@ def _train(trial: Trial, root: Path, folder: Path, flags: list[str]) -> str:
 
 
 def _engine(*arguments: object) -> str:
-    """Nothing, or the sentence with which the command failed; what it says goes through."""
+    """Run an engine command and pass its stderr on; return its error message, empty on success."""
     process = subprocess.Popen(
         [sys.executable, "-m", "engine", *map(str, arguments)],
         stderr=subprocess.PIPE,
         text=True,
-        preexec_fn=partial(_end_with, os.getpid(), ctypes.CDLL(None)),
+        preexec_fn=partial(_terminate_with_parent, os.getpid(), ctypes.CDLL(None)),
     )
     assert process.stderr is not None
     last = ""
@@ -170,7 +191,7 @@ def _engine(*arguments: object) -> str:
             sys.stderr.write(line)
             last = line.strip() or last
         status = process.wait()
-    except BaseException:  # Ctrl-C reached it, too, and it is saving
+    except BaseException:  # Ctrl-C also reached the process, which is saving a checkpoint
         try:
             process.wait(STOPPING_S)
         except subprocess.TimeoutExpired:
@@ -178,17 +199,18 @@ def _engine(*arguments: object) -> str:
             process.wait()
         raise
     if status == 130:
-        raise UserError("stopped; the same command goes on from here.")
+        raise UserError("stopped; run the same command again to continue.")
     if status < 0:
-        return f"engine {arguments[0]} was killed by signal {-status}; run the study again to go on"
-    if status == 1 and arguments[0] == "evaluate":  # its figures are of the others alone
-        return "clips of the test part can't be read: `engine data check` says which"
+        return (
+            f"engine {arguments[0]} was killed by signal {-status}; run the study again to continue"
+        )
+    if status == 1 and arguments[0] == "evaluate":  # the metrics don't include unreadable clips
+        return "clips of the test split can't be read: `engine data check` lists them"
     return "" if status in (0, 1) else last.removeprefix("engine: ")
 
 
-def _end_with(study: int, libc: ctypes.CDLL) -> None:
-    """Of the process that calls it: saved and stopped where the study is killed, rather than in the
-    way of the next one."""
+def _terminate_with_parent(parent: int, libc: ctypes.CDLL) -> None:
+    """Make this process save and stop if the study is killed, so that the next one can resume."""
     libc.prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
-    if os.getppid() != study:  # it was killed before
+    if os.getppid() != parent:  # the study ended before the call of prctl
         os._exit(1)

@@ -1,1 +1,1 @@
-"""The model families: one file each, and the registry that lists them."""
+"""Model families, one file each, and the registry of all families."""

@@ -1,4 +1,4 @@
-"""The transformer parts that TimeSformer and ViViT share: fused attention, MLP, stochastic depth.
+"""Transformer layers shared by TimeSformer and ViViT: attention, MLP, block and stem.
 
 Shape letters: B batch, L tokens, D width.
 """
@@ -13,12 +13,14 @@ EPS = 1e-6
 
 
 def check_heads(dim: int, heads: int) -> None:
-    """Each head gets an equal part of the width."""
+    """Raise SpecError unless `dim` can be split evenly among the heads."""
     if dim % heads:
         raise SpecError(f"dim must be a multiple of the number of heads, {heads}, not {dim}")
 
 
 class Attention(nn.Module):
+    """Multi-head self-attention with `scaled_dot_product_attention`."""
+
     def __init__(self, dim: int, heads: int, dropout: float = 0.0) -> None:
         super().__init__()
         self.heads = heads
@@ -36,6 +38,8 @@ class Attention(nn.Module):
 
 
 class Mlp(nn.Sequential):
+    """Two linear layers with GELU and dropout."""
+
     def __init__(self, dim: int, hidden: int, dropout: float = 0.0) -> None:
         super().__init__(
             nn.Linear(dim, hidden),
@@ -47,7 +51,7 @@ class Mlp(nn.Sequential):
 
 
 def drop_path(rate: float) -> nn.Module:
-    """Leaves a residual branch out for some samples of a training batch."""
+    """Stochastic depth: drops a residual branch for random samples of a training batch."""
     if rate == 0:
         return nn.Identity()
     from timm.layers import DropPath  # takes a second to import
@@ -56,7 +60,7 @@ def drop_path(rate: float) -> nn.Module:
 
 
 class Block(nn.Module):
-    """Attention and MLP, each behind a LayerNorm and beside a shortcut."""
+    """Pre-norm transformer block: attention and MLP, each with a residual connection."""
 
     def __init__(
         self, dim: int, heads: int, mlp_ratio: float, dropout: float = 0.0, drop_rate: float = 0.0
@@ -74,26 +78,35 @@ class Block(nn.Module):
 
 
 class Stem(nn.Module):
-    """Frames to tokens: one big patch each, or small convolutions that learn from less data.
+    """Turns frames into tokens, by patch embedding or by a convolutional stem for small datasets.
 
-    From what the convolutions find in a place, its mean over the clip is taken away, and a last one
-    goes over three frames: so a token knows how its place changes, and what stands still is gone.
-    With `tubelet` 2, say, a token is made of two frames.
+    The convolutional stem subtracts the mean over the clip from each position's features, and then
+    applies a convolution over three frames. So tokens describe motion, and static content is
+    removed.
+
+    Args:
+        dim: Width of the tokens.
+        patch: Width and height of the patch of one token, in pixels.
+        convolutional: Use the convolutional stem; `patch` must be a power of 2.
+        tubelet: Number of frames in each token.
+
+    Raises:
+        UserError: `patch` is not a power of 2 with the convolutional stem.
     """
 
     def __init__(self, dim: int, patch: int, *, convolutional: bool, tubelet: int = 1) -> None:
         super().__init__()
         self.over_time: nn.Module | None = None
         if not convolutional:
-            size, kind = ((patch, patch), nn.Conv2d) if tubelet == 1 else (
+            size, conv_class = ((patch, patch), nn.Conv2d) if tubelet == 1 else (
                 (tubelet, patch, patch), nn.Conv3d,
             )  # fmt: skip
-            self.layers: nn.Module = kind(3, dim, size, stride=size)
+            self.layers: nn.Module = conv_class(3, dim, size, stride=size)
             return
         steps = patch.bit_length() - 1
         if patch != 2**steps:
             raise UserError(
-                f"patch must be a power of 2 where convolutional_stem is true, not {patch}."
+                f"patch must be a power of 2 if convolutional_stem is true, not {patch}."
             )
         layers: list[nn.Module] = []
         width = 3
@@ -109,7 +122,7 @@ class Stem(nn.Module):
         self.over_time = nn.Conv3d(width, dim, (3, 1, 1), stride=(tubelet, 1, 1), padding=(1, 0, 0))
 
     def forward(self, clips_BTCHW: Tensor) -> Tensor:
-        """(B, T, N, D): tokens of N places at each of T times."""
+        """Return tokens (B, T, N, D) for N positions at each of T time steps."""
         batch = clips_BTCHW.shape[0]
         if isinstance(self.layers, nn.Conv3d):
             maps_BDTHW = self.layers(clips_BTCHW.transpose(1, 2))
@@ -123,7 +136,7 @@ class Stem(nn.Module):
 
 
 def init_weights(module: nn.Module) -> None:
-    """As vision transformers are begun: a narrow normal, biases at nought."""
+    """Initialize linear layers as in ViT: truncated normal weights with std 0.02, zero biases."""
     if isinstance(module, nn.Linear):
         nn.init.trunc_normal_(module.weight, std=0.02)
         if module.bias is not None:

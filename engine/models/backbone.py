@@ -1,6 +1,6 @@
-"""A picture network of another library as the eye of a recurrent model.
+"""Image backbones from timm, torchvision or transformers for the recurrent models.
 
-Names are timm's; `torchvision:` and `hf:` before a name take it from there.
+Names are timm's by default; the prefixes `torchvision:` and `hf:` select the other libraries.
 """
 
 from typing import Any
@@ -13,11 +13,22 @@ from engine.models import hub
 
 
 class Backbone(nn.Module):
-    """Pictures (B, C, H, W) to features (B, `width`).
+    """Maps frames (B, C, H, W) to features (B, `width`).
 
-    Most networks average over the picture at their end, and forget where things are. With
-    `reduction` 8, say, features are taken where the picture has become 8 times smaller, and each
-    place keeps its own: motion across small pictures is learned so, without any pretraining.
+    Most networks end with global average pooling, which discards positions. With `reduction=8`,
+    the features are the flattened feature map of stride 8, which keeps positions; so motion in
+    small frames can be learned without pretraining.
+
+    Args:
+        name: timm name, or a name with the prefix `torchvision:` or `hf:`.
+        size: Width and height of the frames.
+        pretrained: Load the library's published weights.
+        reduction: Stride of the feature map to use; 0 for the pooled features. Only for timm.
+        config: Config of a `hf:` backbone; with it, nothing is fetched from the hub.
+
+    Raises:
+        UserError: The name is unknown, the weights can't be fetched, or the network doesn't
+            support `size` or `reduction`.
     """
 
     def __init__(
@@ -33,11 +44,11 @@ class Backbone(nn.Module):
         source, _, model = name.rpartition(":")
         if source not in ("", "torchvision", "hf"):
             raise UserError(
-                f"unknown source of backbones {source!r}; write torchvision:, hf: or nothing "
-                "before the name, for timm."
+                f"unknown source of backbones {source!r}; put torchvision: or hf: before the name, "
+                "or no prefix for timm."
             )
         if reduction and source:
-            raise UserError(f"a reduction needs one of timm's backbones, not {name}.")
+            raise UserError(f"reduction needs a timm backbone, not {name}; set it to 0.")
         self._level: int | None = None
         try:
             if source == "torchvision":
@@ -46,24 +57,24 @@ class Backbone(nn.Module):
                 self.network = _from_transformers(model, pretrained, config)
             else:
                 self.network, self._level = _from_timm(model, size, pretrained, reduction)
-        except (OSError, ValueError, RuntimeError) as error:  # each library has its own
+        except (OSError, ValueError, RuntimeError) as error:  # depends on the library
             raise offline(name, error) from error
         try:
             self.width = self._probe(size)
         except RuntimeError as error:
             raise UserError(
-                f"{name} can't read pictures of {size}² pixels ({str(error).splitlines()[0]}): "
-                "take another --size."
+                f"{name} can't process frames of {size}² pixels ({str(error).splitlines()[0]}): "
+                "choose another --size."
             ) from error
 
-    def forward(self, pictures_BCHW: Tensor) -> Tensor:
+    def forward(self, frames_BCHW: Tensor) -> Tensor:
         if self._level is not None:
             maps = self.network.forward_intermediates(
-                pictures_BCHW, indices=[self._level], intermediates_only=True
+                frames_BCHW, indices=[self._level], intermediates_only=True
             )
             return maps[0].flatten(1)
-        found = self.network(pictures_BCHW)
-        return found if isinstance(found, Tensor) else found.last_hidden_state[:, 0]
+        output = self.network(frames_BCHW)
+        return output if isinstance(output, Tensor) else output.last_hidden_state[:, 0]
 
     def _probe(self, size: int) -> int:
         self.eval()
@@ -76,23 +87,25 @@ class Backbone(nn.Module):
 def _from_timm(
     name: str, size: int, pretrained: bool, reduction: int
 ) -> tuple[nn.Module, int | None]:
-    """The network, and which of its levels to read where a reduction is asked for."""
+    """The network, and the index of the feature level that has the given reduction, if any."""
     import timm
 
     if not timm.is_model(name):
-        near = timm.list_models(f"{name[:4]}*")[:20]
-        raise unknown_name("timm model", name, near or timm.list_models("vit_*")[:20])
+        similar = timm.list_models(f"{name[:4]}*")[:20]
+        raise unknown_name("timm model", name, similar or timm.list_models("vit_*")[:20])
     options: dict[str, Any] = {"pretrained": pretrained, "num_classes": 0}
     if timm.models.is_model_in_modules(name, ["vision_transformer", "deit"]):
-        # Position embeddings are made for one size, and need no resampling then.
+        # Position embeddings are created for this size, so the forward pass needs no resampling.
         options |= {"img_size": size, "dynamic_img_size": False}
     network = timm.create_model(name, **options)
     if not reduction:
         return network, None
     levels = [level["reduction"] for level in network.feature_info]
     if reduction not in levels:
-        raise UserError(f"{name} reduces a picture by {levels}, not by {reduction}.")
-    level = len(levels) - 1 - levels[::-1].index(reduction)  # in a ViT all levels are alike
+        raise UserError(
+            f"{name} has no feature map of reduction {reduction}; choose one of {levels}."
+        )
+    level = len(levels) - 1 - levels[::-1].index(reduction)  # the last: ViT levels are all equal
     network.prune_intermediate_layers([level], prune_norm=True, prune_head=True)
     return network, level
 
@@ -108,11 +121,11 @@ def _from_torchvision(name: str, pretrained: bool) -> nn.Module:
         if hasattr(network, head):
             setattr(network, head, nn.Identity())
             return network
-    raise UserError(f"torchvision's {name} has no head that could be taken off; choose another.")
+    raise UserError(f"torchvision's {name} has no head that can be removed; choose another.")
 
 
 def _from_transformers(name: str, pretrained: bool, config: dict[str, Any] | None) -> nn.Module:
-    """`config` makes the network anew where its name can't be looked up any more."""
+    """Create the network from its name, or from `config` alone, without the hub."""
     from transformers import AutoConfig, AutoModel
 
     if config is not None:
@@ -122,15 +135,15 @@ def _from_transformers(name: str, pretrained: bool, config: dict[str, Any] | Non
     else:
         network = AutoModel.from_config(AutoConfig.from_pretrained(name))
     if getattr(network, "pooler", None) is not None:
-        network.pooler.requires_grad_(False)  # what it says is not used
+        network.pooler.requires_grad_(False)  # its output is not used
     return network
 
 
 def offline(name: str, error: Exception) -> UserError:
-    """The error for weights that aren't on this machine and can't be fetched."""
-    fix = "pass --weights none to begin from random ones, or --weights with a folder that holds a"
+    """The error for weights that are not on this machine and can't be fetched."""
+    fix = "pass --weights none for random weights, or --weights with a folder that contains a"
     if name.startswith("hf:"):
-        fix = "name a folder, as in --option backbone=hf:FOLDER, that holds a"
+        fix = "name a folder, as in --option backbone=hf:FOLDER, that contains a"
     return UserError(
         f"the weights {name!r} are not on this machine and can't be fetched "
         f"({hub.reason(error)}): {fix} copy."

@@ -1,5 +1,4 @@
-"""MNASNet with a linear embedding on each frame, a bidirectional recurrent layer over time, and a
-one-dimensional convolution as transition to the classifier."""
+"""MNASNet and a linear embedding on each frame, a bidirectional RNN over time, a 1D convolution."""
 
 from dataclasses import dataclass, field
 

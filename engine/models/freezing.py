@@ -1,15 +1,15 @@
-"""Holding still what was learned elsewhere, while what is new learns."""
+"""Freezes pretrained layers while new layers are trained."""
 
 from torch import nn
 
 NEW_PARTS = ("embed", "recurrent", "transition", "dropout", "head")
-"""Of all families; whatever else a model has came with its published weights."""
+"""Layers, in any family, that are not pretrained; all others come with published weights."""
 
 
 def set_frozen(model: nn.Module, frozen: bool) -> None:
-    """Weights of the old parts learn or not; frozen, their normalization keeps its statistics.
+    """Freeze or unfreeze the pretrained layers; frozen ones keep their normalization statistics.
 
-    A model that was built with a frozen backbone keeps it so.
+    A model that was built with a frozen backbone is left unchanged.
     """
     if getattr(model, "frozen", False):
         return
@@ -21,4 +21,5 @@ def set_frozen(model: nn.Module, frozen: bool) -> None:
 
 
 def is_new(name: str) -> bool:
+    """True if the parameter `name` belongs to a layer that is not pretrained."""
     return name.partition(".")[0] in NEW_PARTS or ".classifier." in name

@@ -1,7 +1,7 @@
-"""The Hugging Face hub, from which weights are fetched: whether it can be reached at all.
+"""Switches the Hugging Face Hub client to offline mode if the hub can't be reached.
 
-Its client tries for half a minute before it gives up. Where its host has no address, it is told
-beforehand not to try, and looks for copies on this machine alone.
+The client retries for half a minute before it fails. If the hub's host name can't be resolved,
+offline mode makes it use only local copies.
 """
 
 import os
@@ -14,21 +14,22 @@ OFFLINE = "HF_HUB_OFFLINE"
 
 
 def stay_offline_if_unreachable() -> None:
+    """Set HF_HUB_OFFLINE if the hub's host name can't be resolved and there is no proxy."""
     if os.environ.get("HTTPS_PROXY") or os.environ.get("https_proxy"):
-        return  # the proxy knows addresses
+        return  # the proxy resolves names
     try:
         socket.getaddrinfo(_host(), 443)
     except OSError:
         os.environ[OFFLINE] = "1"
-        if "huggingface_hub" in sys.modules:  # it read the variable when it was imported
+        if "huggingface_hub" in sys.modules:  # it reads the variable only when it is imported
             from huggingface_hub import constants
 
             constants.HF_HUB_OFFLINE = True
 
 
 def reason(error: Exception) -> str:
-    """Why something could not be fetched, in few words."""
-    if os.environ.get(OFFLINE) == "1" and not isinstance(error, URLError):  # torchvision's
+    """A short reason why weights could not be fetched."""
+    if os.environ.get(OFFLINE) == "1" and not isinstance(error, URLError):  # URLError: torchvision
         return f"{_host()} can't be reached"
     return (str(error).strip() or type(error).__name__).splitlines()[0].split(". ")[0].rstrip(".")
 

@@ -1,7 +1,7 @@
-"""What the recurrent families share: features of each frame to one answer for the clip.
+"""The recurrent classifier that the recurrent families share.
 
-The whole sequence goes through the library's recurrent layer in one call, so that compilers take it
-whole. Shape letters: B batch, T frames, F features.
+The whole sequence goes through PyTorch's recurrent layer in one call, which compilers handle best.
+Shape letters: B batch, T frames, F features.
 """
 
 from dataclasses import dataclass, field
@@ -16,15 +16,17 @@ from engine.models.backbone import Backbone
 Cell = Literal["rnn", "gru", "lstm"]
 CELLS: dict[Cell, type[nn.RNNBase]] = {"rnn": nn.RNN, "gru": nn.GRU, "lstm": nn.LSTM}
 
-LSTM_FAILS: bool = (
+BF16_LSTM_FAILS: bool = (
     torch.backends.mkldnn.is_available() and not torch.ops.mkldnn._is_mkldnn_bf16_supported()
 )
-"""Under autocast to bf16, on a CPU without AVX-512: "could not create a primitive descriptor". The
-layer then computes in fp32."""
+"""On a CPU without AVX-512, an LSTM under bf16 autocast raises "could not create a primitive
+descriptor", so the layer runs in fp32."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Recurrence:
+    """Config of the recurrent layer."""
+
     cell: Cell = "lstm"
     hidden: Count = 256
     layers: Count = 1
@@ -37,9 +39,11 @@ class Recurrence:
 
     @property
     def width(self) -> int:
+        """Number of output features."""
         return self.hidden * (2 if self.bidirectional else 1)
 
     def build(self, features: int) -> nn.RNNBase:
+        """Create the layer for `features` input features."""
         return CELLS[self.cell](
             features,
             self.hidden,
@@ -52,17 +56,17 @@ class Recurrence:
 
 @dataclass(frozen=True, kw_only=True)
 class RecurrentOptions:
-    """What the recurrent families have in common; each sets its own defaults."""
+    """Options of the recurrent families; each family sets its own defaults."""
 
     backbone: str
     freeze_backbone: bool = False
     reduction: Natural = 0
-    """See Backbone: 0 averages over the picture, 8 or 16 keep where things are."""
+    """See Backbone: 0 pools over the frame, 8 or 16 keep positions."""
     centered: bool = False
-    """Take each feature's mean over the clip away. What stands still is gone then, and motion is
-    learned from few clips; classes that the scene tells apart need it."""
+    """Subtract each feature's mean over the clip. This removes static content, so that motion is
+    learned from few clips; leave it off if the scene helps to tell classes apart."""
     backbone_config: dict[str, Any] | None = None
-    """Of a `hf:` backbone, so that a checkpoint needs nothing from the hub."""
+    """Config of a `hf:` backbone; with it, a checkpoint needs nothing from the hub."""
     recurrence: Recurrence = field(default_factory=Recurrence)
 
     def __post_init__(self) -> None:
@@ -108,7 +112,7 @@ class RecurrentClassifier(nn.Module):
             self.backbone.requires_grad_(False)
 
     def train(self, mode: bool = True) -> "RecurrentClassifier":
-        """A frozen backbone also keeps the statistics of its normalization."""
+        """Set the mode; a frozen backbone stays in eval mode, so its statistics don't change."""
         super().train(mode)
         if self.frozen:
             self.backbone.eval()
@@ -116,16 +120,17 @@ class RecurrentClassifier(nn.Module):
 
     def forward(self, clips_BTCHW: Tensor) -> Tensor:
         batch, frames = clips_BTCHW.shape[:2]
-        pictures = clips_BTCHW.flatten(0, 1).contiguous(memory_format=torch.channels_last)
-        features_BTF = self.backbone(pictures).unflatten(0, (batch, frames))
+        images = clips_BTCHW.flatten(0, 1).contiguous(memory_format=torch.channels_last)
+        features_BTF = self.backbone(images).unflatten(0, (batch, frames))
         if self.centered:
             features_BTF = features_BTF - features_BTF.mean(dim=1, keepdim=True)
-        hidden_BTF = self._over_time(self.embed(features_BTF))
+        hidden_BTF = self._run_recurrent(self.embed(features_BTF))
         hidden_BFT = self.transition(hidden_BTF.transpose(1, 2))
         return self.head(self.dropout(hidden_BFT.mean(dim=2)))
 
-    def _over_time(self, features_BTF: Tensor) -> Tensor:
-        if LSTM_FAILS and features_BTF.device.type == "cpu" and torch.is_autocast_enabled("cpu"):
+    def _run_recurrent(self, features_BTF: Tensor) -> Tensor:
+        is_on_cpu = features_BTF.device.type == "cpu"
+        if BF16_LSTM_FAILS and is_on_cpu and torch.is_autocast_enabled("cpu"):
             with torch.autocast("cpu", enabled=False):
                 hidden_BTF, _ = self.recurrent(features_BTF.float())
         else:

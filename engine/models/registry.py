@@ -1,6 +1,6 @@
-"""The families by name, their presets, and how a model is made from a spec that can be saved.
+"""The model families and their presets by name, and building a model from a spec.
 
-`base` is the published size; `small` is made for a laptop's CPU and learns from nothing.
+`base` is the published size; `small` is for training from scratch on a laptop's CPU.
 """
 
 import dataclasses
@@ -40,13 +40,15 @@ _SMALL_CNN = {"backbone": "mobilenetv2_035", "reduction": 8, "centered": True}
 
 @dataclass(frozen=True, kw_only=True)
 class Preset:
+    """Defaults of one size of a family."""
+
     clip: ClipSpec
     options: dict[str, Any] = field(default_factory=dict)
     weights: str = "none"
-    """Where training begins: a name on the Hugging Face hub, `backbone` for what its library
-    publishes, or `none`."""
+    """Initial weights: a name on the Hugging Face Hub, `backbone` for the weights that the
+    backbone's library publishes, or `none`."""
     training: dict[str, Any] = field(default_factory=dict)
-    """Settings of a recipe that suit it better than those for all."""
+    """Recipe settings that differ from the general defaults."""
 
 
 PRESETS: dict[str, dict[str, Preset]] = {
@@ -129,7 +131,7 @@ PRESETS: dict[str, dict[str, Preset]] = {
 
 @dataclass(frozen=True, kw_only=True)
 class ModelSpec:
-    """All that makes a model anew, but for its weights."""
+    """Everything needed to rebuild a model except its weights."""
 
     family: str
     options: Any
@@ -140,6 +142,11 @@ class ModelSpec:
     def of_preset(
         cls, family: str, preset: str, num_classes: int, /, **overrides: Any
     ) -> tuple[Self, ClipSpec]:
+        """The spec of a preset with `overrides` of its options, and the preset's clip spec.
+
+        Raises:
+            UserError: The family, preset or an option is unknown.
+        """
         if family not in FAMILIES:
             raise unknown_name("model", family, list(FAMILIES))
         if preset not in PRESETS[family]:
@@ -164,27 +171,33 @@ class ModelSpec:
 
 
 def build(spec: ModelSpec, clip: ClipSpec, *, pretrained: bool = False) -> nn.Module:
-    """A module from (B, T, C, H, W) to logits, its weights drawn at random.
+    """Build a module that maps clips (B, T, C, H, W) to logits, with random weights.
 
-    `pretrained` begins the backbone of a recurrent family with its published weights.
+    Args:
+        spec: The family, its options and the number of classes.
+        clip: Frames and size of the clips.
+        pretrained: Load the published weights of the backbone; only for recurrent families.
+
+    Raises:
+        UserError: The options don't fit the family, or the weights can't be fetched.
     """
     family = FAMILIES[spec.family]
-    wanted: dict[str, Any] = {}
+    extra: dict[str, Any] = {}
     if pretrained:
         if not isinstance(spec.options, RecurrentOptions):
-            raise UserError(f"{spec.family} has no backbone: --weights takes a name, or none.")
-        wanted["pretrained"] = True
+            raise UserError(f"{spec.family} has no backbone: pass --weights with a name, or none.")
+        extra["pretrained"] = True
     return family.build(
         spec.options,
         num_frames=clip.num_frames,
         size=clip.crop,
         num_classes=spec.num_classes,
-        **wanted,
+        **extra,
     )
 
 
 def portable(spec: ModelSpec, model: nn.Module) -> ModelSpec:
-    """The spec that makes `model` anew from its saved weights, and needs nothing from elsewhere."""
+    """A spec that rebuilds `model` offline: it includes the config of a `hf:` backbone."""
     if not isinstance(model, RecurrentClassifier) or not spec.options.backbone.startswith("hf:"):
         return spec
     network: Any = model.backbone.network
@@ -193,7 +206,7 @@ def portable(spec: ModelSpec, model: nn.Module) -> ModelSpec:
 
 
 def _options(family: str, values: dict[str, Any], base: Any = None) -> Any:
-    """The family's Options from plain values, over `base`; recurrences are merged, too."""
+    """The family's Options: `base`, or the defaults, updated with `values` (also `recurrence`)."""
     base = base or FAMILIES[family].Options()
     changed = dict(values)
     _refuse_unknown(family, base, changed)
@@ -204,6 +217,6 @@ def _options(family: str, values: dict[str, Any], base: Any = None) -> Any:
 
 
 def _refuse_unknown(owner: str, config: Any, values: dict[str, Any]) -> None:
-    known = {each.name for each in dataclasses.fields(config)}
+    known = {field.name for field in dataclasses.fields(config)}
     if unknown := sorted(set(values) - known):
         raise UserError(f"{owner} has no {unknown[0]!r}; it has {', '.join(sorted(known))}.")

@@ -1,8 +1,8 @@
-"""TimeSformer: attention over time and space in turn, or over both at once, or over space alone.
+"""TimeSformer with divided space-time attention, joint space-time attention, or space attention.
 
-Weights of `transformers`' TimesformerForVideoClassification load by name (`from_transformers`); the
-tests hold the logits to that model's. Shape letters: B batch, T frames, N patches of a frame, D
-width.
+Weights of TimesformerForVideoClassification in `transformers` load by name (`from_transformers`);
+the tests compare the logits with that model's. Shape letters: B batch, T frames, N patches of a
+frame, D width.
 """
 
 from dataclasses import dataclass
@@ -44,6 +44,8 @@ class Options:
 
 
 class TimeSformer(nn.Module):
+    """Maps clips (B, T, C, H, W) to logits."""
+
     def __init__(self, options: Options, *, num_frames: int, size: int, num_classes: int) -> None:
         super().__init__()
         dim = options.dim
@@ -55,9 +57,10 @@ class TimeSformer(nn.Module):
         if self.kind != "space":
             self.times = nn.Parameter(torch.zeros(1, num_frames, dim))
         rates = torch.linspace(0, options.drop_path, options.depth).tolist()
-        kind = DividedBlock if options.attention == "divided" else Block
+        block_class = DividedBlock if options.attention == "divided" else Block
         self.blocks = nn.ModuleList(
-            kind(dim, options.heads, options.mlp_ratio, options.dropout, rate) for rate in rates
+            block_class(dim, options.heads, options.mlp_ratio, options.dropout, rate)
+            for rate in rates
         )
         self.norm = nn.LayerNorm(dim, eps=EPS)
         self.head = nn.Linear(dim, num_classes)
@@ -65,7 +68,7 @@ class TimeSformer(nn.Module):
         nn.init.trunc_normal_(self.cls_token, std=0.02)
         nn.init.trunc_normal_(self.positions, std=0.02)
         for block in self.blocks:
-            if isinstance(block, DividedBlock):  # time joins in gently
+            if isinstance(block, DividedBlock):  # time attention starts as a no-op
                 nn.init.zeros_(block.time_out.weight)
 
     def forward(self, clips_BTCHW: Tensor) -> Tensor:
@@ -73,7 +76,7 @@ class TimeSformer(nn.Module):
         patches_BTND = self.stem(clips_BTCHW) + self.positions[:, None, 1:]
         cls_B1D = (self.cls_token + self.positions[:, :1]).expand(batch, -1, -1)
         if self.kind == "space":
-            return self.head(self._space_alone(cls_B1D, patches_BTND))
+            return self.head(self._space_attention(cls_B1D, patches_BTND))
         patches_BTND = patches_BTND + self.times[:, :, None]
         if self.kind == "joint":
             tokens = torch.cat([cls_B1D, patches_BTND.flatten(1, 2)], dim=1)
@@ -84,7 +87,7 @@ class TimeSformer(nn.Module):
             cls_B1D, patches_BTND = block(cls_B1D, patches_BTND)
         return self.head(self.norm(cls_B1D[:, 0]))
 
-    def _space_alone(self, cls_B1D: Tensor, patches_BTND: Tensor) -> Tensor:
+    def _space_attention(self, cls_B1D: Tensor, patches_BTND: Tensor) -> Tensor:
         frames = patches_BTND.shape[1]
         cls = cls_B1D[:, None].expand(-1, frames, -1, -1)
         tokens = torch.cat([cls, patches_BTND], dim=2).flatten(0, 1)
@@ -94,7 +97,7 @@ class TimeSformer(nn.Module):
 
 
 class DividedBlock(nn.Module):
-    """Each patch looks at itself in all frames; then each frame's patches look at each other."""
+    """Attention over time for each position, then attention over space within each frame."""
 
     def __init__(
         self, dim: int, heads: int, mlp_ratio: float, dropout: float, drop_rate: float
@@ -112,15 +115,15 @@ class DividedBlock(nn.Module):
     def forward(self, cls_B1D: Tensor, patches_BTND: Tensor) -> tuple[Tensor, Tensor]:
         batch, frames, num_patches, _ = patches_BTND.shape
         by_patch = self.norm_time(patches_BTND).transpose(1, 2).flatten(0, 1)
-        changed = self.drop_path(self.time(by_patch)).unflatten(0, (batch, num_patches))
-        patches_BTND = patches_BTND + self.time_out(changed.transpose(1, 2))
+        residual = self.drop_path(self.time(by_patch)).unflatten(0, (batch, num_patches))
+        patches_BTND = patches_BTND + self.time_out(residual.transpose(1, 2))
 
         cls = cls_B1D[:, None].expand(-1, frames, -1, -1)
         by_frame = torch.cat([cls, patches_BTND], dim=2).flatten(0, 1)
-        changed = self.drop_path(self.space(self.norm_space(by_frame)))
-        changed = changed.unflatten(0, (batch, frames))
-        cls_B1D = cls_B1D + changed[:, :, 0].mean(dim=1, keepdim=True)
-        patches_BTND = patches_BTND + changed[:, :, 1:]
+        residual = self.drop_path(self.space(self.norm_space(by_frame)))
+        residual = residual.unflatten(0, (batch, frames))
+        cls_B1D = cls_B1D + residual[:, :, 0].mean(dim=1, keepdim=True)
+        patches_BTND = patches_BTND + residual[:, :, 1:]
 
         tokens = torch.cat([cls_B1D, patches_BTND.flatten(1, 2)], dim=1)
         tokens = tokens + self.drop_path(self.mlp(self.norm_mlp(tokens)))
@@ -146,18 +149,18 @@ FROM_TRANSFORMERS = (
     (".intermediate.dense.", ".mlp.0."),
     (".output.dense.", ".mlp.3."),
 )
-"""What a parameter's name begins with or holds there, and here; each pair is applied in turn."""
+"""Parts of parameter names in `transformers`, and their replacements here, applied in order."""
 
 
 def from_transformers(
     weights: dict[str, Tensor], attention: AttentionKind = "divided"
 ) -> dict[str, Tensor]:
-    """A state of `transformers`' model under the names that it has here."""
+    """Rename the state dict of a `transformers` model to the parameter names of this module."""
     renamed = {}
     for name, weight in weights.items():
-        for theirs, ours in FROM_TRANSFORMERS:
-            name = name.replace(theirs, ours)
-        if attention != "divided":  # a plain block
+        for old, new in FROM_TRANSFORMERS:
+            name = name.replace(old, new)
+        if attention != "divided":  # Block instead of DividedBlock
             name = name.replace(".space.", ".attention.").replace(
                 ".norm_space.", ".norm_attention."
             )

@@ -1,9 +1,9 @@
-"""ViViT: `factorised`, space first and then time over frames; or `joint`, as `transformers` has it.
+"""ViViT with a `factorised` encoder, or with `joint` space-time attention from `transformers`.
 
-The factorised model is the paper's second, with means over tokens in place of a token for the
-class: a transformer looks at each time by itself, and a second one at the means of what the first
-saw. The joint one is `transformers`' own module, for
-published weights. Shape letters: B batch, T frames, N places, D width.
+The factorised model is model 2 of the paper, with mean pooling in place of class tokens: one
+transformer encodes the tokens of each time step, and a second one encodes the mean tokens over
+time. The joint model is the module of `transformers`, for published weights. Shape letters:
+B batch, T time steps, N positions, D width.
 """
 
 from dataclasses import dataclass
@@ -23,7 +23,7 @@ class Options:
     dim: Count = 768
     depth: Count = 12
     time_depth: Count = 4
-    """Layers over time; the factorised model alone has them."""
+    """Layers over time; only in the factorised model."""
     heads: Count = 12
     mlp_ratio: Positive = 4.0
     patch: Count = 16
@@ -38,7 +38,9 @@ class Options:
         check_heads(self.dim, self.heads)
 
 
-class FactorisedViViT(nn.Module):
+class FactorizedViViT(nn.Module):
+    """Maps clips (B, T, C, H, W) to logits; a space encoder, then a time encoder."""
+
     def __init__(self, options: Options, *, num_frames: int, size: int, num_classes: int) -> None:
         super().__init__()
         dim = options.dim
@@ -58,14 +60,14 @@ class FactorisedViViT(nn.Module):
     def forward(self, clips_BTCHW: Tensor) -> Tensor:
         tokens_BTND = self.stem(clips_BTCHW)
         batch = tokens_BTND.shape[0]
-        seen = self.space(tokens_BTND.flatten(0, 1) + self.positions)
-        of_times_BTD = seen.mean(dim=1).unflatten(0, (batch, -1))
-        told_BTD = self.time(of_times_BTD + self.times)
-        return self.head(self.norm(told_BTD.mean(dim=1)))
+        encoded = self.space(tokens_BTND.flatten(0, 1) + self.positions)
+        means_BTD = encoded.mean(dim=1).unflatten(0, (batch, -1))
+        encoded_BTD = self.time(means_BTD + self.times)
+        return self.head(self.norm(encoded_BTD.mean(dim=1)))
 
 
 class JointViViT(nn.Module):
-    """`transformers`' module behind our face: clips in, logits out."""
+    """Wraps the module of `transformers`; maps clips (B, T, C, H, W) to logits."""
 
     def __init__(self, options: Options, *, num_frames: int, size: int, num_classes: int) -> None:
         from transformers import VivitConfig, VivitForVideoClassification
@@ -93,10 +95,10 @@ class JointViViT(nn.Module):
 def build(options: Options, *, num_frames: int, size: int, num_classes: int) -> nn.Module:
     if options.kind == "joint" and (options.convolutional_stem or options.drop_path):
         raise UserError(
-            "the joint vivit has neither convolutional_stem nor drop_path: take kind=factorised."
+            "the joint vivit has neither convolutional_stem nor drop_path: set kind=factorised."
         )
-    kind = FactorisedViViT if options.kind == "factorised" else JointViViT
-    return kind(options, num_frames=num_frames, size=size, num_classes=num_classes)
+    model_class = FactorizedViViT if options.kind == "factorised" else JointViViT
+    return model_class(options, num_frames=num_frames, size=size, num_classes=num_classes)
 
 
 def _blocks(options: Options, depth: int) -> nn.Sequential:

@@ -1,1 +1,1 @@
-"""Training: settings, the loop, and what a run leaves on disk."""
+"""Training: recipes, losses, optimizers, the training loop, checkpoints and run folders."""

@@ -1,13 +1,13 @@
-"""Checkpoints of a run: folders that appear whole or not at all, and never hold a pickle.
+"""Checkpoints of a run: written atomically as folders, and loaded without unsafe pickles.
 
     RUN/checkpoints/000120/model.safetensors   weights for evaluation
                            config.json         model, classes, clip, metrics, versions
                            state.pt            what resuming needs, read with weights_only
-    RUN/best.json                              which of them did best on validation
+    RUN/best.json                              the best checkpoint on the validation split
 
-A checkpoint is filled under another name, synced and renamed; only then are older ones removed. A
-second one of the same step (before an epoch's validation, and after) is called 000120-2. So
-whatever kills a run, the newest folder with a number is sound.
+A checkpoint is written under a temporary name, synced and renamed; only then are older ones
+removed. A second checkpoint of the same step (before and after an epoch's validation) is named
+000120-2. So the newest numbered folder is intact even if a run is killed.
 """
 
 import dataclasses
@@ -36,7 +36,7 @@ WEIGHTS, CONFIG, STATE = "model.safetensors", "config.json", "state.pt"
 
 @dataclass(frozen=True, kw_only=True)
 class CheckpointConfig:
-    """All that whoever runs the model later must know; the weights lie beside it."""
+    """Everything needed to run the model later, except its weights."""
 
     model: ModelSpec
     clip: ClipSpec
@@ -46,18 +46,18 @@ class CheckpointConfig:
     versions: dict[str, str]
 
     def __post_init__(self) -> None:
-        """What is read from a file may be anything."""
-        names, figures = self.class_names, self.metrics
+        """Check the types, because the values may come from a file."""
+        names, metrics = self.class_names, self.metrics
         if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-            raise ValueError("class_names is no list of names")
-        if not isinstance(figures, dict) or not isinstance(self.versions, dict):
-            raise ValueError("metrics and versions must be tables")
+            raise ValueError("class_names must be a list of names")
+        if not isinstance(metrics, dict) or not isinstance(self.versions, dict):
+            raise ValueError("metrics and versions must be objects")
         if not isinstance(self.step, int) or not isinstance(self.model.num_classes, int):
             raise ValueError("step and num_classes must be whole numbers")
 
     def to_dict(self) -> dict[str, Any]:
         return {
-            **{each.name: getattr(self, each.name) for each in dataclasses.fields(self)},
+            **{field.name: getattr(self, field.name) for field in dataclasses.fields(self)},
             "model": self.model.to_dict(),
             "clip": self.clip.to_dict(),
         }
@@ -66,7 +66,20 @@ class CheckpointConfig:
 def save(
     run: Path, config: CheckpointConfig, weights: "dict[str, torch.Tensor]", state: dict[str, Any]
 ) -> Path:
-    """Write the checkpoint of `config.step`, and remove those that nobody needs any more."""
+    """Write a checkpoint, then remove all others except the best one.
+
+    Args:
+        run: The run's folder.
+        config: What config.json stores.
+        weights: State dict of the eval model.
+        state: Training state for resuming.
+
+    Returns:
+        The folder of the checkpoint.
+
+    Raises:
+        UserError: The checkpoint can't be written; the previous one is kept.
+    """
     import torch
     from safetensors import SafetensorError
     from safetensors.torch import save_file
@@ -83,14 +96,14 @@ def save(
                 _sync(path)
             _sync(stage)
         _sync(target.parent)
-    except (OSError, RuntimeError, SafetensorError) as error:  # each library has its own
+    except (OSError, RuntimeError, SafetensorError) as error:  # the type depends on the library
         reason = str(error).splitlines()[0]
         raise UserError(
-            f"{target} can't be written ({reason}); the checkpoint before it is sound: make room "
-            "and go on with --resume."
+            f"{target} can't be written ({reason}); the previous checkpoint is intact: free disk "
+            "space and continue with --resume."
         ) from error
     best = best_of(run)
-    unfinished = list(target.parent.glob(".*"))  # of a run that was killed while it saved
+    unfinished = list(target.parent.glob(".*"))  # left by a run that was killed while saving
     for old in [*_numbered(run), *unfinished]:
         if old not in (target, best):
             shutil.rmtree(old)
@@ -98,47 +111,50 @@ def save(
 
 
 def mark_best(run: Path, checkpoint: Path, metric: str, value: float) -> None:
+    """Record `checkpoint` as the run's best one, with the value of the metric that selects it."""
     with atomic.new_text(run / BEST) as file:
         json.dump({"checkpoint": checkpoint.name, "metric": metric, "value": value}, file)
 
 
 def best_of(run: Path) -> Path | None:
+    """The best checkpoint of a run; None if there is none yet."""
     path = run / BEST
     if not path.is_file():
         return None
     name = read_best(run)["checkpoint"]
-    found = run / FOLDER / name
-    return found if found.is_dir() else None
+    checkpoint = run / FOLDER / name
+    return checkpoint if checkpoint.is_dir() else None
 
 
 def read_best(run: Path) -> dict[str, Any]:
-    """What mark_best wrote."""
+    """Read best.json: `checkpoint`, `metric` and `value`."""
     path = run / BEST
     try:
         note = json.loads(path.read_text())
         if not NAME.fullmatch(note["checkpoint"]) or not isinstance(note["metric"], str):
             raise ValueError("it names no checkpoint of the run")
         if not isinstance(note["value"], int | float):
-            raise ValueError("its value is no number")
+            raise ValueError("its value is not a number")
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise UserError(
-            f"{path} is damaged ({error}): name one of the run's checkpoints itself."
+            f"{path} is damaged ({error}): name a checkpoint of the run instead of the run."
         ) from error
     return note
 
 
 def named_or_best(path: Path) -> Path | None:
-    """`path` itself where it is a checkpoint, or the best of the run that it is."""
+    """`path` if it is a checkpoint, otherwise the best checkpoint of the run; None without one."""
     return path if (path / CONFIG).is_file() else best_of(path)
 
 
 def last_of(run: Path) -> Path | None:
-    """The newest sound checkpoint, from which a run resumes."""
+    """The newest checkpoint, from which a run resumes."""
     numbered = _numbered(run)
     return numbered[-1] if numbered else None
 
 
 def load_config(checkpoint: Path) -> CheckpointConfig:
+    """Read and check config.json of a checkpoint."""
     path = checkpoint / CONFIG
     try:
         values = json.loads(path.read_text())
@@ -156,6 +172,7 @@ def load_config(checkpoint: Path) -> CheckpointConfig:
 
 
 def load_weights(checkpoint: Path) -> "dict[str, torch.Tensor]":
+    """Read the state dict of the eval model."""
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
@@ -167,7 +184,11 @@ def load_weights(checkpoint: Path) -> "dict[str, torch.Tensor]":
 
 
 def load_model(checkpoint: Path) -> "tuple[nn.Module, CheckpointConfig]":
-    """The model as it was saved, ready to be run."""
+    """Load a checkpoint's model in eval mode, and its config.
+
+    Raises:
+        UserError: A file is missing or damaged, or the weights don't fit this version's model.
+    """
     from engine.models import registry
 
     config = load_config(checkpoint)
@@ -176,21 +197,22 @@ def load_model(checkpoint: Path) -> "tuple[nn.Module, CheckpointConfig]":
         model.load_state_dict(load_weights(checkpoint))
     except RuntimeError as error:
         raise UserError(
-            f"{checkpoint} was written for another version of {config.model.family}; train anew."
+            f"{checkpoint} was written for another version of {config.model.family}; train again."
         ) from error
     return model.eval(), config
 
 
 def load_state(checkpoint: Path) -> dict[str, Any]:
+    """Read the training state, from which a run resumes."""
     import torch
 
     path = checkpoint / STATE
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
         if not isinstance(state, dict):
-            raise ValueError("it holds no names")
+            raise ValueError("it is no dict")
         return state
-    except Exception as error:  # torch has a dozen for a damaged file
+    except Exception as error:  # torch raises many types for a damaged file
         raise UserError(f"{path} can't be read ({error}); take another checkpoint.") from error
 
 
@@ -198,20 +220,20 @@ def _numbered(run: Path) -> list[Path]:
     folder = run / FOLDER
     if not folder.is_dir():
         return []
-    return sorted((path for path in folder.iterdir() if NAME.fullmatch(path.name)), key=_age)
+    return sorted((path for path in folder.iterdir() if NAME.fullmatch(path.name)), key=_sort_key)
 
 
-def _age(checkpoint: Path) -> tuple[int, int]:
-    step, _, again = checkpoint.name.partition("-")
-    return int(step), int(again or 1)
+def _sort_key(checkpoint: Path) -> tuple[int, int]:
+    step, _, number = checkpoint.name.partition("-")
+    return int(step), int(number or 1)
 
 
-def _free_name(wanted: Path) -> Path:
-    number, name = 1, wanted
-    while name.exists():
+def _free_name(path: Path) -> Path:
+    number, candidate = 1, path
+    while candidate.exists():
         number += 1
-        name = wanted.with_name(f"{wanted.name}-{number}")
-    return name
+        candidate = path.with_name(f"{path.name}-{number}")
+    return candidate
 
 
 def _sync(path: Path) -> None:

@@ -1,4 +1,4 @@
-"""What a run shows while it trains: a live line on a terminal, plain lines elsewhere."""
+"""Shows the progress of training: a live line on a terminal, log lines elsewhere."""
 
 import sys
 import time
@@ -15,7 +15,12 @@ PLAIN_EVERY_S = 60.0
 
 
 class Display:
-    """Silent unless `shown`: of several processes one alone speaks. `log` is given its lines."""
+    """Progress of a run.
+
+    Args:
+        shown: Whether to print; only one of several processes should.
+        log: Called with each log line.
+    """
 
     def __init__(self, *, shown: bool, log: Callable[[str], None] | None = None) -> None:
         self._shown = shown
@@ -23,8 +28,8 @@ class Display:
         self._live: Any = None
         self._task: Any = None
         self._epoch = self._num_epochs = self._num_steps = 0
-        self._told_at = self._begun = time.monotonic()
-        self._steps_here = 0
+        self._logged_at = self._started_at = time.monotonic()
+        self._steps_since_start = 0
 
     def __enter__(self) -> Self:
         from rich.console import Console
@@ -53,6 +58,7 @@ class Display:
             self._live.stop()
 
     def log(self, line: str) -> None:
+        """Print a line above the live line, and pass it to `log`."""
         if self._log is not None:
             self._log(line)
         if not self._shown:
@@ -64,23 +70,24 @@ class Display:
 
     def begin_epoch(self, epoch: int, num_epochs: int, num_steps: int) -> None:
         self._epoch, self._num_epochs, self._num_steps = epoch, num_epochs, num_steps
-        self._told_at = time.monotonic()
+        self._logged_at = time.monotonic()
 
-    def step(self, done: int, standing: "TrainState", lr: float) -> None:
-        self._steps_here += 1
+    def step(self, done: int, state: "TrainState", lr: float) -> None:
+        """Show the epoch so far after `done` of its steps."""
+        self._steps_since_start += 1
         if self._live is not None:
             self._live.update(
                 self._task,
                 description=f"epoch {self._epoch + 1}/{self._num_epochs}",
                 completed=done,
                 total=self._num_steps,
-                facts=self._facts(done, standing, lr),
+                facts=self._facts(done, state, lr),
             )
-        elif time.monotonic() - self._told_at > PLAIN_EVERY_S:
-            self._told_at = time.monotonic()
+        elif time.monotonic() - self._logged_at > PLAIN_EVERY_S:
+            self._logged_at = time.monotonic()
             self.log(
                 f"epoch {self._epoch + 1}/{self._num_epochs}, step {done}/{self._num_steps}: "
-                + self._facts(done, standing, lr)
+                + self._facts(done, state, lr)
             )
 
     def validating(self) -> None:
@@ -96,12 +103,13 @@ class Display:
             f"{' · best so far' if is_best else ''}"
         )
 
-    def _facts(self, done: int, standing: "TrainState", lr: float) -> str:
-        seen, seconds = max(1, standing.num_clips), max(1e-9, standing.seconds)
-        left = (self._num_epochs - self._epoch) * self._num_steps - done
-        a_step = (time.monotonic() - self._begun) / self._steps_here
+    def _facts(self, done: int, state: "TrainState", lr: float) -> str:
+        num_clips, seconds = max(1, state.num_clips), max(1e-9, state.seconds)
+        steps_left = (self._num_epochs - self._epoch) * self._num_steps - done
+        step_s = (time.monotonic() - self._started_at) / self._steps_since_start
+        top1 = float(state.num_correct) / num_clips
         return (
-            f"loss {standing.loss_sum / seen:.3f}  top-1 {float(standing.num_correct) / seen:.1%}  "
-            f"lr {lr:.2g}  {seen / seconds:.1f} clips/s  "
-            f"{standing.waited_s / seconds:.0%} waiting  {clock(left * a_step)} left"
+            f"loss {state.loss_sum / num_clips:.3f}  top-1 {top1:.1%}  "
+            f"lr {lr:.2g}  {num_clips / seconds:.1f} clips/s  "
+            f"{state.waited_s / seconds:.0%} waiting  {clock(steps_left * step_s)} left"
         )

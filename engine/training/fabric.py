@@ -1,4 +1,4 @@
-"""Which devices a run uses, in how many processes, and with which numbers."""
+"""Sets up Lightning Fabric: devices, processes and precision."""
 
 import os
 from typing import TYPE_CHECKING, Any
@@ -14,14 +14,25 @@ PRECISIONS: dict[str, Any] = {"fp32": "32-true", "bf16": "bf16-mixed", "fp16": "
 
 
 def is_first_process() -> bool:
-    """Whether this process speaks for the run; also before it knows the others."""
+    """True in the process that logs and saves; works before the process group exists, too."""
     return os.environ.get("RANK", os.environ.get("LOCAL_RANK", "0")) == "0"
 
 
 def make_fabric(
     device: str, num_devices: int, num_nodes: int, precision: Precision
 ) -> "tuple[Fabric, Precision]":
-    """Fabric, and the precision that `auto` stood for."""
+    """Create Fabric, and resolve the precision `auto`.
+
+    Args:
+        device: `auto`, `gpu` or `cpu`.
+        num_devices: Devices of each node.
+        num_nodes: Number of machines.
+        precision: `auto` is bf16 on a GPU that supports it, otherwise fp32.
+
+    Raises:
+        UserError: The device is unknown.
+        RefusedError: There is no GPU, or the device doesn't support the precision.
+    """
     import torch
     from lightning.fabric import Fabric
 
@@ -35,8 +46,8 @@ def make_fabric(
     if precision == "auto":
         precision = "bf16" if with_gpu and torch.cuda.is_bf16_supported() else "fp32"
     if precision == "fp16" and not with_gpu:
-        raise RefusedError("fp16 can't be trained on a CPU: take --precision bf16, or fp32.")
-    if "LOCAL_WORLD_SIZE" in os.environ:  # torchrun has made the processes already
+        raise RefusedError("fp16 can't be trained on a CPU: pass --precision bf16 or fp32.")
+    if "LOCAL_WORLD_SIZE" in os.environ:  # torchrun has started the processes already
         num_devices = int(os.environ["LOCAL_WORLD_SIZE"])
         num_nodes = int(os.environ["WORLD_SIZE"]) // num_devices
     fabric = Fabric(

@@ -1,4 +1,4 @@
-"""A run's figures for people to look at: history.csv, TensorBoard's files, curves.png."""
+"""Writes a run's metrics: history.csv, TensorBoard files and curves.png."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,19 +12,21 @@ HISTORY, TENSORBOARD, CURVES = "history.csv", "tensorboard", "curves.png"
 
 
 def write(run: Path, rows: list[dict[str, float]]) -> None:
+    """Write history.csv, with one row for each epoch."""
     if rows:
         values = [[f"{value:.6g}" for value in row.values()] for row in rows]
         atomic.write_csv(run / HISTORY, list(rows[0]), values)
 
 
 def open_tensorboard(run: Path, step: int) -> "SummaryWriter":
-    """Scalars that a killed run wrote beyond `step` are not shown."""
+    """Open TensorBoard's writer; scalars that a killed run wrote after `step` are hidden."""
     from torch.utils.tensorboard import SummaryWriter
 
     return SummaryWriter(str(run / TENSORBOARD), purge_step=step)
 
 
 def add_scalars(writer: "SummaryWriter", row: dict[str, float]) -> None:
+    """Write the metrics of one epoch to TensorBoard."""
     for name, value in row.items():
         if name not in ("epoch", "step"):
             writer.add_scalar(name.replace("_", "/", 1), value, int(row["step"]))
@@ -32,7 +34,7 @@ def add_scalars(writer: "SummaryWriter", row: dict[str, float]) -> None:
 
 
 def draw_curves(run: Path, rows: list[dict[str, float]], title: str) -> Path | None:
-    """Loss and accuracy over the epochs, training and validation."""
+    """Plot training and validation loss and accuracy over the epochs; None without epochs."""
     if not rows:
         return None
     import matplotlib as mpl
@@ -44,13 +46,13 @@ def draw_curves(run: Path, rows: list[dict[str, float]], title: str) -> Path | N
     figure, (left, right) = plt.subplots(1, 2, figsize=(10, 4), layout="constrained")
     figure.suptitle(title)
     for axes, name, label in ((left, "loss", "loss"), (right, "top1", "top-1 accuracy")):
-        for part, marker in (("train", "o"), ("val", "s")):
+        for split, marker in (("train", "o"), ("val", "s")):
             axes.plot(
                 epochs,
-                [row[f"{part}_{name}"] for row in rows],
+                [row[f"{split}_{name}"] for row in rows],
                 marker=marker,
                 markersize=3,
-                label={"train": "training", "val": "validation"}[part],
+                label={"train": "training", "val": "validation"}[split],
             )
         axes.set(xlabel="epoch", ylabel=label)
         axes.xaxis.get_major_locator().set_params(integer=True)

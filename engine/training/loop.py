@@ -1,8 +1,8 @@
-"""The training loop: steps, validation, checkpoints. What it runs on is Fabric's business.
+"""The training loop: steps, validation, checkpoints. Fabric handles devices and precision.
 
-Everything random is a pure function of (seed, step, rank) or (seed, epoch, clip), so that a run
-that was killed and resumed ends with the same bits as one that never was. Shape letters: B clips
-of a batch, N classes.
+All randomness is a pure function of (seed, step, rank) or (seed, epoch, clip). So the weights of a
+run that was killed and resumed are bit-identical to those of an uninterrupted run. Shape letters:
+B batch, N classes.
 """
 
 import dataclasses
@@ -37,6 +37,8 @@ from engine.training.validation import validate
 
 
 class Trainer:
+    """Trains a model by a recipe, and saves checkpoints and the history in the folder `run`."""
+
     def __init__(
         self,
         fabric: Fabric,
@@ -64,8 +66,8 @@ class Trainer:
         self.display = display
         self.versions = versions
         self.save_every_s = save_every_s
-        self.standing = TrainState()
-        self.stop_asked = False
+        self.state = TrainState()
+        self.stop_asked = False  # set by `stop`
         self.teacher = teacher
         if teacher:
             teacher.to(fabric.device)
@@ -93,13 +95,13 @@ class Trainer:
 
     @property
     def eval_model(self) -> nn.Module:
-        """The model that is validated and saved."""
+        """The model that is validated and saved: the moving average, if there is one."""
         return self.averaged.module if self.averaged else self.raw
 
     def run(self) -> bool:
-        """Train to the end, and say whether it was reached: somebody may have asked to stop."""
-        standing, loop = self.standing, self.recipe.loop
-        while standing.epoch < loop.epochs and not self._is_stale():
+        """Train to the end; return False if the run was stopped before."""
+        state, loop = self.state, self.recipe.loop
+        while state.epoch < loop.epochs and not self._is_stale():
             try:
                 finished = self._train_epoch()
             except Stopped:
@@ -110,48 +112,51 @@ class Trainer:
             self._end_epoch()
         return True
 
-    def resume(self, found: Path) -> None:
-        state = checkpoint.load_state(found)
-        weights = checkpoint.load_weights(found)
+    def resume(self, path: Path) -> None:
+        """Restore everything from the checkpoint `path`."""
+        saved = checkpoint.load_state(path)
+        weights = checkpoint.load_weights(path)
         if self.averaged:
             self.averaged.module.load_state_dict(weights)
-            self.averaged.n_averaged.fill_(state["num_averaged"])
-        self.raw.load_state_dict(state["raw"] if self.averaged else weights)
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.schedule.load_state_dict(state["schedule"])
-        self.fabric.strategy.precision.load_state_dict(state["precision"])
-        self.train.load_state_dict(state["loader"])
-        self.standing = TrainState(**state["standing"])
-        if self.fabric.is_global_zero:  # it may have died between the checkpoint and these
-            if self.standing.best_step == self.standing.step:
-                self._mark_best(found)
-            history.write(self.run_folder, self.standing.history)
+            self.averaged.n_averaged.fill_(saved["num_averaged"])
+        self.raw.load_state_dict(saved["raw"] if self.averaged else weights)
+        self.optimizer.load_state_dict(saved["optimizer"])
+        self.schedule.load_state_dict(saved["schedule"])
+        self.fabric.strategy.precision.load_state_dict(saved["precision"])
+        self.train.load_state_dict(saved["loader"])
+        self.state = TrainState(**saved["standing"])
+        if self.fabric.is_global_zero:  # a run may be killed after the checkpoint, before these
+            if self.state.best_step == self.state.step:
+                self._mark_best(path)
+            history.write(self.run_folder, self.state.history)
 
     def stop(self) -> None:
-        """After this step, or at once where its clips are still waited for; but several processes
-        stop together, which is after a step."""
+        """Stop after the current step, or immediately while it waits for clips.
+
+        Several processes always stop after the step, since they have to stop together.
+        """
         self.stop_asked = True
         if self.fabric.world_size == 1:
             self.train.stop()
 
     def _is_stale(self) -> bool:
         patience = self.recipe.loop.patience
-        return bool(patience) and self.standing.epochs_without_gain >= patience
+        return bool(patience) and self.state.epochs_without_gain >= patience
 
     def _train_epoch(self) -> bool:
-        standing = self.standing
-        model = self._wrapped(standing.epoch < self.recipe.loop.freeze_epochs)
-        done = standing.step - standing.epoch * self.steps_per_epoch
-        self.display.begin_epoch(standing.epoch, self.recipe.loop.epochs, self.steps_per_epoch)
+        state = self.state
+        model = self._wrapped(state.epoch < self.recipe.loop.freeze_epochs)
+        done = state.step - state.epoch * self.steps_per_epoch
+        self.display.begin_epoch(state.epoch, self.recipe.loop.epochs, self.steps_per_epoch)
         batches = iter(self.train)
-        begun = time.monotonic()
+        start = time.monotonic()
         while parts := self._next_parts(batches):
-            standing.waited_s += time.monotonic() - begun
+            state.waited_s += time.monotonic() - start
             save, stop = self._step(model, parts)
-            standing.seconds += time.monotonic() - begun
-            begun = time.monotonic()
+            state.seconds += time.monotonic() - start
+            start = time.monotonic()
             done += 1
-            self.display.step(done, standing, self.optimizer.param_groups[-1]["lr"])
+            self.display.step(done, state, self.optimizer.param_groups[-1]["lr"])
             if stop:
                 return False
             if save:
@@ -160,34 +165,35 @@ class Trainer:
         return True
 
     def _next_parts(self, batches: Iterator[Batch]) -> list[Batch]:
+        """The batches of one step, over which its gradients are accumulated."""
         before = self.train.state_dict()
         try:
             return list(islice(batches, self.recipe.loop.accumulate))
         except Stopped:
-            self.train.load_state_dict(before)  # a part that it gave already is given again
+            self.train.load_state_dict(before)  # so that resuming loads these batches again
             raise
 
     def _wrapped(self, frozen: bool) -> Any:
-        """The model as Fabric runs it; anew when other weights learn than before."""
+        """The model set up by Fabric; set up again when layers are frozen or unfrozen."""
         set_frozen(self.raw.train(), frozen)
         if self._wrapping is None or self._wrapping[0] != frozen:
             self._wrapping = None
-            gc.collect()  # the old one's hooks go with it, on all ranks at the same time
+            gc.collect()  # removes the old wrapper's hooks on all ranks at the same time
             module = torch.compile(self.raw) if self.recipe.loop.compile else self.raw
             self._wrapping = (frozen, self.fabric.setup_module(module))
         return self._wrapping[1]
 
     def _step(self, model: Any, parts: list[Batch]) -> tuple[bool, bool]:
-        """One update of the weights; returns whether all ranks shall save, and stop."""
-        standing, loop, fabric = self.standing, self.recipe.loop, self.fabric
-        torch.manual_seed(_seed_of(loop.seed, standing.step, fabric.global_rank))
+        """Update the weights once; return whether all ranks have to save, and have to stop."""
+        state, loop, fabric = self.state, self.recipe.loop, self.fabric
+        torch.manual_seed(_seed_of(loop.seed, state.step, fabric.global_rank))
         save_due = time.monotonic() - self._saved_at > self.save_every_s
         flags = [sum(len(part.ids) for part in parts), save_due, self.stop_asked]
         num_clips, save, stop = self._sum(flags)
         if num_clips:
             loss, num_correct = self._backward(model, parts, num_clips)
             self._check_pending()
-            self._pending = (standing.step, parts, num_clips, loss)
+            self._pending = (state.step, parts, num_clips, loss)
             if self.recipe.optim.clip_grad:
                 fabric.clip_gradients(
                     model,
@@ -197,19 +203,19 @@ class Trainer:
                 )
             self.optimizer.step()
             self.optimizer.zero_grad()
-            standing.num_clips += int(num_clips)
-            standing.num_correct += num_correct
+            state.num_clips += int(num_clips)
+            state.num_correct += num_correct
             if self.averaged:
                 self.averaged.update_parameters(self.raw)
         if not isinstance(self.schedule, ReduceLROnPlateau):
             self.schedule.step()
-        standing.step += 1
+        state.step += 1
         return save > 0, stop > 0
 
     def _backward(self, model: Any, parts: list[Batch], num_clips: float) -> tuple[Tensor, float]:
-        """Gradients of the mean loss over all parts and ranks; that loss, and how many were right.
+        """Compute gradients of the mean loss over all parts and ranks; return loss and hits.
 
-        Parts may be of unequal size, or empty on some ranks, and the mean is still exact.
+        The mean is exact even if parts have unequal sizes or are empty on some ranks.
         """
         fabric = self.fabric
         loss_sum = torch.zeros((), device=fabric.device)
@@ -217,13 +223,13 @@ class Trainer:
         for number, part in enumerate(parts, 1):
             clips, labels_B = fabric.to_device((part.clips, part.labels))
             if len(labels_B):
-                clips, wanted_BN = mix(self.recipe.loss, clips, labels_B, len(self.class_names))
-            else:  # other ranks wait for this one's gradients
+                clips, targets_BN = mix(self.recipe.loss, clips, labels_B, len(self.class_names))
+            else:  # run a dummy clip, since other ranks wait for this one's gradients
                 clips = clips.new_zeros((1, *clips.shape[1:]))
-                wanted_BN = clips.new_zeros((1, len(self.class_names)))
+                targets_BN = clips.new_zeros((1, len(self.class_names)))
             with fabric.no_backward_sync(model, enabled=number < len(parts)):
                 logits_BN = model(clips)
-                losses_B = self.criterion(logits_BN, wanted_BN)
+                losses_B = self.criterion(logits_BN, targets_BN)
                 if self.teacher and len(labels_B):
                     with fabric.autocast():
                         losses_B = self.teacher.blend(losses_B, logits_BN, clips)
@@ -235,71 +241,71 @@ class Trainer:
         return totals[0] / num_clips, totals[1]
 
     def _check_pending(self) -> None:
-        """Look at the loss of the step before: by now it is known, and nobody waits for it."""
+        """Check the previous step's loss, which by now is computed without waiting for the GPU."""
         if self._pending is None:
             return
         step, parts, num_clips, loss = self._pending
         self._pending = None
         value = float(loss)
         if not np.isfinite(value):
-            self._refuse(f"the loss became {value} at step {step}", parts)
-        self.standing.loss_sum += value * num_clips
+            self._raise_diverged(f"the loss became {value} at step {step}", parts)
+        self.state.loss_sum += value * num_clips
 
-    def _refuse(self, what: str, parts: list[Batch]) -> None:
+    def _raise_diverged(self, problem: str, parts: list[Batch]) -> None:
         path_of = {row.id: row.path.name for row in self.train.rows}
         names = [path_of[number] for part in parts for number in part.ids.tolist()]
-        of_clips = f" (clips {', '.join(names[:8])}{' …' if len(names) > 8 else ''})"
+        clips = f" (clips {', '.join(names[:8])}{' …' if len(names) > 8 else ''})"
         last = checkpoint.last_of(self.run_folder)
         fix = "lower --lr, or pass --precision fp32"
-        again = f"begin anew from {last} with --weights, and {fix}" if last else fix
-        raise RefusedError(f"{what}{of_clips if names else ''}: {again}.")
+        advice = f"start a new run from {last} with --weights, and {fix}" if last else fix
+        raise RefusedError(f"{problem}{clips if names else ''}: {advice}.")
 
-    def _refuse_unreadable(self, purpose: str) -> None:
+    def _raise_unreadable(self, split: str) -> None:
         reasons = [f" ({path}: {reason})" for path, reason in self.report().failures.items()]
         raise UserError(
-            f"none of the clips {purpose} can be read{''.join(reasons[:1])}: repair them, or index "
-            "the dataset anew; `engine data check` lists what is wrong."
+            f"none of the {split} clips can be read{''.join(reasons[:1])}: repair them, or index "
+            "the dataset again; `engine data check` lists the errors."
         )
 
     def _sum(self, values: list[Any]) -> list[float]:
-        """Over all ranks."""
+        """Sum over all ranks."""
         numbers = torch.tensor([float(value) for value in values])
         if self.fabric.world_size > 1:
             numbers = self.fabric.all_reduce(numbers.to(self.fabric.device), reduce_op="sum")
         return numbers.tolist()
 
     def _end_epoch(self) -> None:
-        standing, loop = self.standing, self.recipe.loop
-        if not standing.num_clips:
-            self._refuse_unreadable("to learn from")
+        state, loop = self.state, self.recipe.loop
+        if not state.num_clips:
+            self._raise_unreadable("training")
         self.display.validating()
-        self._agree_on_buffers()
+        self._broadcast_buffers()
         metrics = validate(self.fabric, self.eval_model, self.val, len(self.class_names))
         if not metrics.pop("num_clips"):
             self._save()
-            self._refuse_unreadable("to validate on")
+            self._raise_unreadable("validation")
         value = -metrics["loss"] if loop.metric == "loss" else metrics[loop.metric]
         if isinstance(self.schedule, ReduceLROnPlateau):
             self.schedule.step(value)
-        is_best = value > standing.best_value
+        is_best = value > state.best_value
         row = {
-            "epoch": standing.epoch + 1,
-            "step": standing.step,
-            "train_loss": standing.loss_sum / max(1, standing.num_clips),
-            "train_top1": float(standing.num_correct) / max(1, standing.num_clips),
-            **{f"val_{name}": each for name, each in metrics.items()},
+            "epoch": state.epoch + 1,
+            "step": state.step,
+            "train_loss": state.loss_sum / max(1, state.num_clips),
+            "train_top1": float(state.num_correct) / max(1, state.num_clips),
+            **{f"val_{name}": metric for name, metric in metrics.items()},
             "lr": self.optimizer.param_groups[-1]["lr"],
-            "clips_per_s": standing.num_clips / max(1e-9, standing.seconds),
-            "waiting_share": standing.waited_s / max(1e-9, standing.seconds),
-            "seconds": standing.seconds,
+            "clips_per_s": state.num_clips / max(1e-9, state.seconds),
+            "waiting_share": state.waited_s / max(1e-9, state.seconds),
+            "seconds": state.seconds,
         }
-        standing.history.append(row)
-        standing.epoch += 1
-        standing.epochs_without_gain = 0 if is_best else standing.epochs_without_gain + 1
+        state.history.append(row)
+        state.epoch += 1
+        state.epochs_without_gain = 0 if is_best else state.epochs_without_gain + 1
         if is_best:
-            standing.best_value, standing.best_step = value, standing.step
-        standing.num_clips, standing.num_correct = 0, 0.0
-        standing.loss_sum = standing.seconds = standing.waited_s = 0.0
+            state.best_value, state.best_step = value, state.step
+        state.num_clips, state.num_correct = 0, 0.0
+        state.loss_sum = state.seconds = state.waited_s = 0.0
         self._save(is_best=is_best)
         self.display.end_epoch(row, is_best)
         if self.fabric.is_global_zero:
@@ -310,78 +316,79 @@ class Trainer:
     def _save(self, *, is_best: bool = False) -> None:
         self._check_pending()
         self._saved_at = time.monotonic()
-        if not all(bool(torch.isfinite(each).all()) for each in self.raw.parameters()):
-            self._refuse(f"a weight is no longer a number after step {self.standing.step}", [])
+        if not all(bool(torch.isfinite(weight).all()) for weight in self.raw.parameters()):
+            self._raise_diverged(f"a weight became NaN or infinite at step {self.state.step}", [])
         failure = None
         if self.fabric.is_global_zero:
             try:
                 self._write(is_best)
             except UserError as error:
                 failure = error
-        if self._sum([failure is not None])[0]:  # the others would wait for the first for ever
-            raise failure or UserError("the first process can't save; it says why.")
+        if self._sum([failure is not None])[0]:  # raise on all ranks; they would wait otherwise
+            raise failure or UserError("the first process can't save; see its error message.")
 
     def _write(self, is_best: bool) -> None:
-        standing = self.standing
-        last = standing.history[-1] if standing.history else {}
+        state = self.state
+        last = state.history[-1] if state.history else {}
         config = CheckpointConfig(
             model=self.spec,
             clip=self.recipe.clip,
             class_names=self.class_names,
-            step=standing.step,
-            metrics={name: each for name, each in last.items() if name.startswith("val_")},
+            step=state.step,
+            metrics={name: value for name, value in last.items() if name.startswith("val_")},
             versions=self.versions,
         )
-        standing.num_correct = float(standing.num_correct)
-        state: dict[str, Any] = {
-            "standing": dataclasses.asdict(standing),
+        state.num_correct = float(state.num_correct)
+        saved: dict[str, Any] = {
+            "standing": dataclasses.asdict(state),
             "loader": self._loader_state(),
             "optimizer": self.optimizer.state_dict(),
             "schedule": self.schedule.state_dict(),
             "precision": self.fabric.strategy.precision.state_dict(),
         }
         if self.averaged:
-            state["raw"] = self.raw.state_dict()
-            state["num_averaged"] = int(self.averaged.n_averaged)
-        path = checkpoint.save(self.run_folder, config, self.eval_model.state_dict(), state)
+            saved["raw"] = self.raw.state_dict()
+            saved["num_averaged"] = int(self.averaged.n_averaged)
+        path = checkpoint.save(self.run_folder, config, self.eval_model.state_dict(), saved)
         if is_best:
             self._mark_best(path)
-        history.write(self.run_folder, standing.history)
+        history.write(self.run_folder, state.history)
 
     def _loader_state(self) -> dict[str, int]:
-        state = self.train.state_dict()
-        if state["epoch"] > self.standing.epoch:  # its last batches are in the step just made
-            state |= {"epoch": self.standing.epoch, "done": len(self.train)}
-        return state
+        loader_state = self.train.state_dict()
+        # The loader may have started the next epoch with the last batches of this step.
+        if loader_state["epoch"] > self.state.epoch:
+            loader_state |= {"epoch": self.state.epoch, "done": len(self.train)}
+        return loader_state
 
-    def _agree_on_buffers(self) -> None:
-        """What is validated on all ranks is what the first saves."""
+    def _broadcast_buffers(self) -> None:
+        """Make all ranks validate with the buffers that the first rank saves."""
         if self.fabric.world_size > 1:
             for model in {self.raw, self.eval_model}:
                 for buffer in model.buffers():
                     torch.distributed.broadcast(buffer, 0)
 
     def report(self) -> LoaderReport:
-        """What all ranks' loaders met on the way."""
+        """Merge the reports of the loaders of all ranks: bad and damaged files."""
         own = LoaderReport()
         own.merge_from(self.train.report)
         own.merge_from(self.val.report)
-        found: list[Any] = [own]
+        reports: list[Any] = [own]
         if self.fabric.world_size > 1:
-            found = [None] * self.fabric.world_size
-            torch.distributed.all_gather_object(found, own)
-        whole = LoaderReport()
-        for each in found:
-            whole.merge_from(each)
-        return whole
+            reports = [None] * self.fabric.world_size
+            torch.distributed.all_gather_object(reports, own)
+        merged = LoaderReport()
+        for report in reports:
+            merged.merge_from(report)
+        return merged
 
     def _mark_best(self, path: Path) -> None:
-        metric, value = self.recipe.loop.metric, self.standing.best_value
+        metric, value = self.recipe.loop.metric, self.state.best_value
         checkpoint.mark_best(self.run_folder, path, metric, -value if metric == "loss" else value)
 
 
 def _channels_last(model: nn.Module) -> nn.Module:
-    """Convolutions over pictures are faster so, on CPUs and GPUs."""
+    """Convert 2D convolutions to channels_last, which is faster on CPUs and GPUs."""
     for weight in model.parameters():
         if weight.ndim == 4:
             weight.data = weight.data.contiguous(memory_format=torch.channels_last)

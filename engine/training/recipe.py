@@ -1,7 +1,7 @@
-"""A recipe: every setting of a run but its data, flat, checked, and savable as TOML.
+"""A recipe: every setting of a run except its data, as a flat, validated table for TOML.
 
-Settings come from the preset, then from a recipe file, then from the command line; what was decided
-in the end is saved in the run's folder, as a recipe that repeats it.
+Settings of a recipe file override those of the preset, and the command line overrides both. The
+resolved recipe is saved in the run's folder, so that the run can be repeated.
 """
 
 import dataclasses
@@ -33,26 +33,28 @@ Precision = Literal["auto", "fp32", "bf16", "fp16"]
 
 @dataclass(frozen=True, kw_only=True)
 class LoopConfig:
+    """Settings of the training loop."""
+
     epochs: Count = 20
     batch_size: Count = 16
     """Clips of one step, over all devices."""
     accumulate: Count = 1
-    """Parts in which a batch goes through the model, to save memory."""
+    """Number of parts into which a batch is split, to save memory (gradient accumulation)."""
     precision: Precision = "auto"
-    """auto: bf16 on a GPU that has it, else fp32."""
+    """auto: bf16 on a GPU that supports it, otherwise fp32."""
     metric: Metric = "top1"
-    """Of the validation part; it chooses the best checkpoint."""
+    """Metric on the validation split that selects the best checkpoint."""
     patience: Natural = 0
-    """Epochs without a gain after which the run ends; 0 goes on to the last epoch."""
+    """Stop after this many epochs without improvement; 0 trains all epochs."""
     freeze_epochs: Natural = 0
-    """Epochs in which only the head learns, and what lies between it and the backbone."""
+    """Number of first epochs in which only the layers after the backbone are trained."""
     ema: ShareBelowOne = 0.0
-    """Share of the old in a running average of the weights, 0.999 say; it is what is then
-    validated and saved. 0 keeps none."""
+    """Decay of an exponential moving average of the weights, for example 0.999, which is validated
+    and saved in place of the weights. 0 disables it."""
     compile: bool = False
-    """Train through torch.compile."""
+    """Train with torch.compile."""
     seed: Annotated[int, Range(least=0, below=2**63)] = 0
-    """torch takes no larger ones."""
+    """Seed of all randomness, in the range that torch accepts."""
 
     def __post_init__(self) -> None:
         check(self)
@@ -66,18 +68,20 @@ SECTIONS: dict[str, Any] = {
     "loop": LoopConfig,
 }
 OLD_NAMES = {"optimiser": "optimizer"}
-"""Of settings in recipes that were saved before these were renamed."""
+"""Renamed settings: the name in older recipes, and the current name."""
 MODEL_SETTINGS = ("model", "preset", "weights", "options")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
+    """All settings of a run except its data."""
+
     model: str
     preset: str
     weights: str
-    """A name on the Hugging Face hub, a file or a folder; `none` begins at random."""
+    """Initial weights: a name on the Hugging Face Hub, a file, a folder, `backbone`, or `none`."""
     options: dict[str, Any]
-    """What differs from the preset's model; see each family's Options."""
+    """Model options that override the preset; see each family's Options."""
     clip: ClipSpec
     augment: Augment = field(default_factory=Augment)
     optim: OptimConfig = field(default_factory=OptimConfig)
@@ -86,25 +90,29 @@ class Recipe:
 
     @classmethod
     def resolve(cls, given: dict[str, Any]) -> Self:
-        """From flat settings, over those of the preset that they name."""
+        """Make a recipe from flat settings, which override those of the preset they name.
+
+        Raises:
+            UserError: A setting is unknown or has an invalid value, or no model is named.
+        """
         given = {OLD_NAMES.get(name, name): value for name, value in given.items()}
-        if given.get("layout") == "TCHW":  # always was, while it could be set
+        if given.get("layout") == "TCHW":  # in old recipes; the only value there was
             del given["layout"]
         unknown = sorted(set(given) - set(setting_names()))
         if unknown:
             raise unknown_name("setting", unknown[0], setting_names())
         if "model" not in given:
-            raise UserError("no model is named: pass --model, vit-lstm say.")
+            raise UserError("no model is named: pass --model, for example vit-lstm.")
         try:
             for setting in MODEL_SETTINGS:
                 if setting in given:
                     check_value(cls, setting, given[setting])
             family, name = given["model"], given.get("preset", "base")
-            ModelSpec.of_preset(family, name, 1, **given.get("options", {}))  # checks them
+            ModelSpec.of_preset(family, name, 1, **given.get("options", {}))  # checks the options
             preset = PRESETS[family][name]
             values = {**preset.clip.to_dict(), "weights": preset.weights, **preset.training}
             values |= given
-            sections = {key: from_plain(kind, values) for key, kind in SECTIONS.items()}
+            sections = {key: from_plain(config, values) for key, config in SECTIONS.items()}
         except SpecError as error:
             raise UserError(f"{error}.") from error
         return cls(
@@ -116,34 +124,38 @@ class Recipe:
         )
 
     def flat(self) -> dict[str, Any]:
+        """The settings as one flat dict, as `resolve` takes it."""
         values: dict[str, Any] = {name: getattr(self, name) for name in MODEL_SETTINGS}
         for section in SECTIONS:
             values |= dataclasses.asdict(getattr(self, section))
         return {name: value for name, value in values.items() if value is not None}
 
     def model_spec(self, num_classes: int) -> ModelSpec:
+        """The spec of the model for `num_classes` classes."""
         spec, _ = ModelSpec.of_preset(self.model, self.preset, num_classes, **self.options)
         return spec
 
 
 def setting_names() -> list[str]:
+    """The names of all settings of a recipe."""
     names = list(MODEL_SETTINGS)
-    for kind in SECTIONS.values():
-        names += [each.name for each in dataclasses.fields(kind)]
+    for config in SECTIONS.values():
+        names += [field.name for field in dataclasses.fields(config)]
     return names
 
 
 def read(path: Path) -> dict[str, Any]:
+    """Read a TOML file; raise UserError if it can't be read or parsed."""
     try:
         return tomllib.loads(path.read_text())
     except OSError as error:
         raise UserError(f"{path} can't be read ({error.strerror}).") from error
     except (ValueError, RecursionError) as error:
-        raise UserError(f"{path} is no recipe in TOML ({error}).") from error
+        raise UserError(f"{path} is not a recipe in TOML ({error}).") from error
 
 
 def merge(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
-    """`changes` win; tables, as the model's options are, are merged and not replaced."""
+    """Update `base` with `changes`; nested tables, such as `options`, are merged, not replaced."""
     merged = dict(base)
     for name, value in changes.items():
         old = merged.get(name)
@@ -153,6 +165,7 @@ def merge(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
 
 
 def to_toml(values: dict[str, Any]) -> str:
+    """Settings as the text of a TOML file."""
     import tomli_w
 
     return tomli_w.dumps(values)

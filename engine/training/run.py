@@ -1,4 +1,4 @@
-"""A training from its settings to its end: data, model and devices wired together."""
+"""Runs a training from its settings: sets up data, model and devices, and trains."""
 
 import dataclasses
 import functools
@@ -29,25 +29,24 @@ from engine.training.run_folder import RunFacts
 
 BYTES_OF_FLOAT = 4
 BATCHES_HELD = 3
-"""The one that is learned from, and two that the loader has ready."""
+"""Batches in memory at a time: the current one, and two that the loader has prefetched."""
 SIDES = {"left", "right", "clockwise", "anticlockwise", "counterclockwise"}
-"""Words in the names of classes that a mirror would turn into each other."""
+"""Words in class names whose meaning changes when a clip is flipped horizontally."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Trained:
-    """What a training left.
+    """The result of a training run.
 
     Attributes:
         path: The run's folder, which `engine.load` opens.
-        recipe: All its settings.
-        best: The checkpoint that did best on the validation part; None before the first epoch's
-            end.
-        best_row: The history's row of `best`.
-        history: A row of figures for each epoch.
-        finished: False where somebody asked it to stop.
-        report: What the loaders met: bad files, and which were used though they aren't sound.
-        is_first: False in all processes but the first of several.
+        recipe: All settings of the run.
+        best: The best checkpoint on the validation split; None if no epoch was completed.
+        best_row: The row of `history` for `best`.
+        history: One row of metrics for each epoch.
+        finished: False if the run was stopped before its end.
+        report: Files that could not be read, and damaged files that were used.
+        is_first: True in the first of several processes, False in the others.
     """
 
     path: Path
@@ -71,40 +70,54 @@ def begin(
     command: str,
     log: Callable[[str], None],
 ) -> tuple[Recipe, RunFacts]:
-    """Settings for `data`, completed, and the facts of a new run.
+    """Complete the settings of a new run for a dataset.
 
-    `is_preset_free`: without a GPU, the preset is the small one.
+    Args:
+        settings: Flat settings, as `Recipe.resolve` takes them.
+        data: The dataset's folder.
+        scheme: Scheme that splits the dataset; None keeps its own splits.
+        size: Width and height of the clips; None keeps the recipe's.
+        is_preset_free: Whether to use the preset `small` if there is no GPU.
+        device: `auto`, `gpu` or `cpu`.
+        command: The command line, for the record.
+        log: Called with each decision that the user should know.
+
+    Returns:
+        The recipe and the facts of the run.
     """
     if not is_first_process():
         log = _log_nothing
     if is_preset_free and (device == "cpu" or not torch.cuda.is_available()):
-        log("without a GPU the preset is small; --preset base is the published size")
+        log("without a GPU the preset is small; pass --preset base for the published size")
         settings = settings | {"preset": "small"}
     if size is not None:
         clip = Recipe.resolve(settings).clip
         settings = settings | {"crop": size, "resize": round(size * clip.resize / clip.crop)}
-    listed, how_split = splits.dealt(data, scheme)
-    classes = listed.class_names
+    manifest, scheme_used = splits.load_split(data, scheme)
+    classes = manifest.class_names
     sided = [name for name in classes if SIDES & set(re.split(r"[\W_]+", name.lower()))]
     if sided and "flip" not in settings:
-        log(f"clips are not mirrored: {sided[0]!r} tells sides apart; --flip does it anyway")
+        log(
+            f"clips are not flipped, because flipping may change the class {sided[0]!r}; pass "
+            "--flip to flip them anyway"
+        )
         settings = settings | {"flip": False}
     facts = RunFacts(
         command=command,
         data=str(data.absolute()),
         classes=classes,
-        scheme=how_split,
+        scheme=scheme_used,
         split_by=scheme,
     )
     return Recipe.resolve(settings), facts
 
 
-def _log_nothing(words: str) -> None:
+def _log_nothing(line: str) -> None:
     pass
 
 
 def read(out: Path, data: Path | None) -> tuple[Recipe, RunFacts]:
-    """The settings and facts of a run to go on with; `data` is where its dataset lies now."""
+    """Read the recipe and facts of a run to resume; `data` is its dataset's folder if it moved."""
     recipe, facts = run_folder.load(out)
     if data is not None:
         facts = dataclasses.replace(facts, data=str(data.absolute()))
@@ -127,8 +140,8 @@ def _explains_out_of_memory(
             loop = recipe.loop
             raise RefusedError(
                 f"there is too little memory for this model and {loop.batch_size} clips in "
-                f"{loop.accumulate} parts: raise --accumulate to {loop.accumulate * 2}, or lower "
-                "--batch-size, --frames or --size."
+                f"{loop.accumulate} parts: increase --accumulate to {loop.accumulate * 2}, or "
+                "lower --batch-size, --frames or --size."
             ) from error
 
     return explaining
@@ -151,16 +164,36 @@ def train(
     log: Callable[[str], None] | None = None,
     on_ready: Callable[[Trainer], None] = lambda trainer: None,
 ) -> Trained:
-    """All that can fail for a wrong setting fails before other processes are started.
+    """Train a model. Wrong settings raise an error before other processes are started.
 
-    `on_ready` is given the trainer before its first step, whose `stop` ends it early.
+    Args:
+        recipe: All settings.
+        facts: The dataset and its splits; see `begin` and `read`.
+        out: The run's folder.
+        resume: Continue the run in `out` from its last checkpoint.
+        loader: `dali` or `torch`; None uses DALI if it is installed.
+        cache: Folder for the cache of decoded frames; None for no cache.
+        cache_gb: Maximum size of the cache.
+        device: `auto`, `gpu` or `cpu`.
+        devices: Devices of each node; None for one, or as many as the resumed run had.
+        nodes: Number of machines.
+        save_every_s: Seconds between checkpoints within an epoch.
+        log: Called with each log line, instead of printing it.
+        on_ready: Called with the trainer before the first step; its `stop` ends the run early.
+
+    Returns:
+        The result of the run.
+
+    Raises:
+        UserError: A setting doesn't fit the dataset or the machine, or `out` can't be used.
+        RefusedError: There is too little memory, no GPU, or the loss became NaN or infinite.
     """
     if recipe.weights != "none" or str(recipe.options.get("backbone")).startswith("hf:"):
         hub.stay_offline_if_unreachable()
     root = Path(facts.data)
-    listed, _ = splits.dealt(root, facts.split_by)
+    listed, _ = splits.load_split(root, facts.split_by)
     if len(listed.class_names) < 2:
-        raise UserError(f"{root} has one class only; a model tells at least two apart.")
+        raise UserError(f"{root} has only one class; training needs at least two.")
     train_rows, num_bad = samples_of(listed, "train")
     val_rows, num_bad_val = samples_of(listed, "val")
     weights_N = None
@@ -171,8 +204,8 @@ def train(
     digest = run_folder.digest([*train_rows, *val_rows])
     if resume and (digest, listed.class_names) != (facts.digest, facts.classes):
         raise UserError(
-            f"the clips of {root} are not those that {out} began with (they lie in "
-            f"{out / run_folder.MANIFEST}); restore them, or begin a new run."
+            f"the clips of {root} are not those that {out} started with (see "
+            f"{out / run_folder.MANIFEST}); restore them, or start a new run."
         )
     if resume and devices is None:
         devices = max(1, facts.world_size // nodes)
@@ -182,21 +215,21 @@ def train(
     parts = world_size * recipe.loop.accumulate
     if recipe.loop.batch_size % parts:
         raise UserError(
-            f"a batch of {recipe.loop.batch_size} clips can't be shared by {world_size} processes "
-            f"in {recipe.loop.accumulate} parts; take a multiple of {parts}."
+            f"a batch of {recipe.loop.batch_size} clips can't be split evenly over {world_size} "
+            f"processes and {recipe.loop.accumulate} parts; choose a multiple of {parts}."
         )
     if resume and is_first_process():
         run_folder.hold(out)
     if fabric.device.type == "cpu":
-        _refuse_clips_beyond_memory(recipe)
+        _check_memory(recipe)
     torch.manual_seed(recipe.loop.seed)
     spec = recipe.model_spec(len(listed.class_names))
     last = checkpoint.last_of(out) if resume else None
-    network, told = _make_model(recipe, spec, fresh=last is None)
+    network, weights_note = _make_model(recipe, spec, is_new=last is None)
     spec = registry.portable(spec, network)
-    taught_by = None
+    teacher = None
     if recipe.loss.teacher:
-        taught_by = Teacher(
+        teacher = Teacher(
             Path(recipe.loss.teacher),
             recipe.clip,
             listed.class_names,
@@ -206,7 +239,7 @@ def train(
     versions = describe_machine().libraries
     if not resume and is_first_process():
         facts = dataclasses.replace(
-            facts, digest=digest, weights=told, world_size=world_size, versions=versions
+            facts, digest=digest, weights=weights_note, world_size=world_size, versions=versions
         )
         run_folder.create(out, recipe, facts, listed)
 
@@ -214,7 +247,7 @@ def train(
     if fabric.device.type == "cpu":
         keep_freed_memory()
     gpu = fabric.device.index  # None on a CPU
-    loader_config = LoaderConfig(
+    train_config = LoaderConfig(
         spec=recipe.clip,
         batch_size=recipe.loop.batch_size // parts,
         augment=recipe.augment,
@@ -223,58 +256,58 @@ def train(
         rank=fabric.global_rank,
         world_size=world_size,
     )
-    seen = LoaderConfig(
+    val_config = LoaderConfig(
         spec=recipe.clip,
-        batch_size=loader_config.batch_size,
-        rank=loader_config.rank,
-        world_size=loader_config.world_size,
+        batch_size=train_config.batch_size,
+        rank=train_config.rank,
+        world_size=train_config.world_size,
     )
     name = loader or default_loader()
     first_log = log if fabric.is_global_zero else None
     with Display(shown=log is None and fabric.is_global_zero, log=first_log) as display:
         display.log(
-            f"{len(train_rows):,} clips to learn from, {len(val_rows):,} to validate on, "
+            f"{len(train_rows):,} training clips, {len(val_rows):,} validation clips, "
             f"{len(listed.class_names)} classes; {num_bad + num_bad_val} bad clips left out; "
             f"{name} loader; {world_size} × {fabric.device.type}, "
             f"{fabric.strategy.precision.precision}"
         )
-        if told:
-            display.log(told)
-        frames = open_cache(cache, max_gb=cache_gb, log=display.log)
+        if weights_note:
+            display.log(weights_note)
+        frame_cache = open_cache(cache, max_gb=cache_gb, log=display.log)
         trainer = Trainer(
             fabric,
             recipe,
             network,
             spec=spec,
             class_names=listed.class_names,
-            train=make_loader(name, train_rows, loader_config, gpu=gpu, cache=frames),
-            val=make_loader(name, val_rows, seen, gpu=gpu, cache=frames),
+            train=make_loader(name, train_rows, train_config, gpu=gpu, cache=frame_cache),
+            val=make_loader(name, val_rows, val_config, gpu=gpu, cache=frame_cache),
             run=out,
             display=display,
             versions=versions,
             class_weights_N=weights_N,
-            teacher=taught_by,
+            teacher=teacher,
             save_every_s=save_every_s,
         )
         if trainer.train.note:
             display.log(trainer.train.note)
         if last is not None:
             trainer.resume(last)
-            display.log(f"going on after step {trainer.standing.step:,}, from {last}")
+            display.log(f"resuming after step {trainer.state.step:,}, from {last}")
             if world_size != facts.world_size:
                 display.log(
-                    f"it began with {facts.world_size} processes and goes on with {world_size}: "
-                    "batches are the same, the last bits of the weights are not"
+                    f"the run started with {facts.world_size} processes and continues with "
+                    f"{world_size}: batches are the same, the last bits of the weights are not"
                 )
         on_ready(trainer)
         finished = trainer.run()
-    rows = trainer.standing.history
+    rows = trainer.state.history
     best = checkpoint.best_of(out)
     return Trained(
         path=out,
         recipe=recipe,
         best=best,
-        best_row=next((row for row in rows if row["step"] == trainer.standing.best_step), {}),
+        best_row=next((row for row in rows if row["step"] == trainer.state.best_step), {}),
         history=rows,
         finished=finished,
         report=trainer.report(),
@@ -282,27 +315,27 @@ def train(
     )
 
 
-def _make_model(recipe: Recipe, spec: Any, *, fresh: bool) -> tuple[Any, str]:
-    """The model, begun from published weights where the recipe says so; what was loaded."""
+def _make_model(recipe: Recipe, spec: Any, *, is_new: bool) -> tuple[Any, str]:
+    """The model, with the recipe's initial weights in a new run, and a line on what was loaded."""
     from engine.models import weights
 
-    source = recipe.weights if fresh else "none"
+    source = recipe.weights if is_new else "none"
     network = registry.build(spec, recipe.clip, pretrained=source == "backbone")
     if source == "none":
         return network, ""
     if source == "backbone":
-        return network, f"{spec.options.backbone}: published weights; the rest begins at random"
+        return network, f"{spec.options.backbone}: published weights; other layers are random"
     return network, weights.load(network, source).describe()
 
 
-def _refuse_clips_beyond_memory(recipe: Recipe) -> None:
-    """Before the system ends the process without a word."""
+def _check_memory(recipe: Recipe) -> None:
+    """Raise an error for clips that don't fit in memory; otherwise the system kills the process."""
     clip, loop = recipe.clip, recipe.loop
     size = clip.num_frames * 3 * clip.crop**2 * BYTES_OF_FLOAT
     needed, limit = BATCHES_HELD * size * loop.batch_size // loop.accumulate, memory_limit()
     if needed > limit:
         raise RefusedError(
             f"batches of {loop.batch_size} clips of {clip.num_frames:,} frames and {clip.crop}² "
-            f"pixels take {needed / 2**30:,.0f} GiB where there are {limit / 2**30:,.0f}: lower "
-            "--frames, --size or --batch-size, or raise --accumulate."
+            f"pixels take {needed / 2**30:,.0f} GiB, but there are {limit / 2**30:,.0f} GiB: lower "
+            "--frames, --size or --batch-size, or increase --accumulate."
         )

@@ -1,9 +1,9 @@
-"""What a run's folder holds beside its checkpoints, so that it can be resumed and repeated.
+"""The files of a run's folder, beside its checkpoints, that make it resumable and repeatable.
 
-RUN/recipe.toml    every setting; `engine train --recipe` takes it
-    run.json       the command, the data, where the weights came from, machine and versions
-    manifest.csv   the clips and their splits, as they were
-    .lock          held by the process that trains; the system frees it when that process ends
+RUN/recipe.toml    every setting; `engine train --recipe` reads it
+    run.json       the command, the data, the origin of the weights, machine and versions
+    manifest.csv   the clips and their splits when the run started
+    .lock          locked by the training process; the system releases it when that process ends
 """
 
 import dataclasses
@@ -28,26 +28,26 @@ RECIPE, FACTS, MANIFEST, LOCK = "recipe.toml", "run.json", "manifest.csv", ".loc
 
 @dataclass(frozen=True, kw_only=True)
 class RunFacts:
-    """What `run.json` says."""
+    """The content of `run.json`."""
 
     data: str
-    """The dataset's folder, absolute."""
+    """Absolute path of the dataset's folder."""
     scheme: str
-    """How its clips were split, in words."""
+    """Description of the scheme that split the dataset."""
     split_by: str | None = None
-    """The scheme that --scheme named; None where the dataset's own splits count."""
+    """Name of the scheme from --scheme; None if the dataset's own splits are used."""
     command: str = ""
     classes: list[str] = field(default_factory=list)
     digest: str = ""
-    """Of the clips; see `digest`."""
+    """Digest of the clips; see the function `digest`."""
     weights: str = ""
-    """Which published weights it began with."""
+    """The pretrained weights that were loaded."""
     world_size: int = 0
     versions: dict[str, str] = field(default_factory=dict)
 
 
 NEEDED: dict[str, Any] = {"data": str, "scheme": str}
-"""What whoever opens a run needs of its facts, and of which type."""
+"""Names and types of the facts that are required to open a run."""
 TO_RESUME: dict[str, Any] = {
     **NEEDED,
     "split_by": str | None,
@@ -56,11 +56,17 @@ TO_RESUME: dict[str, Any] = {
     "world_size": int,
 }
 OLD_NAMES = {"dealt_by": "split_by", "world": "world_size"}
-"""In runs from before these were renamed."""
+"""Renamed facts: the name in older runs, and the current name."""
 
 
 def create(run: Path, recipe: Recipe, facts: RunFacts, clips: Manifest) -> None:
-    """Begin a folder and hold it; `facts` comes last, and says that the rest is whole."""
+    """Create and lock a run's folder.
+
+    run.json is written last: if it exists, the other files are complete.
+
+    Raises:
+        UserError: The folder holds a run or a dataset, is locked, or can't be written.
+    """
     is_run = any((run / name).exists() for name in (FACTS, LOCK))
     if (run / MANIFEST).exists() and not is_run:
         raise UserError(f"{run} is the folder of a dataset: name another --out.")
@@ -71,7 +77,7 @@ def create(run: Path, recipe: Recipe, facts: RunFacts, clips: Manifest) -> None:
     hold(run)
     if (run / FACTS).exists():
         raise UserError(
-            f"{run} already holds a run: pass --resume to go on with it, or name another --out."
+            f"{run} already holds a run: pass --resume to continue it, or name another --out."
         )
     dataclasses.replace(clips, root=run).save()
     with atomic.new_text(run / RECIPE) as file:
@@ -81,10 +87,13 @@ def create(run: Path, recipe: Recipe, facts: RunFacts, clips: Manifest) -> None:
 
 
 def hold(run: Path) -> None:
-    """Keep other processes from training in this folder for as long as this one lives.
+    """Lock the folder until this process ends, so that no other process trains in it.
 
-    A record lock: unlike flock's, it isn't inherited by a loader's worker processes, which may
-    outlive a run that was killed by some seconds.
+    This is a record lock. Unlike a lock of flock, it isn't inherited by the loader's worker
+    processes, which may live some seconds longer than a run that was killed.
+
+    Raises:
+        UserError: Another process holds the lock, or the folder can't be written.
     """
     try:
         descriptor = os.open(run / LOCK, os.O_RDWR | os.O_CREAT, 0o666)
@@ -98,27 +107,29 @@ def hold(run: Path) -> None:
 
 
 def load(run: Path) -> tuple[Recipe, RunFacts]:
+    """Read the recipe and facts of a run that is to be resumed."""
     if not (run / FACTS).is_file():
-        raise UserError(f"{run} holds no run that could be resumed; leave --resume out.")
+        raise UserError(f"{run} holds no run that could be resumed; remove --resume.")
     return Recipe.resolve(recipes.read(run / RECIPE)), read_facts(run, TO_RESUME)
 
 
 def read_facts(run: Path, needed: dict[str, Any] = NEEDED) -> RunFacts:
+    """Read run.json and check that it has the facts in `needed`, with these types."""
     try:
-        found = json.loads((run / FACTS).read_text())
-        if not isinstance(found, dict):
-            raise ValueError("it is no table")
-        facts = {OLD_NAMES.get(name, name): value for name, value in found.items()}
-        for name, kind in needed.items():
-            if not isinstance(facts.get(name), kind):
+        content = json.loads((run / FACTS).read_text())
+        if not isinstance(content, dict):
+            raise ValueError("it is no object")
+        facts = {OLD_NAMES.get(name, name): value for name, value in content.items()}
+        for name, type_ in needed.items():
+            if not isinstance(facts.get(name), type_):
                 raise ValueError(f"its {name} is missing or of the wrong type")
     except (ValueError, RecursionError) as error:
-        raise UserError(f"{run / FACTS} is damaged ({error}); begin the run anew.") from error
+        raise UserError(f"{run / FACTS} is damaged ({error}); start the run again.") from error
     known = {entry.name for entry in dataclasses.fields(RunFacts)}
     return RunFacts(**{name: value for name, value in facts.items() if name in known})
 
 
 def digest(rows: Sequence[Sample]) -> str:
-    """Changes whenever other clips are trained on, or in another order."""
+    """Digest of the clips and their order, to detect a changed dataset when resuming."""
     lines = (f"{row.id} {row.path.name} {row.label} {row.frames} {row.repeat}\n" for row in rows)
     return hashlib.sha256("".join(lines).encode(errors="surrogateescape")).hexdigest()[:16]

@@ -1,4 +1,4 @@
-"""How good a model is on the validation part, in the middle of training."""
+"""Evaluates a model on the validation split during training."""
 
 from typing import Any
 
@@ -15,7 +15,10 @@ from dali_pipelines.loaders.loader_config import ClipLoader
 def validate(
     fabric: Fabric, model: nn.Module, loader: ClipLoader, num_classes: int
 ) -> dict[str, float]:
-    """Loss, top1, top5 and f1 (macro) over the clips of all ranks, and how many those are."""
+    """Compute `loss`, `top1`, `top5`, `f1` (macro) and `num_clips` over the clips of all ranks.
+
+    If no clip could be read, only `num_clips` is returned.
+    """
     metrics: dict[str, Any] = {
         "num_clips": SumMetric(),
         "loss": MeanMetric(),
