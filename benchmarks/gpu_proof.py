@@ -27,7 +27,7 @@ from benchmarks.stages import backends
 from benchmarks.stages import loader as loader_suite
 from benchmarks.training_step import training_step
 from dali_pipelines.augment import Augment
-from dali_pipelines.decode.decoders import CODECS, probe_codec
+from dali_pipelines.decode.codec_support import CODECS, probe_codec
 from dali_pipelines.decode.pixels import resized_size
 from dali_pipelines.loaders.loader_config import LoaderConfig, Sample
 from dali_pipelines.spec import ClipSpec

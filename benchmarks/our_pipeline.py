@@ -19,7 +19,7 @@ from dali_pipelines.cores import num_cores
 from dali_pipelines.decode import frame_folder
 from dali_pipelines.errors import VideoError
 from dali_pipelines.loaders.clip_reader import ClipReader, ReadClip
-from dali_pipelines.loaders.graph import ClipGraph
+from dali_pipelines.loaders.dali_graph import ClipGraph
 from dali_pipelines.loaders.loader_config import LoaderConfig, Sample
 from engine.data.loading import default_loader, make_loader
 from engine.memory import keep_freed_memory

@@ -146,7 +146,7 @@ class _Commands:
         self._pipeline: Pipeline
 
     def open(self, row: Sample) -> dict[str, Any]:
-        from benchmarks.open_pipeline import open_pipeline
+        from benchmarks.pipelines import open_pipeline
 
         started = time.time()
         self._pipeline = open_pipeline(self._spec)

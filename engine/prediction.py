@@ -130,7 +130,7 @@ def _predict_arrays(
 ) -> list[Prediction]:
     from dali_pipelines.augment import ClipView
     from dali_pipelines.decode.pixels import resize_short
-    from dali_pipelines.loaders.graph import ClipGraph
+    from dali_pipelines.loaders.dali_graph import ClipGraph
     from dali_pipelines.sampling import plan_frames
 
     spec, size = predictor.clip, batched.batch_size

@@ -394,7 +394,7 @@ def frames(path: Path) -> None:
     import videos
 
     from dali_pipelines.decode import clip_file
-    from dali_pipelines.decode.clip_part import cut_part
+    from dali_pipelines.decode.remux import cut_part
     from dali_pipelines.decode.wanted_frames import decode_in_turn, decode_wanted
     from dali_pipelines.errors import VideoError
 

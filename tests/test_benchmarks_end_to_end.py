@@ -156,7 +156,7 @@ def test_the_hugging_face_pipeline_answers_as_we_do(
     kind: str, request: pytest.FixtureRequest, tmp_path: Path
 ) -> None:
     from benchmarks.baselines.hugging_face import HuggingFace
-    from benchmarks.open_pipeline import open_pipeline
+    from benchmarks.pipelines import open_pipeline
 
     run = request.getfixturevalue(kind)
     theirs = HuggingFace(run)
@@ -203,7 +203,7 @@ def test_a_clip_that_hugging_face_cannot_read_costs_that_clip(
 def test_plain_peers_answer_as_we_do(kind: str, run: Path, tmp_path: Path) -> None:
     if reason := baselines.lacks(kind):
         pytest.skip(reason)
-    from benchmarks.open_pipeline import open_pipeline
+    from benchmarks.pipelines import open_pipeline
 
     clips = rows(tmp_path)
     ours = open_pipeline(PipelineSpec(name="run", kind="ours", path=run))
@@ -424,7 +424,7 @@ def test_points_are_drawn_and_written(tmp_path: Path) -> None:
 def test_a_peers_loader_says_what_makes_it_slow_here(
     run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from benchmarks.open_pipeline import open_pipeline
+    from benchmarks.pipelines import open_pipeline
 
     monkeypatch.setattr("dali_pipelines.loaders.torch_loader._free_shared_memory", lambda: 0)
     way = open_pipeline(PipelineSpec(name="torch", kind="torch", path=run))

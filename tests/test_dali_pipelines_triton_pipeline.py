@@ -9,7 +9,7 @@ import videos
 from numpy.typing import NDArray
 
 from dali_pipelines.decode import video_file
-from dali_pipelines.loaders import graph, triton_pipeline
+from dali_pipelines.loaders import dali_graph, triton_pipeline
 from dali_pipelines.loaders.clip_reader import ClipReader
 from dali_pipelines.loaders.dali_loader import DaliLoader
 from dali_pipelines.loaders.loader_config import LoaderConfig, Sample
@@ -70,7 +70,7 @@ def test_frames_become_the_clips_that_the_loader_makes(tmp_path: Path) -> None:
 def test_a_client_may_send_other_fronts_the_same_clip(tmp_path: Path) -> None:
     """The definition that a GPU server gets, where DALI decodes without a GPU."""
     rows = rows_of(tmp_path, "mjpeg")
-    pipeline = graph.define("video", SPEC, gpu=False, values="uint8", centered=True)(
+    pipeline = dali_graph.define("video", SPEC, gpu=False, values="uint8", centered=True)(
         batch_size=2, num_threads=1, device_id=None
     )
     reader = ClipReader(config=LoaderConfig(spec=SPEC), takes_video=lambda row: True)

@@ -11,8 +11,8 @@ import pytest
 import torch
 
 from engine.compilation import build
+from engine.compilation.compile_source import CompileSource
 from engine.compilation.request import CompileRequest
-from engine.compilation.source import CompileSource
 from engine.errors import RefusedError
 from engine.predictor import open_predictor
 from trt import probe

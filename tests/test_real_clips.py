@@ -16,8 +16,8 @@ from rows import assert_loaders_agree, rows_of
 
 import engine
 from dali_pipelines.decode import clip_file, wanted_frames
-from dali_pipelines.decode.clip_part import cut_part
 from dali_pipelines.decode.indexed_video import open_indexed
+from dali_pipelines.decode.remux import cut_part
 from dali_pipelines.decode.wanted_frames import decode_in_turn, decode_wanted
 from dali_pipelines.loaders.dali_loader import DaliLoader
 from dali_pipelines.loaders.loader_config import LoaderConfig

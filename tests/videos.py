@@ -12,7 +12,7 @@ import numpy as np
 from av.video.frame import PictureType
 from numpy.typing import NDArray
 
-from dali_pipelines.decode.decoders import leave_real_time
+from dali_pipelines.decode.codec_support import leave_real_time
 from engine.data import packed_avi
 
 # name: encoder, suffix, pixel format, options

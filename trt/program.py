@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 from torch.utils._pytree import tree_map
 
-from trt import sealed
+from trt import program_check
 from trt.config import BatchRange
 from trt.errors import CompileError
 
@@ -131,7 +131,7 @@ def save(program: ExportedProgram, path: Path) -> None:
     with zipfile.ZipFile(original) as source, zipfile.ZipFile(path, "w") as target:
         for item in source.infolist():
             with target.open(item.filename, "w", force_zip64=True) as written:
-                if sealed.EXAMPLE not in item.filename:
+                if program_check.EXAMPLE not in item.filename:
                     with source.open(item) as read:
                         shutil.copyfileobj(read, written, 1 << 20)
     original.unlink()
@@ -143,7 +143,7 @@ def load(path: Path) -> ExportedProgram:
     Raises:
         CompileError: The file is damaged, or could run code.
     """
-    sealed.check(path)
+    program_check.check(path)
     try:
         return torch.export.load(path)
     except Exception as error:  # torch raises many different errors for a damaged program

@@ -10,8 +10,8 @@ import av
 from av.container import InputContainer
 from av.video.stream import VideoStream
 
-from dali_pipelines.decode import h264
-from dali_pipelines.decode.mpeg4 import Unpacker
+from dali_pipelines.decode import h264_headers
+from dali_pipelines.decode.mpeg4_packets import Unpacker
 from dali_pipelines.decode.video_stream import demux
 
 MPEG2_B = 3
@@ -25,7 +25,9 @@ class PictureReader:
         self._container, self._stream = container, stream
         context = stream.codec_context
         self.unpacker = Unpacker(context.extradata or b"") if context.name == "mpeg4" else None
-        self.h264 = h264.Stream.of(context.extradata or b"") if context.name == "h264" else None
+        self.h264 = (
+            h264_headers.Stream.of(context.extradata or b"") if context.name == "h264" else None
+        )
         self.unseen: set[int] = set()
         """Positions of pictures that are only decoded as references."""
         self.hidden: set[int] = self.unpacker.hidden if self.unpacker else set()

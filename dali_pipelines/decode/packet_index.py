@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, Self
 import av
 import numpy as np
 
-from dali_pipelines.decode import mpeg4
+from dali_pipelines.decode import mpeg4_packets
 from dali_pipelines.decode.coded_pictures import PictureReader
 from dali_pipelines.frame_plan import IntArray
 
@@ -226,14 +226,14 @@ class _Stream:
         if has_b_frames and (not self._reader.reorders or not header or header.is_interlaced):
             # Some frames are then output twice, and interlaced B-frames depend on the first frame.
             return None
-        order = mpeg4.order_of_display(self.kinds)
+        order = mpeg4_packets.order_of_display(self.kinds)
         return [position for position in order if position not in self._reader.hidden] or None
 
     def ranks(self, numbers: IntArray) -> IntArray:
         if not (self._reader.hidden or self._reader.unseen) or None in self._pts:
             return numbers
         if self.kinds:
-            return _inverse(mpeg4.order_of_display(self.kinds), len(numbers))
+            return _inverse(mpeg4_packets.order_of_display(self.kinds), len(numbers))
         return np.argsort(np.argsort(np.array(self._pts, np.int64), kind="stable"))
 
     def stamps(self, order: list[int]) -> tuple[IntArray | None, bool]:

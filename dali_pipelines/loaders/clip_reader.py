@@ -14,13 +14,13 @@ import numpy as np
 
 from dali_pipelines.augment import ClipView
 from dali_pipelines.decode import frame_folder
-from dali_pipelines.decode.clip_part import cut_part
 from dali_pipelines.decode.pixels import Frame, resize_short, to_pixels
+from dali_pipelines.decode.remux import cut_part
 from dali_pipelines.decode.wanted_frames import decode_wanted
 from dali_pipelines.errors import VideoError
 from dali_pipelines.frame_plan import IntArray
+from dali_pipelines.loaders.dali_graph import InputKind
 from dali_pipelines.loaders.frame_cache import FrameCache
-from dali_pipelines.loaders.graph import InputKind
 from dali_pipelines.loaders.loader_config import LoaderConfig, Sample
 
 ReadBy = Literal["PyAV", "the cache", "DALI's image decoder", "DALI's video decoder"]
@@ -34,7 +34,7 @@ class ReadClip:
     input_kind: InputKind
     views: list[ClipView]
     sources: list[Any]
-    """Input of the graph; see graph.py."""
+    """Input of the graph; see dali_graph.py."""
     read_by: ReadBy
     num_damaged: int = 0
 

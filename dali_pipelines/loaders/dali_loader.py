@@ -18,8 +18,8 @@ from dali_pipelines.decode import video_file
 from dali_pipelines.decode.clip_facts import NVDEC_CODECS, suits_dali
 from dali_pipelines.errors import LoaderError, Stopped, VideoError
 from dali_pipelines.loaders.clip_reader import ClipReader, ReadClip
+from dali_pipelines.loaders.dali_graph import INPUT_KINDS, ClipGraph, InputKind
 from dali_pipelines.loaders.frame_cache import FrameCache
-from dali_pipelines.loaders.graph import INPUT_KINDS, ClipGraph, InputKind
 from dali_pipelines.loaders.loader_config import Batch, ClipLoader, LoaderConfig, Sample, make_batch
 from dali_pipelines.loaders.prefetch import Task, ThreadPool, prefetch
 

@@ -1,13 +1,13 @@
 """The DALI graph for Triton's DALI backend: the serialized pipeline, its inputs and outputs.
 
 The client samples the frames (sampling.py). It sends the part of a video that holds them
-(clip_part.py) with their numbers; for a server without a GPU it sends the decoded frames. One clip
+(remux.py) with their numbers; for a server without a GPU it sends the decoded frames. One clip
 is one sample. Triton sets the device and the batch size when it opens the pipeline.
 """
 
 from typing import Literal
 
-from dali_pipelines.loaders.graph import InputKind, define
+from dali_pipelines.loaders.dali_graph import InputKind, define
 from dali_pipelines.spec import ClipSpec
 
 Device = Literal["gpu", "cpu"]

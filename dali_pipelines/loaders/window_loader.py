@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from dali_pipelines.cores import num_cores
 from dali_pipelines.errors import LoaderError, Stopped, VideoError
-from dali_pipelines.loaders.graph import ClipGraph
+from dali_pipelines.loaders.dali_graph import ClipGraph
 from dali_pipelines.loaders.loader_config import LoaderReport
 from dali_pipelines.loaders.prefetch import Task, ThreadPool, prefetch, put_unless_stopped
 from dali_pipelines.loaders.windows import ReadWindow, Window, plan_windows, read_windows

@@ -59,7 +59,7 @@ def app(
     )
     _refuse_taken_port(site.address_of(host), port)
     options = site.streamlit_options(settings, host=host, port=port, open_browser=open_)
-    script = Path(site.__file__).with_name("script.py")
+    script = Path(site.__file__).with_name("streamlit_script.py")
     print(f"the page is at http://{host}:{port}; Ctrl-C ends it", flush=True)
     bootstrap.load_config_options(options)
     bootstrap.run(str(script), False, [settings.to_json()], options)

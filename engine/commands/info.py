@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
-    from dali_pipelines.decode.decoders import Decoder
+    from dali_pipelines.decode.codec_support import Decoder
     from engine.machine import Machine
     from trt.backends import Status
 
@@ -99,7 +99,7 @@ def try_decoders(*, with_gpu: bool) -> dict[str, dict["Decoder", bool | None]]:
     """Test each codec in a worker process; a crash or a hang counts as unsupported."""
     from functools import partial
 
-    from dali_pipelines.decode.decoders import CODECS, DECODERS, probe_codec
+    from dali_pipelines.decode.codec_support import CODECS, DECODERS, probe_codec
     from engine.parallel import run_each
 
     outcomes = run_each(
@@ -139,7 +139,7 @@ def _machine_table(machine: "Machine"):  # type: ignore[no-untyped-def]
 def _decoder_table(decoders: dict[str, dict["Decoder", bool | None]]):  # type: ignore[no-untyped-def]
     from rich.table import Table
 
-    from dali_pipelines.decode.decoders import DECODERS
+    from dali_pipelines.decode.codec_support import DECODERS
 
     table = Table(title="Which decoder opens which codec here (–: not tried)")
     table.add_column("codec")

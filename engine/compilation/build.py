@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from engine import atomic
+from engine.compilation.compile_source import BATCH_SIZE, CompileSource, row_facts
 from engine.compilation.request import CompileRequest
-from engine.compilation.source import BATCH_SIZE, CompileSource, row_facts
 from engine.errors import RefusedError, UserError
 from engine.memory import keep_freed_memory
 from engine.progress import progress_bar

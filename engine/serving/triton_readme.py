@@ -24,7 +24,8 @@ from pathlib import Path
 import numpy as np
 import tritonclient.http as triton
 
-from dali_pipelines import {imports}, sampling
+from dali_pipelines import sampling
+from dali_pipelines.decode import {imports}
 from dali_pipelines.spec import ClipSpec
 
 client = triton.InferenceServerClient("localhost:8000")
@@ -43,7 +44,7 @@ score, index, label = result.ravel()[0].decode().split(":", 2)
 print(label)
 ```
 """
-IMPORTS: dict[Device, str] = {"gpu": "clip_facts, clip_file, clip_part", "cpu": "clip_file, pixels"}
+IMPORTS: dict[Device, str] = {"gpu": "clip_facts, clip_file, remux", "cpu": "clip_file, pixels"}
 TAKES: dict[Device, str] = {
     "gpu": "the needed part of a video file and the frame numbers in it",
     "cpu": "the frames of a clip, with the short side resized,",
@@ -55,7 +56,7 @@ PREPROCESS: dict[Device, str] = {
 READING: dict[Device, str] = {
     "gpu": """\
 for_gpu = facts.codec in clip_facts.NVDEC_CODECS and clip_facts.suits_dali(facts)
-part = clip_part.cut_part(path, plan.left) if for_gpu and plan.is_plain else None
+part = remux.cut_part(path, plan.left) if for_gpu and plan.is_plain else None
 if part is None:
     sys.exit(f"{path} needs a repository exported with --device cpu")
 numbers = np.array([part.numbers[number] for number in plan.left.tolist()], np.int32)

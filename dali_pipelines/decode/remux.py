@@ -16,7 +16,7 @@ from av.bitstream import BitStreamFilterContext
 from av.video.stream import VideoStream
 from numpy.typing import NDArray
 
-from dali_pipelines.decode import h264, mpeg4
+from dali_pipelines.decode import h264_headers, mpeg4_packets
 from dali_pipelines.decode.clip_facts import NVDEC_CODECS
 from dali_pipelines.decode.indexed_video import IndexedVideo, open_indexed
 from dali_pipelines.decode.packet_index import PacketIndex
@@ -64,7 +64,7 @@ def _choose(
 ) -> dict[int, av.Packet] | None:
     """Select the needed pictures by position, in decoding order."""
     context = video.stream.codec_context
-    stream = h264.Stream.of(context.extradata or b"") if context.name == "h264" else None
+    stream = h264_headers.Stream.of(context.extradata or b"") if context.name == "h264" else None
     needed = set(index.positions[numbers].tolist())
     chosen: dict[int, av.Packet] = {}
     for run in index.runs(numbers.tolist()):
@@ -104,7 +104,7 @@ def _write(
             BitStreamFilterContext("mpeg4_unpack_bframes", stream, target)
         for decoded, (position, packet) in enumerate(pictures.items()):
             if index.kinds[position : position + 1] == "I":
-                packet = mpeg4.without_packing(packet)
+                packet = mpeg4_packets.without_packing(packet)
             packet.stream, packet.time_base, packet.duration = target, TICK, 1
             packet.pts, packet.dts = display_place[position] + delay, decoded
             output.mux(packet)

@@ -7,14 +7,14 @@ import pytest
 import videos
 from odd_videos import FILES
 
-from dali_pipelines.decode import h264
+from dali_pipelines.decode import h264_headers
 from dali_pipelines.decode.bits import Bits
 
 
-def packets_of(path: Path) -> tuple[h264.Stream, list[av.Packet]]:
+def packets_of(path: Path) -> tuple[h264_headers.Stream, list[av.Packet]]:
     with av.open(str(path)) as container:
         stream = container.streams.video[0]
-        found = h264.Stream.of(stream.codec_context.extradata or b"")
+        found = h264_headers.Stream.of(stream.codec_context.extradata or b"")
         assert found is not None
         return found, [packet for packet in container.demux(stream) if packet.size]
 
@@ -42,7 +42,7 @@ def test_interlaced_frames_are_told_from_fields(tmp_path: Path) -> None:
     assert not any(stream.is_field(bytes(packet)) for packet in packets)
     header = "1" + "00101" + "1" + "0" * stream.frame_number_bits + "1"  # and then the field's bit
     bits = header.ljust(64, "0")
-    unit = bytes([h264.SLICE | 0x60]) + int(bits, 2).to_bytes(8, "big")
+    unit = bytes([h264_headers.SLICE | 0x60]) + int(bits, 2).to_bytes(8, "big")
     assert stream.is_field(len(unit).to_bytes(4, "big") + unit)
     assert not stream._replace(may_have_fields=False).is_field(unit)
 

@@ -11,7 +11,7 @@ from av.video.frame import PictureType
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dali_pipelines.decode.mpeg4 import PICTURE, Unpacker, order_of_display
+from dali_pipelines.decode.mpeg4_packets import PICTURE, Unpacker, order_of_display
 
 
 def pictures_of(path: Path) -> list[tuple[av.Packet, str]]:

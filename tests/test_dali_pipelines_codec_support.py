@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from dali_pipelines.decode.decoders import CODECS, encode_sample
+from dali_pipelines.decode.codec_support import CODECS, encode_sample
 from engine.commands.info import try_decoders
 
 

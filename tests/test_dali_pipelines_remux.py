@@ -9,7 +9,7 @@ import pytest
 import videos
 from odd_videos import FILES, ORDER_UNKNOWN
 
-from dali_pipelines.decode.clip_part import cut_part
+from dali_pipelines.decode.remux import cut_part
 
 NONE = {*ORDER_UNKNOWN, "wmv2", "mpeg2video"}
 """Files of which no part is cut: their order isn't known, or DALI can't decode them."""
