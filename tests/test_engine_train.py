@@ -588,3 +588,31 @@ def test_curves_are_drawn(tmp_path: Path) -> None:
 
     with Image.open(path) as picture:
         assert picture.size == (1200, 480)
+
+
+@pytest.mark.slow
+def test_a_run_from_before_names_were_changed_resumes(
+    run_engine, dataset: Path, tmp_path: Path
+) -> None:
+    """Settings, facts, model options and the state of training have other names there."""
+    run = tmp_path / "run"
+    words = ("train", "--data", dataset, *CNN, "--epochs", 2, "--out", run)
+    assert run_engine(*words).returncode == 0
+    step, _ = final_weights(run)
+    recipe = run / "recipe.toml"
+    text = recipe.read_text().replace("optimizer", "optimiser").replace("epochs = 2", "epochs = 3")
+    recipe.write_text('layout = "TCHW"\n' + text)
+    facts = json.loads((run / "run.json").read_text())
+    facts["world"], facts["dealt_by"] = facts.pop("world_size"), facts.pop("split_by")
+    (run / "run.json").write_text(json.dumps(facts))
+    for folder in (run / "checkpoints").iterdir():
+        config = json.loads((folder / "config.json").read_text())
+        config["model"]["options"]["centred"] = config["model"]["options"].pop("centered")
+        (folder / "config.json").write_text(json.dumps(config))
+        state = torch.load(folder / "state.pt", weights_only=True)
+        state["optimiser"] = state.pop("optimizer")
+        state["standing"]["num_right"] = state["standing"].pop("num_correct")
+        torch.save(state, folder / "state.pt")
+    resumed = run_engine("train", "--out", run, "--resume")
+    assert resumed.returncode == 0, resumed.stderr
+    assert final_weights(run)[0] == step * 3 // 2

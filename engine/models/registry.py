@@ -205,10 +205,14 @@ def portable(spec: ModelSpec, model: nn.Module) -> ModelSpec:
     return dataclasses.replace(spec, options=options)
 
 
+OLD_NAMES = {"centred": "centered"}
+"""Options of models that were saved before these were renamed."""
+
+
 def _options(family: str, values: dict[str, Any], base: Any = None) -> Any:
     """The family's Options: `base`, or the defaults, updated with `values` (also `recurrence`)."""
     base = base or FAMILIES[family].Options()
-    changed = dict(values)
+    changed = {OLD_NAMES.get(name, name): value for name, value in values.items()}
     _refuse_unknown(family, base, changed)
     if isinstance(changed.get("recurrence"), dict):
         _refuse_unknown(f"recurrence of {family}", base.recurrence, changed["recurrence"])

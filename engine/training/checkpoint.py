@@ -210,10 +210,18 @@ def load_state(checkpoint: Path) -> dict[str, Any]:
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
         if not isinstance(state, dict):
-            raise ValueError("it is no dict")
-        return state
+            raise ValueError("it is not a dict")
+        return _with_new_names(state)
     except Exception as error:  # torch raises many types for a damaged file
-        raise UserError(f"{path} can't be read ({error}); take another checkpoint.") from error
+        raise UserError(f"{path} can't be read ({error}); use another checkpoint.") from error
+
+
+def _with_new_names(state: dict[str, Any]) -> dict[str, Any]:
+    """The state of a run from before parts of it were renamed."""
+    if "optimiser" in state:
+        state["optimizer"] = state.pop("optimiser")
+        state["standing"]["num_correct"] = state["standing"].pop("num_right")
+    return state
 
 
 def _numbered(run: Path) -> list[Path]:

@@ -10,9 +10,10 @@ from typing import Any, Concatenate, ParamSpec
 
 import torch
 
-from dali_pipelines.loaders.loader_config import LoaderConfig, LoaderReport
+from dali_pipelines.loaders.loader_config import LoaderConfig, LoaderReport, Sample
 from engine.data import splits
 from engine.data.loading import default_loader, make_loader, open_cache
+from engine.data.manifest import Manifest
 from engine.data.samples import samples_of
 from engine.errors import RefusedError, UserError
 from engine.machine import describe_machine, memory_limit
@@ -190,85 +191,43 @@ def train(
     """
     if recipe.weights != "none" or str(recipe.options.get("backbone")).startswith("hf:"):
         hub.stay_offline_if_unreachable()
-    root = Path(facts.data)
-    listed, _ = splits.load_split(root, facts.split_by)
-    if len(listed.class_names) < 2:
-        raise UserError(f"{root} has only one class; training needs at least two.")
-    train_rows, num_bad = samples_of(listed, "train")
-    val_rows, num_bad_val = samples_of(listed, "val")
-    weights_N = None
-    if recipe.loss.balance == "weights":
-        weights_N = class_weights(train_rows, len(listed.class_names))
-    elif recipe.loss.balance == "sampling":
-        train_rows = oversample(train_rows)
-    digest = run_folder.digest([*train_rows, *val_rows])
-    if resume and (digest, listed.class_names) != (facts.digest, facts.classes):
-        raise UserError(
-            f"the clips of {root} are not those that {out} started with (see "
-            f"{out / run_folder.MANIFEST}); restore them, or start a new run."
-        )
+    clips = _gather_clips(recipe, facts, out, resume=resume)
     if resume and devices is None:
         devices = max(1, facts.world_size // nodes)
     fabric, precision = make_fabric(device, devices or 1, nodes, recipe.loop.precision)
     recipe = dataclasses.replace(recipe, loop=dataclasses.replace(recipe.loop, precision=precision))
-    world_size = fabric.world_size
-    parts = world_size * recipe.loop.accumulate
-    if recipe.loop.batch_size % parts:
-        raise UserError(
-            f"a batch of {recipe.loop.batch_size} clips can't be split evenly over {world_size} "
-            f"processes and {recipe.loop.accumulate} parts; choose a multiple of {parts}."
-        )
+    batch_size = _batch_size_of_part(recipe, fabric.world_size)
     if resume and is_first_process():
         run_folder.hold(out)
     if fabric.device.type == "cpu":
         _check_memory(recipe)
     torch.manual_seed(recipe.loop.seed)
-    spec = recipe.model_spec(len(listed.class_names))
+    class_names = clips.manifest.class_names
+    spec = recipe.model_spec(len(class_names))
     last = checkpoint.last_of(out) if resume else None
     network, weights_note = _make_model(recipe, spec, is_new=last is None)
     spec = registry.portable(spec, network)
-    teacher = None
-    if recipe.loss.teacher:
-        teacher = Teacher(
-            Path(recipe.loss.teacher),
-            recipe.clip,
-            listed.class_names,
-            temperature=recipe.loss.temperature,
-            weight=recipe.loss.teacher_weight,
-        )
+    teacher = _open_teacher(recipe, class_names)
     versions = describe_machine().libraries
     if not resume and is_first_process():
         facts = dataclasses.replace(
-            facts, digest=digest, weights=weights_note, world_size=world_size, versions=versions
-        )
-        run_folder.create(out, recipe, facts, listed)
+            facts, digest=clips.digest, weights=weights_note, world_size=fabric.world_size,
+            versions=versions,
+        )  # fmt: skip
+        run_folder.create(out, recipe, facts, clips.manifest)
 
     fabric.launch()
     if fabric.device.type == "cpu":
         keep_freed_memory()
     gpu = fabric.device.index  # None on a CPU
-    train_config = LoaderConfig(
-        spec=recipe.clip,
-        batch_size=recipe.loop.batch_size // parts,
-        augment=recipe.augment,
-        shuffle=True,
-        seed=recipe.loop.seed,
-        rank=fabric.global_rank,
-        world_size=world_size,
-    )
-    val_config = LoaderConfig(
-        spec=recipe.clip,
-        batch_size=train_config.batch_size,
-        rank=train_config.rank,
-        world_size=train_config.world_size,
-    )
     name = loader or default_loader()
+    train_config, val_config = _loader_configs(recipe, batch_size, fabric)
     first_log = log if fabric.is_global_zero else None
     with Display(shown=log is None and fabric.is_global_zero, log=first_log) as display:
         display.log(
-            f"{len(train_rows):,} training clips, {len(val_rows):,} validation clips, "
-            f"{len(listed.class_names)} classes; {num_bad + num_bad_val} bad clips left out; "
-            f"{name} loader; {world_size} × {fabric.device.type}, "
+            f"{len(clips.train):,} training clips, {len(clips.val):,} validation clips, "
+            f"{len(class_names)} classes; {clips.num_bad} bad clips left out; "
+            f"{name} loader; {fabric.world_size} × {fabric.device.type}, "
             f"{fabric.strategy.precision.precision}"
         )
         if weights_note:
@@ -279,13 +238,13 @@ def train(
             recipe,
             network,
             spec=spec,
-            class_names=listed.class_names,
-            train=make_loader(name, train_rows, train_config, gpu=gpu, cache=frame_cache),
-            val=make_loader(name, val_rows, val_config, gpu=gpu, cache=frame_cache),
+            class_names=class_names,
+            train=make_loader(name, clips.train, train_config, gpu=gpu, cache=frame_cache),
+            val=make_loader(name, clips.val, val_config, gpu=gpu, cache=frame_cache),
             run=out,
             display=display,
             versions=versions,
-            class_weights_N=weights_N,
+            class_weights_N=clips.weights_N,
             teacher=teacher,
             save_every_s=save_every_s,
         )
@@ -294,24 +253,108 @@ def train(
         if last is not None:
             trainer.resume(last)
             display.log(f"resuming after step {trainer.state.step:,}, from {last}")
-            if world_size != facts.world_size:
+            if fabric.world_size != facts.world_size:
                 display.log(
                     f"the run started with {facts.world_size} processes and continues with "
-                    f"{world_size}: batches are the same, the last bits of the weights are not"
+                    f"{fabric.world_size}: batches are the same, the last bits of the weights are "
+                    "not"
                 )
         on_ready(trainer)
         finished = trainer.run()
+    return _result_of(trainer, recipe, out, finished=finished)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Clips:
+    manifest: Manifest
+    train: list[Sample]
+    val: list[Sample]
+    num_bad: int
+    """Clips of both splits that `engine data check` found bad."""
+    digest: str
+    weights_N: torch.Tensor | None
+    """Weight of each class in the loss; None for equal weights."""
+
+
+def _gather_clips(recipe: Recipe, facts: RunFacts, out: Path, *, resume: bool) -> _Clips:
+    root = Path(facts.data)
+    manifest, _ = splits.load_split(root, facts.split_by)
+    if len(manifest.class_names) < 2:
+        raise UserError(f"{root} has only one class; training needs at least two.")
+    train_rows, num_bad = samples_of(manifest, "train")
+    val_rows, num_bad_val = samples_of(manifest, "val")
+    weights_N = None
+    if recipe.loss.balance == "weights":
+        weights_N = class_weights(train_rows, len(manifest.class_names))
+    elif recipe.loss.balance == "sampling":
+        train_rows = oversample(train_rows)
+    digest = run_folder.digest([*train_rows, *val_rows])
+    if resume and (digest, manifest.class_names) != (facts.digest, facts.classes):
+        raise UserError(
+            f"the clips of {root} are not those that {out} started with (see "
+            f"{out / run_folder.MANIFEST}); restore them, or start a new run."
+        )
+    return _Clips(
+        manifest=manifest,
+        train=train_rows,
+        val=val_rows,
+        num_bad=num_bad + num_bad_val,
+        digest=digest,
+        weights_N=weights_N,
+    )
+
+
+def _batch_size_of_part(recipe: Recipe, world_size: int) -> int:
+    """Clips that go through the model at a time, in one process."""
+    loop = recipe.loop
+    parts = world_size * loop.accumulate
+    if loop.batch_size % parts:
+        raise UserError(
+            f"a batch of {loop.batch_size} clips can't be split evenly over {world_size} "
+            f"processes and {loop.accumulate} parts; choose a multiple of {parts}."
+        )
+    return loop.batch_size // parts
+
+
+def _open_teacher(recipe: Recipe, class_names: list[str]) -> Teacher | None:
+    if not recipe.loss.teacher:
+        return None
+    return Teacher(
+        Path(recipe.loss.teacher),
+        recipe.clip,
+        class_names,
+        temperature=recipe.loss.temperature,
+        weight=recipe.loss.teacher_weight,
+    )
+
+
+def _loader_configs(
+    recipe: Recipe, batch_size: int, fabric: Any
+) -> tuple[LoaderConfig, LoaderConfig]:
+    """For training and for validation."""
+    val_config = LoaderConfig(
+        spec=recipe.clip,
+        batch_size=batch_size,
+        rank=fabric.global_rank,
+        world_size=fabric.world_size,
+    )
+    train_config = dataclasses.replace(
+        val_config, augment=recipe.augment, shuffle=True, seed=recipe.loop.seed
+    )
+    return train_config, val_config
+
+
+def _result_of(trainer: Trainer, recipe: Recipe, out: Path, *, finished: bool) -> Trained:
     rows = trainer.state.history
-    best = checkpoint.best_of(out)
     return Trained(
         path=out,
         recipe=recipe,
-        best=best,
+        best=checkpoint.best_of(out),
         best_row=next((row for row in rows if row["step"] == trainer.state.best_step), {}),
         history=rows,
         finished=finished,
         report=trainer.report(),
-        is_first=fabric.is_global_zero,
+        is_first=trainer.fabric.is_global_zero,
     )
 
 
