@@ -50,6 +50,11 @@ class Prediction:
     warning: str = ""
     error: str = ""
 
+    @property
+    def duration_s(self) -> float:
+        """Length of the window or video in seconds."""
+        return self.end_s - self.start_s
+
 
 def predict(
     predictor: VideoModel,

@@ -83,6 +83,7 @@ def test_videos_are_labelled_in_their_order_and_bad_ones_say_why(run: Path, fold
         assert sum(alone.top.values()) == pytest.approx(1, abs=1e-5)
         assert alone.confidence == alone.top[alone.label]
         assert (alone.start_s, alone.end_s) == (0, pytest.approx(16 / 30, abs=0.01))
+        assert alone.duration_s == alone.end_s
     assert model.predict([]) == []
 
 
