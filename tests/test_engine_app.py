@@ -107,7 +107,7 @@ def test_an_upload_gets_frames_label_bars_player_and_timing(
     assert "my *clip*.avi" in text  # as it is, not as Markdown
     for stage in ("opening the model", "finding frames", "decoding", "model", "player"):
         assert re.search(rf"{stage}\s+[\d.]+ m?s", text), stage
-    assert "without sound, since browsers don't play this kind of file" in text
+    assert "without sound, because browsers don't play this kind of file" in text
     wait_until(lambda: seconds_in_player(page)[1] > 0)
     assert seconds_in_player(page)[1] == pytest.approx(1.0, abs=0.1)
     assert list(server.temporary.iterdir()) == []

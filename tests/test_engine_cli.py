@@ -151,7 +151,7 @@ def _ghost(root: Path) -> None:
     [
         (["data", "index", "{root}/nowhere"], "nowhere is not a folder; name the folder"),
         (["data", "split", "{root}", "--scheme", "groupd"], "did you mean 'grouped'?"),
-        (["data", "split", "{root}", "--scheme", "grouped", "--fold", "2"], "--fold belongs to"),
+        (["data", "split", "{root}", "--scheme", "grouped", "--fold", "2"], "--fold only"),
         (
             ["data", "split", "{root}", "--scheme", "official", "--fold", "9"],
             "choose fold 1, 2 or 3",

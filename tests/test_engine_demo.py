@@ -24,7 +24,7 @@ def test_the_demo_goes_all_the_way_and_leaves_one_page(run_engine: Any, tmp_path
     assert done.returncode == 0, done.stdout + done.stderr
     assert "[7 of 7" in done.stdout
     assert str(out / "index.html") in done.stdout
-    assert "engine data index my_videos" in done.stdout.split("Now with your own videos")[1]
+    assert "engine data index my_videos" in done.stdout.split("Next, your own videos")[1]
 
     page = (out / "index.html").read_text()
     for command in ("data synth", "data split", "train", "evaluate", "compile", "bench", "label"):
@@ -43,7 +43,7 @@ def test_the_demo_goes_all_the_way_and_leaves_one_page(run_engine: Any, tmp_path
     assert len(labelled) == 9
     again = run_engine("demo", "--out", out)
     assert again.returncode == 2
-    assert "is there already" in again.stderr
+    assert "exists already" in again.stderr
 
 
 def test_ctrl_c_ends_the_demo_and_its_step(tmp_path: Path) -> None:
