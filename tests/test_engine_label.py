@@ -231,7 +231,7 @@ def test_a_folder_is_watched_until_ctrl_c(run: Path, tmp_path: Path, films: Path
         ),
         (("{films}", "--min-confidence", "nan"), "--min-confidence takes a fraction"),
         (("{films}", "--timeout", "nan"), "--timeout takes seconds from 1 up, not nan"),
-        (("--merge", "{films}/a.csv"), "name results of label"),
+        (("--merge", "{films}/a.csv"), "name results of `engine label`"),
         (
             ("{films}", "--model", "{run}", "--out", "a.csv", "--segments", "./a.csv"),
             "overwritten",
