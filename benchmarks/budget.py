@@ -1,24 +1,25 @@
 """Selects configurations: the Pareto front of clips/s and accuracy, and a budget on either."""
 
-from typing import Any
-
-Row = dict[str, Any]
+from benchmarks.rows import BenchRow
 
 
-def on_front(rows: list[Row]) -> list[bool]:
+def on_front(rows: list[BenchRow]) -> list[bool]:
     """Return for each row whether it is on the Pareto front, that is not dominated by another."""
     return [not any(_dominates(other, row) for other in rows) for row in rows]
 
 
-def _dominates(a_row: Row, b_row: Row) -> bool:
+def _dominates(a_row: BenchRow, b_row: BenchRow) -> bool:
     """Whether the first row is at least as fast and accurate, and better in one of the two."""
-    pairs = [(a_row[key], b_row[key]) for key in ("clips_per_s", "top1")]
+    pairs = [
+        (a_row["clips_per_s"], b_row["clips_per_s"]),
+        (a_row["top1"], b_row["top1"]),
+    ]
     return all(a >= b for a, b in pairs) and any(a > b for a, b in pairs)
 
 
 def pick(
-    rows: list[Row], *, target_clips_per_s: float | None = None, max_drop: float | None = None
-) -> Row | None:
+    rows: list[BenchRow], *, target_clips_per_s: float | None = None, max_drop: float | None = None
+) -> BenchRow | None:
     """Pick the row that fits a budget.
 
     Args:

@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from typing import Any
 
+from benchmarks.rows import BenchRow
+
 MIN = 0.03
 """Smaller changes of the median are ignored, even if the spreads are narrow."""
 POINTS = 0.5
@@ -59,8 +61,8 @@ def compare(before: dict[str, Any], after: dict[str, Any]) -> tuple[list[Change]
     return changes, sorted(old.keys() ^ new.keys())
 
 
-def _rows(result: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    rows = {}
+def _rows(result: dict[str, Any]) -> dict[str, BenchRow]:
+    rows: dict[str, BenchRow] = {}
     for row in result["rows"]:
         if "error" not in row:
             settings = [f"{key} {row[key]}" for key in ("batch", "views") if key in row]

@@ -5,6 +5,7 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
+from benchmarks.rows import BenchRow
 from engine import atomic
 from engine.html import document, embed_png
 
@@ -39,12 +40,12 @@ def write(result: dict[str, Any], path: Path) -> list[Path]:
     return [*written, *pictures, page]
 
 
-def title_of(row: dict[str, Any]) -> str:
+def title_of(row: BenchRow) -> str:
     setting = f"batch {row['batch']}" if row["views"] == "1x1" else f"{row['views']} views"
     return f"{row['name']} · {setting}"
 
 
-def draw_front(path: Path, rows: list[dict[str, Any]]) -> Path:
+def draw_front(path: Path, rows: list[BenchRow]) -> Path:
     """Draw speed against accuracy, with the Pareto front.
 
     Rows off the front are faded, baselines are hollow. Error bars show the 95% interval of the
@@ -87,7 +88,7 @@ def draw_front(path: Path, rows: list[dict[str, Any]]) -> Path:
     return path
 
 
-def _write_names(axes: Any, rows: list[dict[str, Any]]) -> None:
+def _write_names(axes: Any, rows: list[BenchRow]) -> None:
     """Write labels beside the points; labels of close points are stacked to avoid overlaps."""
     num_labels: dict[float, int] = {}
     for row in sorted(rows, key=lambda each: (round(each["top1"], 2), each["clips_per_s"])):
@@ -100,7 +101,7 @@ def _write_names(axes: Any, rows: list[dict[str, Any]]) -> None:
         )  # fmt: skip
 
 
-def draw_stages(path: Path, rows: list[dict[str, Any]]) -> list[Path]:
+def draw_stages(path: Path, rows: list[BenchRow]) -> list[Path]:
     """Draw milliseconds per clip of each stage, and of the whole pipeline."""
     rows = [row for row in rows if "stages" in row]
     if not rows:
@@ -136,7 +137,7 @@ def _pyplot() -> Any:
     return plt
 
 
-def _write_csv(path: Path, rows: list[dict[str, Any]]) -> Path:
+def _write_csv(path: Path, rows: list[BenchRow]) -> Path:
     with atomic.new_text(path) as file:
         table = csv.DictWriter(file, COLUMNS, restval="", extrasaction="raise")
         table.writeheader()
@@ -173,7 +174,7 @@ HEADS = (
 )  # fmt: skip
 
 
-def cells_of(row: dict[str, Any]) -> list[str]:
+def cells_of(row: BenchRow) -> list[str]:
     """Return the cells of a row of the page's table."""
     if "error" in row:
         return [row["name"], row["model"], row["backend"], row["error"]]
@@ -199,7 +200,7 @@ def cells_of(row: dict[str, Any]) -> list[str]:
     ]
 
 
-def _table(rows: list[dict[str, Any]]) -> str:
+def _table(rows: list[BenchRow]) -> str:
     head = "".join(f"<th>{escape(name)}</th>" for name in HEADS)
     lines = []
     for row in rows:

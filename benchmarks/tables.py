@@ -6,6 +6,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.report import title_of
+from benchmarks.rows import BenchRow
 
 if TYPE_CHECKING:
     from benchmarks.comparison import Change
@@ -99,5 +100,5 @@ def print_comparison(changes: "list[Change]", alone: list[str]) -> None:
         print(f"in only one of the two: {'; '.join(alone)}")
 
 
-def _spread(row: dict[str, Any]) -> str:
+def _spread(row: BenchRow) -> str:
     return f"{row['spread']:.0%}{' wide' if row['wide'] else ''}"

@@ -15,7 +15,7 @@ import dataclasses
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -23,6 +23,7 @@ from benchmarks import baselines
 from benchmarks.budget import on_front
 from benchmarks.harness import interleaved, summary
 from benchmarks.pipeline import PipelineSpec, Setting
+from benchmarks.rows import BenchRow
 from benchmarks.worker import PipelineError, Worker
 from dali_pipelines.cores import num_cores
 from dali_pipelines.loaders.loader_config import Sample
@@ -71,7 +72,7 @@ def measure(
     """
     with contextlib.ExitStack() as stack:
         pipelines: dict[str, _Measured] = {}
-        failed: list[dict[str, Any]] = []
+        failed: list[BenchRow] = []
         for candidate in candidates:
             name = candidate.spec.name
             try:
@@ -82,7 +83,7 @@ def measure(
                         measured.label_all(advance)
                     pipelines[measured.title] = measured
             except PipelineError as error:
-                failed.append({"name": name, **candidate.facts, "error": str(error)})
+                failed.append(_failed_row(name, candidate, error))
         with on_work("Timing", repeats * len(pipelines)) as advance:
             rates = interleaved(
                 {title: pipeline.label_subset for title, pipeline in pipelines.items()},
@@ -97,13 +98,16 @@ def measure(
                     results.append(pipeline.row(rates[title], sources))
                     done.append(pipeline)
                 except PipelineError as error:
-                    facts = pipeline.candidate.facts
-                    failed.append({"name": title, **facts, "error": str(error)})
+                    failed.append(_failed_row(title, pipeline.candidate, error))
                 advance()
     _add_agreement(results, done)
     for row, front in zip(results, on_front(results), strict=True):
         row["on_front"] = front
     return {"num_clips": len(rows), "cores": num_cores(), "rows": results + failed}
+
+
+def _failed_row(name: str, candidate: Candidate, error: PipelineError) -> BenchRow:
+    return cast(BenchRow, {"name": name, **candidate.facts, "error": str(error)})
 
 
 def _open(candidate: Candidate, row: Sample, stack: contextlib.ExitStack) -> "_Open":
@@ -164,7 +168,7 @@ class _Measured:
         except PipelineError:
             return 0
 
-    def row(self, rates: list[float], sources: dict[int, str]) -> dict[str, Any]:
+    def row(self, rates: list[float], sources: dict[int, str]) -> BenchRow:
         spec = self.candidate.spec
         row = summary(spec.name, rates) | self.candidate.facts
         row |= {"kind": spec.kind, "batch": self._setting.batch, "views": self._setting.views}
@@ -185,7 +189,7 @@ class _Measured:
             drop_from_cache(self._subset)
             (cold,) = interleaved({"cold": self.label_subset}, repeats=1)["cold"]
             row["cold_clips_per_s"] = round(cold, 1)
-        return row
+        return cast(BenchRow, row)
 
     def _accuracy(self, sources: dict[int, str]) -> dict[str, Any]:
         read = [row for row in self._rows if row.id in self.labels]
@@ -212,7 +216,7 @@ class _Measured:
         return result
 
 
-def _add_agreement(rows: list[dict[str, Any]], pipelines: list[_Measured]) -> None:
+def _add_agreement(rows: list[BenchRow], pipelines: list[_Measured]) -> None:
     """Add the share of labels equal to those of the eager fp32 run with the same weights."""
     references: dict[str, _Measured] = {}
     for pipeline in pipelines:
