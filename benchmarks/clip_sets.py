@@ -43,6 +43,13 @@ class Clip:
     """Number of frames of a full decode."""
 
 
+def add_clips_argument(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--clips", type=clip_set, action="append", required=True, metavar="[NAME=]FOLDER",
+        help="a folder of videos, at any depth; may be given several times",
+    )  # fmt: skip
+
+
 def clip_set(text: str) -> ClipSet:
     """Parse an argument FOLDER or NAME=FOLDER."""
     name, _, path = text.rpartition("=")

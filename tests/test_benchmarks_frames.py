@@ -139,13 +139,13 @@ def test_what_cannot_be_used_is_a_row_with_the_reason(folder: Path) -> None:
 
 
 def test_failures_name_files_and_not_this_machine(folder: Path) -> None:
-    question = frames._Question(
+    question = frames._Task(
         name="raises",
         reader=reader(raises),
         clip=frames.Clip(path=folder / "mpeg4.avi", num_frames=40),
         numbers={"segments": [3]},
     )
-    answer = frames._ask(question)
+    answer = frames._run(question)
     assert answer.error == "cannot open mpeg4.avi"
     assert answer.tallies["segments"].missing == 1
 

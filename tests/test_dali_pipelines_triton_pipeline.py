@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import videos
 from numpy.typing import NDArray
+from rows import rows_of
 
-from dali_pipelines.decode import video_file
 from dali_pipelines.loaders import dali_graph, triton_pipeline
 from dali_pipelines.loaders.clip_reader import ClipReader
 from dali_pipelines.loaders.dali_loader import DaliLoader
@@ -18,28 +18,13 @@ from dali_pipelines.spec import ClipSpec
 SPEC = ClipSpec(num_frames=4, resize=48, crop=40)
 
 
-def rows_of(folder: Path, codec: str) -> list[Sample]:
+def two_clips(folder: Path, codec: str) -> list[Sample]:
     """Two clips that differ in size and shape."""
     paths = [
         videos.write_video(folder / "a", codec=codec, frames=20, size=(160, 120)),
         videos.write_video(folder / "b", codec=codec, frames=30, size=(96, 128)),
     ]
-    rows = []
-    for number, path in enumerate(paths):
-        facts = video_file.probe(path)
-        rows.append(
-            Sample(
-                id=number,
-                path=path,
-                label=0,
-                frames=facts.frames,
-                fps=facts.fps,
-                width=facts.width,
-                height=facts.height,
-                codec=facts.codec,
-            )
-        )
-    return rows
+    return rows_of(paths)
 
 
 def loaded(rows: list[Sample], spec: ClipSpec, **options) -> NDArray[np.uint8]:
@@ -56,7 +41,7 @@ def test_frames_become_the_clips_that_the_loader_makes(tmp_path: Path) -> None:
     from nvidia.dali import Pipeline
 
     spec = ClipSpec(num_frames=4, resize=48, crop=40)
-    rows = rows_of(tmp_path, "mpeg4")
+    rows = two_clips(tmp_path, "mpeg4")
     serialized = triton_pipeline.serialize("cpu", spec, max_clips=8, num_threads=1)
     pipeline = Pipeline.deserialize(serialized)
     pipeline.feed_input("source", frames_of(rows, spec))
@@ -69,7 +54,7 @@ def test_frames_become_the_clips_that_the_loader_makes(tmp_path: Path) -> None:
 
 def test_a_client_may_send_other_fronts_the_same_clip(tmp_path: Path) -> None:
     """The definition that a GPU server gets, where DALI decodes without a GPU."""
-    rows = rows_of(tmp_path, "mjpeg")
+    rows = two_clips(tmp_path, "mjpeg")
     pipeline = dali_graph.define("video", SPEC, gpu=False, values="uint8", centered=True)(
         batch_size=2, num_threads=1, device_id=None
     )
@@ -95,7 +80,7 @@ def test_video_on_a_gpu_becomes_the_clips_that_the_loader_makes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("DALI_USE_EXEC2", "1")
-    rows = rows_of(tmp_path, "h264")
+    rows = two_clips(tmp_path, "h264")
     serialized = triton_pipeline.serialize("gpu", SPEC, max_clips=8, num_threads=1)
     reader = ClipReader(config=LoaderConfig(spec=SPEC), takes_video=lambda row: True)
     sources = [source for row in rows for source in reader.read(row, 0).sources]
@@ -116,7 +101,7 @@ def test_dali_runs_it_through_the_calls_that_triton_makes(tmp_path: Path) -> Non
     library = ctypes.CDLL(str(Path(dali.__file__).parent / "libdali.so"))
     library.daliGetExternalInputName.restype = ctypes.c_char_p
     library.daliGetExternalInputLayout.restype = ctypes.c_char_p
-    rows = rows_of(tmp_path, "mpeg4")
+    rows = two_clips(tmp_path, "mpeg4")
     frames = frames_of(rows, SPEC)
     serialized = triton_pipeline.serialize("cpu", SPEC, max_clips=2, num_threads=1)
     no_gpu, threads_as_serialized, batch = -99999, -1, 5

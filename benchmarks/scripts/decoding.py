@@ -33,7 +33,14 @@ from pathlib import Path
 from typing import Any, Self
 
 from benchmarks.baselines.frame_readers import READERS
-from benchmarks.clip_sets import Clip, ClipSet, clip_set, decoded_clips, linked, numbers_of
+from benchmarks.clip_sets import (
+    Clip,
+    ClipSet,
+    add_clips_argument,
+    decoded_clips,
+    linked,
+    numbers_of,
+)
 from benchmarks.harness import interleaved_figures, summary
 from benchmarks.machine import commit_of, file_name, fingerprint
 from benchmarks.scripts import decoding_worker
@@ -52,10 +59,7 @@ BATCH_SIZE = 16
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument(
-        "--clips", type=clip_set, action="append", required=True, metavar="[NAME=]FOLDER",
-        help="a folder of videos, at any depth; may be given several times",
-    )  # fmt: skip
+    add_clips_argument(parser)
     parser.add_argument("--against", type=Path, help="another checkout of this project")
     parser.add_argument("--only", nargs="+", choices=PARTS, default=PARTS)
     parser.add_argument("--frames", type=int, nargs="+", default=[8, 16])

@@ -25,7 +25,14 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.baselines.frame_readers import READERS, Reader, lacks, num_damaged
-from benchmarks.clip_sets import Clip, ClipSet, clip_set, decoded_clips, first_line, numbers_of
+from benchmarks.clip_sets import (
+    Clip,
+    ClipSet,
+    add_clips_argument,
+    decoded_clips,
+    first_line,
+    numbers_of,
+)
 from benchmarks.full_decode import FullDecode
 from benchmarks.machine import file_name, fingerprint
 from dali_pipelines.spec import Sampling
@@ -39,10 +46,7 @@ TIMEOUT_S = 120.0
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument(
-        "--clips", type=clip_set, action="append", required=True, metavar="[NAME=]FOLDER",
-        help="a folder of videos, at any depth; may be given several times",
-    )  # fmt: skip
+    add_clips_argument(parser)
     parser.add_argument("--frames", type=int, default=16, help="number of frames per clip")
     parser.add_argument(
         "--files", type=int, help="maximum number of files per folder, spread over all"

@@ -100,7 +100,7 @@ class Task(Generic[Item]):
 
 
 class ThreadPool:
-    """Threads that run tasks in order.
+    """Up to `size` threads that run tasks in order; each task starts one until there are enough.
 
     A thread that hangs in a library can't be stopped: `abandon` leaves it running until the process
     exits, and starts another thread in its place.
@@ -109,14 +109,16 @@ class ThreadPool:
     def __init__(self, size: int) -> None:
         self._waiting: queue.SimpleQueue[Task[Any] | None] = queue.SimpleQueue()
         self._threads: list[threading.Thread] = []
-        for _ in range(size):
-            self._add()
+        self._size = size
 
     def submit(self, task: Task[Any]) -> None:
         self._waiting.put(task)
+        if len(self._threads) < self._size:
+            self._add()
 
     def abandon(self, task: Task[Any]) -> None:
         task.stop.set()
+        self._size += 1
         self._add()
 
     def shut_down(self) -> None:

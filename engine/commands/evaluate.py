@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
-from engine.file_names import folded
+from engine.file_names import folded, last_name
 
 if TYPE_CHECKING:
     from engine.evaluation.results import Evaluated
@@ -85,7 +85,7 @@ def evaluate(
 
 def _names(runs: list[Path]) -> list[str]:
     """Of the runs' folders in the report: no two are alike, on any file system."""
-    given = [(run.resolve() if run.name == ".." else run.absolute()).name or "run" for run in runs]
+    given = [last_name(run) or "run" for run in runs]
     looks = list(map(folded, given))
     taken = {look for look in looks if looks.count(look) == 1}
     names = []
