@@ -61,6 +61,7 @@ def wait_for_answer(page: Any, name: str) -> str:
     page.locator("h3", has_text=name).wait_for()
     page.locator('[data-test-script-state="notRunning"]').wait_for()
     page.get_by_text("Time per stage").wait_for()
+    page.get_by_text(re.compile(r"% sure$")).first.wait_for()  # drawn by code that loads late
     return str(page.inner_text("body"))
 
 

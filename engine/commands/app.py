@@ -1,5 +1,7 @@
 """`engine app`: a web page that labels one video and shows the frames that the model sees."""
 
+import os
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -63,6 +65,10 @@ def app(
     print(f"the page is at http://{host}:{port}; Ctrl-C ends it", flush=True)
     bootstrap.load_config_options(options)
     bootstrap.run(str(script), False, [settings.to_json()], options)
+    # A visitor's thread may still be inside a model: an ordinary exit would end it there, and C++
+    # aborts the process when a thread ends in the middle of its code.
+    sys.stdout.flush()
+    os._exit(0)
 
 
 def _refuse_taken_port(address: str, port: int) -> None:
