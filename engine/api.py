@@ -205,6 +205,7 @@ def compile(
     num_calibration_clips: int = 128,
     accept_drift: float | None = None,
     unproved: bool = False,
+    rebuild: bool = False,
     workspace_gb: float | None = None,
     optimization_level: int | None = None,
     cache: str | Path | None = None,
@@ -213,7 +214,7 @@ def compile(
     """Compile a trained model and check on held-out clips that it gives the same labels.
 
     Args:
-        run: A run or a checkpoint.
+        run: A run or a checkpoint; with `rebuild`, an artifact.
         out: New folder for the artifact.
         precision: fp32, tf32, bf16, fp16, int8 or fp8.
         backend: The compiler; `auto` uses the fastest one that is installed.
@@ -223,6 +224,7 @@ def compile(
         num_calibration_clips: Maximum number of training clips for int8 calibration.
         accept_drift: Percentage of clips that may get another label. Default: 1.
         unproved: Skip the check: write an artifact that this machine can't run.
+        rebuild: Build an artifact from another machine for this one, with its own settings.
         workspace_gb: GPU memory in GB that a TensorRT build may use.
         optimization_level: TensorRT's builder optimization level, 0 to 5.
         cache: Folder of finished builds. Default: ~/.cache/engine/artifacts.
@@ -236,10 +238,12 @@ def compile(
         UserError: A setting is wrong, or `out` exists.
     """
     from engine import atomic
-    from engine.compilation.build import compile_run
+    from engine.compilation.build import compile_run, rebuild_in
     from engine.compilation.request import make_request
 
     with from_compiler():
+        if rebuild:
+            return rebuild_in(Path(run), Path(out), log=log)
         atomic.require_new(Path(out))
         request = make_request(
             Path(run), precision=precision, backend=backend, batches=batches, data=_as_path(data),

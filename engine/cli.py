@@ -98,6 +98,7 @@ def _run(arguments: list[str]) -> None:
 def main() -> None:
     """Run the command line. Errors are printed in one sentence; each has an exit code."""
     from engine import progress
+    from engine.commands.messages import with_flags
     from engine.errors import EngineError
     from trt.errors import CompileError
 
@@ -114,7 +115,7 @@ def main() -> None:
     except (EngineError, CompileError) as error:
         if debug:
             raise
-        print(f"engine: {error}", file=sys.stderr)
+        print(f"engine: {with_flags(str(error))}", file=sys.stderr)
         sys.exit(error.exit_code)
     except Interrupted:
         if debug:

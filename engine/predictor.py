@@ -190,8 +190,8 @@ def find_checkpoint(path: Path) -> tuple[Path, str]:
     last = checkpoint.last_of(path)
     if last is None:
         raise UserError(
-            f"{path} holds no checkpoint and is not an artifact; train one with "
-            f"`engine train --out {path}`."
+            f"{path} holds no checkpoint and is not an artifact; train a "
+            f"model there with `out='{path}'`."
         )
     return last, "the last one: no epoch was finished"
 
@@ -252,7 +252,7 @@ def _artifact(path: Path, device: str) -> Predictor:
     device_type = "cuda" if artifact.on_gpu else "cpu"
     if device not in ("auto", {"cuda": "gpu"}.get(device_type, device_type)):
         raise UserError(
-            f"{path} runs on the {device_type}: leave out --device, or compile it for {device}."
+            f"{path} runs on the {device_type}: leave out `device`, or compile it for {device}."
         )
     return Predictor(
         path=path,

@@ -1,6 +1,7 @@
 """The shape of the project: arrows point one way, and a glance at the help loads nothing heavy."""
 
 import ast
+import re
 import subprocess
 import sys
 from functools import cache
@@ -53,6 +54,10 @@ SHARED = {
     for name in "atomic batched_predictor errors file_names frames html interrupt machine memory "
     "parallel progress".split()
 }
+
+
+FLAG = re.compile(r"(?<![\w-])--[a-z]")
+KNOWS_FLAGS = ("engine/cli.py", "engine/commands/")
 
 
 def name_of(path: Path) -> str:
@@ -126,3 +131,18 @@ def test_every_module_says_what_lives_in_it_and_is_named_for_it() -> None:
             assert ast.get_docstring(ast.parse(path.read_text())), path
             assert path.stem not in NAMELESS, path
             assert len(path.read_text().splitlines()) <= 400, path
+
+
+def test_only_commands_name_flags_in_errors() -> None:
+    """Others name settings as in `lr` or `resume=True`; the command line makes flags of them."""
+    raised = [
+        f"{path.relative_to(ROOT)}:{text.lineno}: {text.value}"
+        for package in ("dali_pipelines", "trt", "engine")
+        for path in modules(package)
+        if not path.relative_to(ROOT).as_posix().startswith(KNOWS_FLAGS)
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Call) and ast.unparse(node.func).endswith("Error")
+        for text in ast.walk(node)
+        if isinstance(text, ast.Constant) and FLAG.search(str(text.value))
+    ]
+    assert raised == []

@@ -147,7 +147,7 @@ def test_two_processes_that_share_a_folder_keep_its_bound(tmp_path: Path) -> Non
 
 @pytest.mark.parametrize("max_gb", [0.0, -1.0, float("nan")])
 def test_a_cache_needs_room(max_gb: float, tmp_path: Path) -> None:
-    with pytest.raises(SpecError, match="--cache-gb must be above 0"):
+    with pytest.raises(SpecError, match="`cache_gb` must be above 0"):
         FrameCache(tmp_path / "cache", max_gb=max_gb)
 
 

@@ -173,7 +173,7 @@ def test_figures_are_those_of_the_report(synth: Path, tmp_path: Path, run_engine
     assert found.scores["top1"] == told["video"]["top1"]
     assert found.scores["f1_macro"] == pytest.approx(told["video"]["f1_macro"])
     assert found.protocol.num_clips == len(ticks) == len(found.predictions.rows)
-    with pytest.raises(engine.UserError, match="--views takes CLIPSxCROPS"):
+    with pytest.raises(engine.UserError, match="`views` takes CLIPSxCROPS"):
         engine.evaluate(run, data=synth, views="x")
 
 

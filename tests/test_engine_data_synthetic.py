@@ -149,10 +149,10 @@ def test_every_motion_keeps_the_figure_in_its_box(motion: str) -> None:
 @pytest.mark.parametrize(
     ("values", "reason"),
     [
-        ({"num_classes": 1}, "--classes takes 2 to 10, not 1"),
-        ({"num_classes": 11}, "--classes takes 2 to 10, not 11"),
-        ({"clips_per_class": 2}, "--clips-per-class must be at least 3"),
-        ({"seed": -1}, "--seed can't be negative"),
+        ({"num_classes": 1}, "`classes` takes 2 to 10, not 1"),
+        ({"num_classes": 11}, "`classes` takes 2 to 10, not 11"),
+        ({"clips_per_class": 2}, "`clips_per_class` must be at least 3"),
+        ({"seed": -1}, "`seed` can't be negative"),
     ],
 )
 def test_what_cannot_be_drawn(values: dict[str, int], reason: str, tmp_path: Path) -> None:

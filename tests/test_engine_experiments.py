@@ -398,7 +398,7 @@ def test_a_search_lists_the_best_first(metric: str, best: float, tmp_path: Path)
         {"lr": {"low": 0.1, "high": 0.3}}, {"sampling": ["random"]}, {"lr": [True, 0.2]},
     ):  # fmt: skip
         other = dataclasses.replace(experiment, search={"trials": 4, **changed})
-        with pytest.raises(UserError, match="holds a search over other ranges: name another --out"):
+        with pytest.raises(UserError, match="holds a search over other ranges: name another `out`"):
             search.search(other, tmp_path, run_trial)
 
 

@@ -257,7 +257,7 @@ def test_a_journal_refuses_another_model_unless_told(tmp_path: Path) -> None:
     with Journal(tmp_path / "j") as journal:
         journal.bind({"model": "m", "window": None}, mix=False)
         journal.bind({"model": "m", "window": None}, mix=False)
-        with pytest.raises(UserError, match="another model: pass --fresh"):
+        with pytest.raises(UserError, match="another model: pass `fresh=True`"):
             journal.bind({"model": "other", "window": None}, mix=False)
         journal.bind({"model": "other", "window": None}, mix=True)
         with pytest.raises(UserError, match="with window None, not 2"):
@@ -512,7 +512,7 @@ def test_a_file_of_several_videos_is_told(tmp_path: Path) -> None:
 
 
 def test_a_format_that_is_not_known(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="name a --format"):
+    with pytest.raises(UserError, match="name a `format`"):
         writers.format_of(Path("labels.txt"), None)
     with pytest.raises(UserError, match="did you mean 'parquet'"):
         writers.format_of(Path("labels.txt"), "parket")

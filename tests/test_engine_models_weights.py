@@ -156,11 +156,11 @@ def test_a_backbone_of_transformers_is_made_anew_without_the_hub(tmp_path: Path)
     [
         (
             "facebook/timesformer-base-finetuned-k400",
-            "--weights none .* or --weights with a folder",
+            "`weights='none'` .* or `weights` with a folder",
         ),
         ("./nowhere", "there are no weights './nowhere'"),
         ("EMPTY", "holds neither model.safetensors nor"),
-        ("NARROW", "is .*×32 in the file and .*×64 in the model; choose another --preset"),
+        ("NARROW", "is .*×32 in the file and .*×64 in the model; choose another `preset`"),
         ("STRANGE", "holds 0 of this model's"),
         ("BROKEN", "can't be read as weights"),
     ],
@@ -183,11 +183,11 @@ def test_weights_that_cannot_be_loaded_name_the_flag(
 @pytest.mark.parametrize(
     ("name", "fix"),
     [
-        ("mobilenetv2_100", "pass --weights none"),
-        ("hf:google/vit-base-patch16-224", "--option backbone=hf:FOLDER"),
+        ("mobilenetv2_100", "pass `weights='none'`"),
+        ("hf:google/vit-base-patch16-224", "`option='backbone=hf:FOLDER'`"),
     ],
 )
-def test_a_backbone_that_cannot_be_fetched_names_the_flag(
+def test_a_backbone_that_cannot_be_fetched_names_the_setting(
     name: str, fix: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)

@@ -334,7 +334,7 @@ def test_what_triton_cant_open_is_refused_in_one_sentence(
     folder = Path(shutil.copytree(onnx, tmp_path / "artifact"))
     facts = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps({**facts, "backend": backend}))
-    with pytest.raises(CompileError, match=f"{backend} .*compile with --backend onnx") as caught:
+    with pytest.raises(CompileError, match=f"{backend} .*compile with `backend` onnx") as caught:
         export(folder, tmp_path / "models")
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "models").exists()

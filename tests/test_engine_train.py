@@ -314,7 +314,7 @@ def test_a_loss_that_is_no_number_stops_and_names_the_clips(
     trained(dataset, tmp_path, quiet, epochs=1)
     good = checkpoint.last_of(tmp_path)
     trainer = trainer_of(dataset, tmp_path, quiet, lr=1e30, clip_grad=0.0, warmup=0.0, epochs=9)
-    with pytest.raises(UserError, match=r"at step \d+ \(clips .*\.avi.*--weights.*lower --lr"):
+    with pytest.raises(UserError, match=r"at step \d+ \(clips .*\.avi.*`weights`.*lower `lr`"):
         trainer.run()
     assert checkpoint.last_of(tmp_path) == good
 

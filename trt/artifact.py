@@ -81,7 +81,7 @@ def load(folder: Path) -> Artifact:
 
 def _check_machine(folder: Path, config: ArtifactConfig) -> None:
     backend = BACKENDS[config.backend]
-    rebuild = f"build it for this one with `engine compile {folder} --rebuild --out NEW`."
+    rebuild = "compile it for this one with `rebuild=True`."
     if "device" in backend.BOUND_TO and config.device != this_device():
         raise RefusedError(
             f"{folder} was built for {config.device}, not {this_device()}: {rebuild}"

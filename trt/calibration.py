@@ -23,7 +23,7 @@ def nncf_and_clips(inputs: BuildInput) -> "tuple[Any, list[torch.Tensor]]":
     except ImportError as error:
         raise CompileError(f"int8 needs NNCF: {install_command('openvino')}.") from error
     if inputs.calibration is None:
-        raise CompileError("int8 is calibrated on training clips: pass --data with a dataset.")
+        raise CompileError("int8 is calibrated on training clips: pass `data` with a dataset.")
     inputs.on_step("measuring ranges")
     nncf.set_log_level(logging.ERROR)
     return nncf, list(inputs.calibration())

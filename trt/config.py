@@ -58,7 +58,7 @@ class BatchRange:
             raise ValueError("the batch sizes must be whole numbers")
         if not 1 <= self.min <= self.opt <= self.max:
             raise CompileError(
-                f"--batches {self.min},{self.opt},{self.max} must be ascending and at least 1."
+                f"`batches` {self.min},{self.opt},{self.max} must be ascending and at least 1."
             )
 
 

@@ -78,7 +78,7 @@ def payload_of(config: ArtifactConfig, folder: Path) -> Payload:
         known = " or ".join(PAYLOADS)
         raise CompileError(
             f"{folder} can't be served by Triton: {config.backend} {why}; "
-            f"compile with --backend {known}."
+            f"compile with `backend` {known}."
         )
     return PAYLOADS[config.backend]
 
@@ -87,7 +87,7 @@ def check_name(name: str) -> str:
     """Return a model name that Triton accepts, or raise CompileError."""
     if not NAME.fullmatch(name):
         raise CompileError(
-            f"{name!r} is not a valid model name in Triton; pass --name with letters, digits, _ . "
+            f"{name!r} is not a valid model name in Triton; pass `name` with letters, digits, _ . "
             "and -."
         )
     return name

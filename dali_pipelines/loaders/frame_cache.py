@@ -55,7 +55,7 @@ class FrameCache:
         self, folder: Path, *, max_gb: float, log: Callable[[str], None] = warnings.warn
     ) -> None:
         if not max_gb > 0:
-            raise SpecError(f"the cache needs space: --cache-gb must be above 0, not {max_gb}")
+            raise SpecError(f"the cache needs space: `cache_gb` must be above 0, not {max_gb}")
         self.folder = folder
         self.num_hits = 0
         self._log = log

@@ -75,9 +75,7 @@ def compile_(
     from engine.errors import UserError
 
     if rebuild:
-        from engine.compilation import build
-
-        build.rebuild_in(run, out, log=print)
+        api.compile(run, out, rebuild=True, log=print)
         print(f"written to {out}")
         return
     numbers = batches.split(",")

@@ -89,7 +89,7 @@ def build(
 def _refused(request: CompileRequest, parity: Parity, detail: str) -> RefusedError:
     return RefusedError(
         f"no artifact is written: in {request.target.precision} by {request.backend} "
-        f"{parity.in_words()}{detail}. Use a higher --precision, or --accept-drift."
+        f"{parity.in_words()}{detail}. Use a higher `precision`, or `accept_drift`."
     )
 
 
@@ -315,7 +315,7 @@ def _require_disk_space(folder: Path, source: CompileSource) -> None:
     if free < needed:
         raise RefusedError(
             f"{folder} has {free / 2**20:,.0f} MiB left, but a build takes about "
-            f"{needed / 2**20:,.0f}: free some space, or name another --cache."
+            f"{needed / 2**20:,.0f}: free some space, or name another `cache`."
         )
 
 

@@ -82,7 +82,7 @@ def make_request(
     if not BACKENDS[backend].runs_on(gpu) and not unproved:
         raise RefusedError(
             f"{backend} can be built but not run here, so its parity can't be checked: "
-            "pass --unproved to build it anyway."
+            "pass `unproved=True` to build it anyway."
         )
     min_size, opt_size, max_size = batches
     budget = Budget()

@@ -73,7 +73,7 @@ def list_clips(root: Path) -> Listing:
     if not folders:
         raise UserError(
             f"{top} holds no class folders; put each clip in a folder named after its class, "
-            "or pass a list of paths and labels with --list."
+            "or pass a list of paths and labels with `list=True`."
         )
     if _are_splits(folders):
         for folder in folders:

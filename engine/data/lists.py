@@ -69,7 +69,7 @@ def read_lists(root: Path, lists: list[Path], *, skip_missing: bool) -> Listing:
         more = f" and {len(missing) - 1:,} more" if len(missing) > 1 else ""
         raise UserError(
             f"{missing[0]}, which isn't in {root}{more}; add what is missing, or pass "
-            "--skip-missing."
+            "`skip_missing=True`."
         )
     labels = {entry.label for entry in listing.found}
     if any(map(str.isdecimal, labels)) and not all(map(str.isdecimal, labels)):

@@ -46,10 +46,12 @@ def make_loader(
         from dali_pipelines.loaders.torch_loader import TorchLoader
 
         if cache is not None:
-            raise UserError("the torch loader has no cache: remove --cache, or pass --loader dali.")
+            raise UserError(
+                "the torch loader has no cache: remove `cache`, or pass `loader='dali'`."
+            )
         return TorchLoader(rows, loader_config)
     if not importlib.util.find_spec("nvidia.dali"):
-        raise UserError("DALI isn't installed here: pass --loader torch.")
+        raise UserError("DALI isn't installed here: pass `loader='torch'`.")
     from dali_pipelines.loaders.dali_loader import DaliLoader
 
     return DaliLoader(rows, loader_config, gpu=gpu, cache=cache)

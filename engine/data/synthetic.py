@@ -63,11 +63,11 @@ def make_dataset(out: Path, *, num_classes: int, clips_per_class: int, seed: int
         UserError: A number is out of range, or `out` can't be written.
     """
     if not 2 <= num_classes <= len(MOTIONS):
-        raise UserError(f"--classes takes 2 to {len(MOTIONS)}, not {num_classes}.")
+        raise UserError(f"`classes` takes 2 to {len(MOTIONS)}, not {num_classes}.")
     if clips_per_class < 3:
-        raise UserError(f"--clips-per-class must be at least 3, not {clips_per_class}.")
+        raise UserError(f"`clips_per_class` must be at least 3, not {clips_per_class}.")
     if seed < 0:
-        raise UserError(f"--seed can't be negative, not {seed}.")
+        raise UserError(f"`seed` can't be negative, not {seed}.")
     plans = plan_clips(list(MOTIONS)[:num_classes], clips_per_class, seed)
     with atomic.new_folder(out) as stage:
         for label in {plan.label for plan in plans}:

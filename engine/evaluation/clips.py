@@ -13,7 +13,7 @@ def parse_views(text: str) -> tuple[int, int]:
     """Parse the number of clips and crops of each video from a text like `10x3`."""
     clips, _, crops = text.strip().partition("x")
     if not clips.isdigit() or not crops.isdigit() or int(clips) < 1 or crops not in ("1", "3"):
-        raise UserError(f"--views takes CLIPSxCROPS with 1 or 3 crops, as in 10x3, not {text!r}.")
+        raise UserError(f"`views` takes CLIPSxCROPS with 1 or 3 crops, as in 10x3, not {text!r}.")
     return int(clips), int(crops)
 
 
@@ -59,7 +59,7 @@ def _load_clips(path: Path, data: Path | None) -> EvaluationClips:
     folder = path if (path / run_folder.FACTS).is_file() else path.parent.parent
     if not (folder / run_folder.FACTS).is_file():
         if data is None:
-            raise UserError(f"{path} is not the folder of a run: pass --data with a dataset.")
+            raise UserError(f"{path} is not the folder of a run: pass `data` with a dataset.")
         listed = manifest.load(data)
         return EvaluationClips(listed, splits.current(listed), are_own=False)
     facts = run_folder.read_facts(folder)

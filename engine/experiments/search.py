@@ -54,7 +54,7 @@ def search(experiment: Experiment, out: Path, run_trial: Callable[[Trial], Resul
     num_trials = ranges.pop("trials", TRIALS)
     lower_is_better = experiment.train.get("metric") == "loss"
     if len(experiment.schemes) != 1:
-        raise UserError("a search needs exactly one scheme; name one in `schemes`.")
+        raise UserError("a search needs exactly one scheme; name one in schemes.")
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     try:
         study = optuna.create_study(
@@ -69,7 +69,7 @@ def search(experiment: Experiment, out: Path, run_trial: Callable[[Trial], Resul
             "trials are reused."
         ) from error
     if _as_text(study.user_attrs.get("ranges", ranges)) != _as_text(ranges):
-        raise UserError(f"{out / JOURNAL} holds a search over other ranges: name another --out.")
+        raise UserError(f"{out / JOURNAL} holds a search over other ranges: name another `out`.")
     study.set_user_attr("ranges", ranges)
 
     def trial_of(varied: dict[str, Any]) -> Trial:

@@ -85,7 +85,7 @@ def begin(trial: Trial, root: Path, out: Path, *, views: str, files: str) -> Pat
         names = [f"{key} ({MEANING[key]})" if key in MEANING else key for key in changed]
         raise UserError(
             f"{folder} holds a trial that differs from this one in {', '.join(names)}: name "
-            "another --out, or remove that folder."
+            "another `out`, or remove that folder."
         )
     return folder
 

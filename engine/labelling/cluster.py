@@ -36,7 +36,7 @@ def require_ray() -> None:
         import ray  # noqa: F401
     except ImportError as error:
         raise RefusedError(
-            f"--cluster needs Ray, which isn't installed: {install_command('cluster')}."
+            f"`cluster=True` needs Ray, which isn't installed: {install_command('cluster')}."
         ) from error
 
 

@@ -69,7 +69,7 @@ def below(root: Path, wanted: FileFilter, skipped: dict[str, str] | None = None)
         UserError: `root` is not a folder or can't be read.
     """
     if not root.is_dir():
-        raise UserError(f"{root} is not a folder; name a folder of videos, or pass --list.")
+        raise UserError(f"{root} is not a folder; name a folder of videos, or pass `list=True`.")
     unread: dict[str, str] = {}
     for name, path in _walk(root, "", frozenset(), unread):
         if wanted.takes(name):

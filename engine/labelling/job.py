@@ -34,13 +34,13 @@ SHOWN = 10
 def run(options: LabelOptions) -> int:
     """Run `engine label` and return its exit code."""
     if options.model is None:
-        raise UserError("name the model: --model RUN or --model ARTIFACT.")
+        raise UserError("name a run or an artifact with `model`.")
     if len(options.videos) != 1:
-        raise UserError("`engine label` takes one folder, or one list with --list.")
+        raise UserError("`engine label` takes one folder, or one list with `list=True`.")
     if options.stride_s is not None and options.window_s is None:
-        raise UserError("--stride needs --window.")
+        raise UserError("`stride` needs `window`.")
     if options.watch and (options.is_list or options.cluster):
-        raise UserError("--watch needs a folder, without --list and --cluster.")
+        raise UserError("`watch=True` needs a folder, without `list` and `cluster`.")
     wanted = FileFilter(
         include=options.include, exclude=options.exclude, shard=_parse_shard(options.shard)
     )
@@ -174,7 +174,7 @@ def _parse_shard(text: str | None) -> tuple[int, int]:
         return 0, 1
     number, _, count = text.partition("/")
     if not number.isdigit() or not count.isdigit() or not 1 <= int(number) <= int(count):
-        raise UserError(f"--shard takes i/n with i from 1 to n, as in 2/8, not {text!r}.")
+        raise UserError(f"`shard` takes i/n with i from 1 to n, as in 2/8, not {text!r}.")
     return int(number) - 1, int(count)
 
 

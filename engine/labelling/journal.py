@@ -138,11 +138,11 @@ class Journal:
         with self._explained():
             for key in differing(known, given, mix=mix):
                 problem = f"{self.path} holds labels {difference(key, known[key], given[key])}"
-                fix = "pass --fresh to start over, or another --out"
+                fix = "pass `fresh=True` to start over, or another `out`"
                 if key == "root" and is_gone(known[key]):
-                    fix += "; if the same folder was moved or renamed, --mix continues with it"
+                    fix += "; if the same folder was moved or renamed, `mix=True` continues with it"
                 elif key in MIXABLE:
-                    fix += "; --mix continues and keeps both"
+                    fix += "; `mix=True` continues and keeps both"
                 raise UserError(f"{problem}: {fix}.")
 
     def facts(self) -> dict[str, Any]:

@@ -56,7 +56,7 @@ def explained_errors(path: Path) -> Iterator[None]:
     except (sqlite3.Error, ValueError, TypeError, OverflowError) as error:
         raise UserError(
             f"{path} is not a journal of `engine label` ({error}): "
-            "remove it, or pass another --out."
+            "remove it, or pass another `out`."
         ) from error
 
 
@@ -80,4 +80,4 @@ def _no_other_run(path: Path) -> Iterator[None]:
 
 
 def _in_use(path: Path) -> UserError:
-    return UserError(f"{path} is being written by another run: wait for it, or pass another --out.")
+    return UserError(f"{path} is being written by another run: wait for it, or pass another `out`.")

@@ -41,8 +41,8 @@ def merge(options: LabelOptions) -> int:
     """Join shards and return the exit code; --out is replaced after all shards are joined."""
     if options.dry_run or options.watch or options.shard or options.is_list or options.retry:
         raise UserError(
-            "--merge joins existing results: leave out --dry-run, --watch, --shard, --list and "
-            "--retry."
+            "`merge=True` joins existing results: leave out `dry_run`, `watch`, `shard`, `list` "
+            "and `retry`."
         )
     target = journal_of(options.out)
     journals: list[Path] = []
@@ -53,7 +53,7 @@ def merge(options: LabelOptions) -> int:
                 f"{path} has no {journal.name} beside it: name results of `engine label`."
             )
         if journal.resolve() == target.resolve():
-            raise UserError(f"--out {options.out} is one of the shards: name another file.")
+            raise UserError(f"`out` {options.out} is one of the shards: name another file.")
         if journal.resolve() in [known.resolve() for known in journals]:
             raise UserError(f"{path} is named twice.")
         journals.append(journal)
@@ -108,7 +108,8 @@ def _shared_facts(parts: list[Part], *, mix: bool) -> dict[str, Any]:
             reason = difference(key, facts[key], shared[key])
             raise UserError(
                 f"{part.path} can't be merged with {parts[0].path}, it holds labels {reason}: name "
-                "shards of one run" + (", or pass --mix to join them." if key in MIXABLE else ".")
+                "shards of one run"
+                + (", or pass `mix=True` to join them." if key in MIXABLE else ".")
             )
         shared = {**facts, **shared}
     names = sorted({name for part in parts for name in part.names})
@@ -134,12 +135,12 @@ def _missing_shards(parts: list[Part], *, mix: bool) -> list[str]:
                 first = parts[0]
                 raise UserError(
                     f"{path} ({name}) and {first.path} ({first.names[0]}) are not shards of one "
-                    "run: name shards of one run, or pass --mix to join them."
+                    "run: name shards of one run, or pass `mix=True` to join them."
                 )
             if name in seen and not mix:
                 raise UserError(
                     f"{seen[name]} and {part.path} are both shard {name}: name one of them, or "
-                    "pass --mix to keep the labels of the later one."
+                    "pass `mix=True` to keep the labels of the later one."
                 )
             seen[name] = part.path
     (count,) = counts
@@ -161,9 +162,9 @@ def _refuse_to_lose_labels(target: Path, facts: dict[str, Any], merged: Journal)
     with Journal(target) as journal:
         known = journal.facts()
         num_lost = merged.num_unknown(journal)
-    hint = f"name another --out, or pass --fresh to replace {target}."
+    hint = f"name another `out`, or pass `fresh=True` to replace {target}."
     if not known.get("merged"):
-        raise UserError(f"{target} holds labels that --merge did not write: {hint}")
+        raise UserError(f"{target} holds labels that `merge=True` did not write: {hint}")
     same = {key: value for key, value in facts.items() if key not in NOT_SHARED}
     for key in differing(known, same, mix=False):
         raise UserError(f"{target} holds labels {difference(key, known[key], same[key])}: {hint}")

@@ -39,14 +39,14 @@ class LabelOptions:
     device: str
 
     def __post_init__(self) -> None:
-        for flag, value in (("--window", self.window_s), ("--stride", self.stride_s)):
+        for name, value in (("window", self.window_s), ("stride", self.stride_s)):
             if value is not None and not 0 < value < math.inf:
-                raise UserError(f"{flag} takes seconds above 0, as in {flag} 2, not {value:g}.")
+                raise UserError(f"`{name}` takes seconds above 0, as in `{name}=2`, not {value:g}.")
         if self.smooth_s is not None and not 0 <= self.smooth_s < math.inf:
-            raise UserError(f"--smooth takes seconds from 0 up, not {self.smooth_s:g}.")
+            raise UserError(f"`smooth` takes seconds from 0 up, not {self.smooth_s:g}.")
         if not 0 <= self.min_confidence <= 1:
             raise UserError(
-                f"--min-confidence takes a fraction from 0 to 1, not {self.min_confidence:g}."
+                f"`min_confidence` takes a fraction from 0 to 1, not {self.min_confidence:g}."
             )
         if not 1 <= self.timeout_s < math.inf:
-            raise UserError(f"--timeout takes seconds from 1 up, not {self.timeout_s:g}.")
+            raise UserError(f"`timeout` takes seconds from 1 up, not {self.timeout_s:g}.")

@@ -50,7 +50,7 @@ def claimed_before(outputs: writers.Outputs, *, fresh: bool) -> list[Path]:
     own = journal_of(outputs.labels)
     for path in outputs.tables:
         if path != outputs.labels and journal_of(path).exists():
-            raise UserError(f"{path} is the result of another run: name another file or --out.")
+            raise UserError(f"{path} is the result of another run: name another file or `out`.")
     existing = [path for path in outputs.tables if path.exists()]
     if fresh:
         return [outputs.labels, *existing]
@@ -63,9 +63,9 @@ def claimed_before(outputs: writers.Outputs, *, fresh: bool) -> list[Path]:
                 ours.append(outputs.labels)
     for path in existing:
         if path not in ours:
-            fresh_hint = ", or pass --fresh to replace it" if path == outputs.labels else ""
+            fresh_hint = ", or pass `fresh=True` to replace it" if path == outputs.labels else ""
             raise UserError(
-                f"{path} already exists and was not written by a run with this --out: "
+                f"{path} already exists and was not written by a run with this `out`: "
                 f"remove it, or name another file{fresh_hint}."
             )
     return [outputs.labels, *ours]

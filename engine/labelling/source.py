@@ -36,7 +36,7 @@ class Source:
         if not is_list:
             if videos.is_file():
                 raise UserError(
-                    f"{videos} is a file: name a folder, or pass --list if it lists paths."
+                    f"{videos} is a file: name a folder, or pass `list=True` if it lists paths."
                 )
         elif str(videos) == "-":
             self._piped = os.fsdecode(sys.stdin.buffer.read()).split("\n")
@@ -84,7 +84,7 @@ class Source:
             )
         hint = "" if self._is_list else "that its drive is connected, and "
         raise UserError(
-            f"there are no videos in {self.name} to label; check {hint}--include and --exclude. "
+            f"there are no videos in {self.name} to label; check {hint}`include` and `exclude`. "
             "The results were not changed."
         )
 

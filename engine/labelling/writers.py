@@ -187,12 +187,12 @@ def format_of(out: Path, named: str | None) -> str:
     if named is None:
         if out.suffix not in FORMAT_OF_SUFFIX:
             raise UserError(
-                f"{out} ends in none of {', '.join(FORMAT_OF_SUFFIX)}: name a --format, one of "
+                f"{out} ends in none of {', '.join(FORMAT_OF_SUFFIX)}: name a `format`, one of "
                 f"{', '.join(FORMATS)}."
             )
         return FORMAT_OF_SUFFIX[out.suffix]
     if named not in FORMATS:
-        raise unknown_name("--format", named, list(FORMATS))
+        raise unknown_name("`format`", named, list(FORMATS))
     return named
 
 

@@ -64,7 +64,7 @@ class Backbone(nn.Module):
         except RuntimeError as error:
             raise UserError(
                 f"{name} can't process frames of {size}² pixels ({str(error).splitlines()[0]}): "
-                "choose another --size."
+                "choose another `size`."
             ) from error
 
     def forward(self, frames_BCHW: Tensor) -> Tensor:
@@ -141,9 +141,9 @@ def _from_transformers(name: str, pretrained: bool, config: dict[str, Any] | Non
 
 def offline(name: str, error: Exception) -> UserError:
     """The error for weights that are not on this machine and can't be fetched."""
-    fix = "pass --weights none for random weights, or --weights with a folder that contains a"
+    fix = "pass `weights='none'` for random weights, or `weights` with a folder that contains a"
     if name.startswith("hf:"):
-        fix = "name a folder, as in --option backbone=hf:FOLDER, that contains a"
+        fix = "name a folder, as in `option='backbone=hf:FOLDER'`, that contains a"
     return UserError(
         f"the weights {name!r} are not on this machine and can't be fetched "
         f"({hub.reason(error)}): {fix} copy."

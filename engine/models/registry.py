@@ -185,7 +185,7 @@ def build(spec: ModelSpec, clip: ClipSpec, *, pretrained: bool = False) -> nn.Mo
     extra: dict[str, Any] = {}
     if pretrained:
         if not isinstance(spec.options, RecurrentOptions):
-            raise UserError(f"{spec.family} has no backbone: pass --weights with a name, or none.")
+            raise UserError(f"{spec.family} has no backbone: pass `weights` with a name, or none.")
         extra["pretrained"] = True
     return family.build(
         spec.options,

@@ -82,14 +82,14 @@ def load(model: nn.Module, source: str) -> WeightsReport:
         else:
             raise UserError(
                 f"{source} doesn't fit the model: {name} is {_shape(weight)} in the file and "
-                f"{_shape(own[name])} in the model; choose another --preset, or --weights none."
+                f"{_shape(own[name])} in the model; choose another `preset`, or `weights='none'`."
             )
     pretrained = [name for name in own if not is_new(name)]
     num_found = sum(name in fitting for name in pretrained)
     if num_found < len(pretrained) / 2:
         raise UserError(
             f"{source} holds {num_found} of this model's {len(pretrained)} weights (new layers not "
-            "counted); choose another --model or --preset, or --weights none."
+            "counted); choose another `model` or `preset`, or `weights='none'`."
         )
     model.load_state_dict(fitting, strict=False)
     report.num_loaded = len(fitting)

@@ -100,7 +100,7 @@ def save(
         reason = str(error).splitlines()[0]
         raise UserError(
             f"{target} can't be written ({reason}); the previous checkpoint is intact: free disk "
-            "space and continue with --resume."
+            "space and continue with `resume=True`."
         ) from error
     best = best_of(run)
     unfinished = list(target.parent.glob(".*"))  # left by a run that was killed while saving

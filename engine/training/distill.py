@@ -39,7 +39,7 @@ class Teacher:
     ) -> None:
         best = checkpoint.named_or_best(path)
         if best is None:
-            raise UserError(f"--teacher {path} is neither a checkpoint nor a run that has one.")
+            raise UserError(f"`teacher` {path} is neither a checkpoint nor a run that has one.")
         self._model, config = checkpoint.load_model(best)
         if config.class_names != class_names:
             raise UserError(f"the teacher {best} has other classes than these clips.")

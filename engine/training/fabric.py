@@ -40,13 +40,15 @@ def make_fabric(
         raise unknown_name("device", device, list(DEVICES))
     with_gpu = torch.cuda.is_available() if device == "auto" else device == "gpu"
     if with_gpu and not torch.cuda.is_available():
-        raise RefusedError("torch finds no NVIDIA GPU here: pass --device cpu.")
+        raise RefusedError("torch finds no NVIDIA GPU here: pass `device='cpu'`.")
     if with_gpu:
         torch.set_float32_matmul_precision("high")
     if precision == "auto":
         precision = "bf16" if with_gpu and torch.cuda.is_bf16_supported() else "fp32"
     if precision == "fp16" and not with_gpu:
-        raise RefusedError("fp16 can't be trained on a CPU: pass --precision bf16 or fp32.")
+        raise RefusedError(
+            "fp16 can't be trained on a CPU: pass `precision='bf16'` or `precision='fp32'`."
+        )
     if "LOCAL_WORLD_SIZE" in os.environ:  # torchrun has started the processes already
         num_devices = int(os.environ["LOCAL_WORLD_SIZE"])
         num_nodes = int(os.environ["WORLD_SIZE"]) // num_devices

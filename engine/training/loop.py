@@ -256,8 +256,8 @@ class Trainer:
         names = [path_of[number] for part in parts for number in part.ids.tolist()]
         clips = f" (clips {', '.join(names[:8])}{' …' if len(names) > 8 else ''})"
         last = checkpoint.last_of(self.run_folder)
-        fix = "lower --lr, or pass --precision fp32"
-        advice = f"start a new run from {last} with --weights, and {fix}" if last else fix
+        fix = "lower `lr`, or pass `precision='fp32'`"
+        advice = f"start a new run from {last} with `weights`, and {fix}" if last else fix
         raise RefusedError(f"{problem}{clips if names else ''}: {advice}.")
 
     def _raise_unreadable(self, split: str) -> None:

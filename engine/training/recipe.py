@@ -102,7 +102,7 @@ class Recipe:
         if unknown:
             raise unknown_name("setting", unknown[0], setting_names())
         if "model" not in given:
-            raise UserError("no model is named: pass --model, for example vit-lstm.")
+            raise UserError("no model is named: pass `model`, for example vit-lstm.")
         try:
             for setting in MODEL_SETTINGS:
                 if setting in given:

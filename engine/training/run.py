@@ -89,7 +89,7 @@ def begin(
     if not is_first_process():
         log = _log_nothing
     if is_preset_free and (device == "cpu" or not torch.cuda.is_available()):
-        log("without a GPU the preset is small; pass --preset base for the published size")
+        log("without a GPU the preset is small; base is the published size")
         settings = settings | {"preset": "small"}
     if size is not None:
         clip = Recipe.resolve(settings).clip
@@ -99,8 +99,8 @@ def begin(
     sided = [name for name in classes if SIDES & set(re.split(r"[\W_]+", name.lower()))]
     if sided and "flip" not in settings:
         log(
-            f"clips are not flipped, because flipping may change the class {sided[0]!r}; pass "
-            "--flip to flip them anyway"
+            f"clips are not flipped, because flipping may change the class {sided[0]!r}; the "
+            "setting flip = true flips them anyway"
         )
         settings = settings | {"flip": False}
     facts = RunFacts(
@@ -141,8 +141,8 @@ def _explains_out_of_memory(
             loop = recipe.loop
             raise RefusedError(
                 f"there is too little memory for this model and {loop.batch_size} clips in "
-                f"{loop.accumulate} parts: increase --accumulate to {loop.accumulate * 2}, or "
-                "lower --batch-size, --frames or --size."
+                f"{loop.accumulate} parts: increase `accumulate` to {loop.accumulate * 2}, or "
+                "lower `batch_size`, `frames` or `size`."
             ) from error
 
     return explaining
@@ -380,5 +380,5 @@ def _check_memory(recipe: Recipe) -> None:
         raise RefusedError(
             f"batches of {loop.batch_size} clips of {clip.num_frames:,} frames and {clip.crop}² "
             f"pixels take {needed / 2**30:,.0f} GiB, but there are {limit / 2**30:,.0f} GiB: lower "
-            "--frames, --size or --batch-size, or increase --accumulate."
+            "`frames`, `size` or `batch_size`, or increase `accumulate`."
         )

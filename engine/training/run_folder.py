@@ -69,7 +69,7 @@ def create(run: Path, recipe: Recipe, facts: RunFacts, clips: Manifest) -> None:
     """
     is_run = any((run / name).exists() for name in (FACTS, LOCK))
     if (run / MANIFEST).exists() and not is_run:
-        raise UserError(f"{run} is the folder of a dataset: name another --out.")
+        raise UserError(f"{run} is the folder of a dataset: name another `out`.")
     try:
         run.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -77,7 +77,7 @@ def create(run: Path, recipe: Recipe, facts: RunFacts, clips: Manifest) -> None:
     hold(run)
     if (run / FACTS).exists():
         raise UserError(
-            f"{run} already holds a run: pass --resume to continue it, or name another --out."
+            f"{run} already holds a run: pass `resume=True` to continue it, or name another `out`."
         )
     dataclasses.replace(clips, root=run).save()
     with atomic.new_text(run / RECIPE) as file:
@@ -100,7 +100,7 @@ def hold(run: Path) -> None:
         fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
         raise UserError(
-            f"another process is training in {run}: wait for it to end, or name another --out."
+            f"another process is training in {run}: wait for it to end, or name another `out`."
         ) from error
     except OSError as error:
         raise UserError(f"{run} can't be written to ({error.strerror}).") from error
@@ -109,7 +109,7 @@ def hold(run: Path) -> None:
 def load(run: Path) -> tuple[Recipe, RunFacts]:
     """Read the recipe and facts of a run that is to be resumed."""
     if not (run / FACTS).is_file():
-        raise UserError(f"{run} holds no run that could be resumed; remove --resume.")
+        raise UserError(f"{run} holds no run that could be resumed; leave out `resume`.")
     return Recipe.resolve(recipes.read(run / RECIPE)), read_facts(run, TO_RESUME)
 
 

@@ -81,7 +81,7 @@ def build(inputs: BuildInput, folder: Path) -> dict[str, Any]:
     precision, fp32_layers = inputs.target.precision, inputs.target.fp32_layers
     if fp32_layers and precision == "bf16":
         raise CompileError(
-            "OpenVINO can't keep single layers in fp32 with --precision bf16: use fp16 or fp32."
+            "OpenVINO can't keep single layers in fp32 with `precision='bf16'`: use fp16 or fp32."
         )
     inputs.on_step("converting")
     with warnings.catch_warnings():

@@ -79,13 +79,13 @@ def build_engine(folder: Path, target: Target) -> int:
         error = parser.get_error(0)
         raise CompileError(
             f"TensorRT-RTX can't take {error.node_operator() or 'the model'} "
-            f"{error.node_name()} ({_reason(logger)}): choose another --backend or --precision."
+            f"{error.node_name()} ({_reason(logger)}): choose another `backend` or `precision`."
         )
     serialized = builder.build_serialized_network(network, _config(builder, network, target))
     if serialized is None:
         raise CompileError(
             f"TensorRT-RTX built no engine ({_reason(logger)}): "
-            "choose another --backend or --precision."
+            "choose another `backend` or `precision`."
         )
     (folder / ENGINE).write_bytes(serialized)
     return network.num_layers
@@ -177,7 +177,7 @@ def _quantize(path: Path, inputs: BuildInput) -> int:
     quantized = {node.input[0] for node in graph.node if node.op_type == "DequantizeLinear"}
     if not weights & quantized:
         raise CompileError(
-            "TensorRT-RTX can't run any part of this model in int8: use --precision bf16."
+            "TensorRT-RTX can't run any part of this model in int8: use `precision='bf16'`."
         )
     return len(weights & quantized)
 
@@ -216,7 +216,7 @@ def load(folder: Path, config: ArtifactConfig) -> "Run":
     if not torch.cuda.is_available():
         raise CompileError(
             f"{folder} holds a TensorRT-RTX engine, but torch finds no NVIDIA GPU to run it: "
-            "compile the model with --backend openvino for this machine."
+            "compile the model with `backend='openvino'` for this machine."
         )
     import tensorrt_rtx
 

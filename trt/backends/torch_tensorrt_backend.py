@@ -65,7 +65,7 @@ def build(inputs: BuildInput, folder: Path) -> dict[str, Any]:
     if not torch.cuda.is_available():
         raise CompileError(
             "Torch-TensorRT builds on the GPU that will run the engine, but torch finds no GPU: "
-            "use --backend tensorrt-rtx, which builds anywhere."
+            "use `backend='tensorrt-rtx'`, which builds anywhere."
         )
     from trt import partition_report, program
 
@@ -76,14 +76,15 @@ def build(inputs: BuildInput, folder: Path) -> dict[str, Any]:
         num_quantized = sum("quantize_op" in str(node.target) for node in exported.graph.nodes)
         if inputs.target.precision in QUANTIZED and not num_quantized:
             raise CompileError(
-                f"no part of this model can run in {inputs.target.precision}: use --precision bf16."
+                f"no part of this model can run in {inputs.target.precision}: "
+                "use `precision='bf16'`."
             )
         partition = {**partition_report.report(exported), "tensors_in_8_bits": num_quantized}
         if not partition["engines"]:
             first = partition["breaks"][0]
             raise CompileError(
                 f"TensorRT can't run enough of this model ({first['operator']}: {first['why']}): "
-                "use --backend inductor."
+                "use `backend='inductor'`."
             )
         inputs.on_step("compiling")
         _write_engines(_compiled(exported, build_input), folder)
@@ -127,7 +128,7 @@ def load(folder: Path, config: ArtifactConfig) -> "Run":
     if not torch.cuda.is_available():
         raise CompileError(
             f"{folder} holds TensorRT engines, but torch finds no NVIDIA GPU to run them: "
-            "compile the model with --backend openvino for this machine."
+            "compile the model with `backend='openvino'` for this machine."
         )
     from trt import partition_report, program
 
@@ -194,7 +195,7 @@ def quantized(inputs: BuildInput) -> Iterator[BuildInput]:
         ) from error
     if inputs.calibration is None:
         raise CompileError(
-            f"{inputs.target.precision} is calibrated on training clips: pass --data with a "
+            f"{inputs.target.precision} is calibrated on training clips: pass `data` with a "
             "dataset."
         )
     inputs.on_step("measuring ranges")
