@@ -128,49 +128,16 @@ def define(
     """
     from nvidia.dali import fn, pipeline_def, types
 
-    device = "gpu" if gpu else "cpu"
     dtypes = {"float32": types.FLOAT, "float16": types.FLOAT16, "uint8": types.UINT8}
-    mixed = "mixed" if gpu else "cpu"
-
-    def decode() -> Any:
-        # `run` waits for the outputs, so the input arrays stay alive and need no copy.
-        if input_kind == "pixels":
-            pixels = fn.external_source(name="source", layout="HWC", no_copy=True)
-            return pixels.gpu() if gpu else pixels
-        if input_kind == "clips":
-            clips = fn.external_source(
-                name="source", layout="FHWC", ndim=4, dtype=types.UINT8, no_copy=True
-            )
-            return clips.gpu() if gpu else clips
-        encoded = fn.external_source(name="source", ndim=1, dtype=types.UINT8, no_copy=True)
-        if input_kind == "images":
-            return fn.decoders.image(encoded, device=mixed, output_type=types.RGB)
-        numbers = fn.external_source(name="numbers", ndim=1, dtype=types.INT32)
-        # A frame past the end is an error, not a black frame; the loader then retries with PyAV.
-        return fn.decoders.video(encoded, frames=numbers, device=mixed, pad_mode="none")
-
-    def resize_short(frames: Any) -> Any:
-        from nvidia.dali import math
-
-        shape = frames.shape()
-        height, width = shape[-3], shape[-2]
-        short = math.min(height, width)
-        size = fn.stack(height * spec.resize // short, width * spec.resize // short)
-        return fn.resize(
-            frames,
-            size=fn.cast(size, dtype=types.FLOAT),
-            interp_type=types.INTERP_LINEAR,
-            antialias=True,
-        )
 
     def view(name: str, center: float, dtype: Any = types.FLOAT) -> Any:
         return center if centered else fn.external_source(name=name, ndim=0, dtype=dtype)
 
     @pipeline_def
     def graph() -> Any:
-        frames = decode()
+        frames = _decode(input_kind, gpu=gpu)
         if input_kind in ("images", "video"):
-            frames = resize_short(frames)
+            frames = _resize_short(frames, spec.resize)
         if input_kind == "video" and not centered:
             # `run` sends repeated frame numbers once, so there may be fewer frames.
             frames = fn.pad(frames, axis_names="F", shape=[spec.num_frames])
@@ -194,7 +161,45 @@ def define(
             std=[1.0] if values == "uint8" else [255 * value for value in spec.std],
             dtype=dtypes[values],
             output_layout="FCHW" if input_kind in BY_VIEW else "CHW",
-            device=device,
+            device="gpu" if gpu else "cpu",
         )
 
     return graph
+
+
+def _decode(input_kind: InputKind, *, gpu: bool) -> Any:
+    """The frames of the input, in the memory of the graph's device."""
+    from nvidia.dali import fn, types
+
+    # `ClipGraph.run` waits for the outputs, so the input arrays stay alive and need no copy.
+    if input_kind == "pixels":
+        pixels = fn.external_source(name="source", layout="HWC", no_copy=True)
+        return pixels.gpu() if gpu else pixels
+    if input_kind == "clips":
+        clips = fn.external_source(
+            name="source", layout="FHWC", ndim=4, dtype=types.UINT8, no_copy=True
+        )
+        return clips.gpu() if gpu else clips
+    mixed = "mixed" if gpu else "cpu"
+    encoded = fn.external_source(name="source", ndim=1, dtype=types.UINT8, no_copy=True)
+    if input_kind == "images":
+        return fn.decoders.image(encoded, device=mixed, output_type=types.RGB)
+    numbers = fn.external_source(name="numbers", ndim=1, dtype=types.INT32)
+    # A frame past the end is an error, not a black frame; the loader then retries with PyAV.
+    return fn.decoders.video(encoded, frames=numbers, device=mixed, pad_mode="none")
+
+
+def _resize_short(frames: Any, short_side: int) -> Any:
+    """Resize frames so that their short side has this many pixels."""
+    from nvidia.dali import fn, math, types
+
+    shape = frames.shape()
+    height, width = shape[-3], shape[-2]
+    short = math.min(height, width)
+    size = fn.stack(height * short_side // short, width * short_side // short)
+    return fn.resize(
+        frames,
+        size=fn.cast(size, dtype=types.FLOAT),
+        interp_type=types.INTERP_LINEAR,
+        antialias=True,
+    )

@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from engine.errors import UserError
 from engine.labelling import journal_file, writers
@@ -33,14 +33,7 @@ SHOWN = 10
 
 def run(options: LabelOptions) -> int:
     """Run `engine label` and return its exit code."""
-    if options.model is None:
-        raise UserError("name a run or an artifact with `model`.")
-    if len(options.videos) != 1:
-        raise UserError("`engine label` takes one folder, or one list with `list=True`.")
-    if options.stride_s is not None and options.window_s is None:
-        raise UserError("`stride` needs `window`.")
-    if options.watch and (options.is_list or options.cluster):
-        raise UserError("`watch=True` needs a folder, without `list` and `cluster`.")
+    model = _model_of(options)
     wanted = FileFilter(
         include=options.include, exclude=options.exclude, shard=_parse_shard(options.shard)
     )
@@ -49,9 +42,9 @@ def run(options: LabelOptions) -> int:
     journal_path = journal_of(options.out)
     from engine.predictor import class_names_of, digest_of
 
-    digest = digest_of(options.model)
+    digest = digest_of(model)
     facts = {
-        "classes": class_names_of(options.model),
+        "classes": class_names_of(model),
         "window": options.window_s, "stride": options.stride_s,
         "shard": options.shard, "model": digest, "root": source.root,
         "include": sorted(options.include), "exclude": sorted(options.exclude),
@@ -89,24 +82,51 @@ def run(options: LabelOptions) -> int:
         else:
             journal.leave_out_others(unread=source.skipped)
         left_alone = _write_results(options, source, journal, outputs, style, tally, seconds)
-        while options.watch:
-            time.sleep(max(POLL_S, POLL_FACTOR * scan_s))
-            if source.is_away():
-                continue
-            started = time.perf_counter()
-            items = _settled(journal.noting(source.items()))
-            new = label_all(journal, items, lambda tally: None)
-            if not new.done and not new.failed:
-                scan_s = time.perf_counter() - started
-            has_changed = (
-                not options.mix
-                and not source.is_away()
-                and journal.leave_out_others(unread=source.skipped)
-            )
-            if new.done or new.failed or has_changed:
-                _write_results(options, source, journal, outputs, style, new, 0.0)
+        if options.watch:
+            _watch(options, source, journal, outputs, style, label_all, scan_s)
         _, num_failed = journal.counts()
     return 1 if num_failed or tally.away or source.skipped or left_alone else 0
+
+
+def _model_of(options: LabelOptions) -> Path:
+    """The model; raises UserError if options don't fit together."""
+    if options.model is None:
+        raise UserError("name a run or an artifact with `model`.")
+    if len(options.videos) != 1:
+        raise UserError("`engine label` takes one folder, or one list with `list=True`.")
+    if options.stride_s is not None and options.window_s is None:
+        raise UserError("`stride` needs `window`.")
+    if options.watch and (options.is_list or options.cluster):
+        raise UserError("`watch=True` needs a folder, without `list` and `cluster`.")
+    return options.model
+
+
+def _watch(
+    options: LabelOptions,
+    source: Source,
+    journal: Journal,
+    outputs: writers.Outputs,
+    style: writers.OutputStyle,
+    label_all: "LabelAll",
+    scan_s: float,
+) -> NoReturn:
+    """Scan the folder again and again, and label what is new, until Ctrl-C."""
+    while True:
+        time.sleep(max(POLL_S, POLL_FACTOR * scan_s))
+        if source.is_away():
+            continue
+        started = time.perf_counter()
+        items = _settled(journal.noting(source.items()))
+        new = label_all(journal, items, lambda tally: None)
+        if not new.done and not new.failed:
+            scan_s = time.perf_counter() - started
+        has_changed = (
+            not options.mix
+            and not source.is_away()
+            and journal.leave_out_others(unread=source.skipped)
+        )
+        if new.done or new.failed or has_changed:
+            _write_results(options, source, journal, outputs, style, new, 0.0)
 
 
 def _resumed_facts(

@@ -72,97 +72,111 @@ def label(
     tally = Progress()
     predictor = BatchedPredictor(model, settings.batch_size)
     while items:
-        items = _label_once(items, model, predictor, journal, settings, tally, on_file)
+        items = _Pass(items, journal, settings, tally, on_file).run(model, predictor)
     return tally
 
 
-def _label_once(
-    items: Iterable[Item],
-    model: VideoModel,
-    predictor: BatchedPredictor,
-    journal: Journal,
-    settings: LabelSettings,
-    tally: Progress,
-    on_file: Callable[[Progress], None],
-) -> list[Item]:
-    """Label each path once; returns items that name a path already in progress by another name."""
-    aliases: list[Item] = []
-    in_progress: dict[Path, tuple[Item, int]] = {}
+class _Pass:
+    """Labels each path once; `run` returns items that name a path already in progress."""
 
-    def pending_paths() -> Iterator[Path]:
+    def __init__(
+        self,
+        items: Iterable[Item],
+        journal: Journal,
+        settings: LabelSettings,
+        tally: Progress,
+        on_file: Callable[[Progress], None],
+    ) -> None:
+        self._items = items
+        self._journal = journal
+        self._settings = settings
+        self._tally = tally
+        self._on_file = on_file
+        self._aliases: list[Item] = []
+        self._in_progress: dict[Path, tuple[Item, int]] = {}
+        """Items, and the number of their windows that are labelled already."""
+        self._failed: set[Path] = set()
+
+    def run(self, model: VideoModel, predictor: BatchedPredictor) -> list[Item]:
+        paths = self._pending_paths()
+        first = next(paths, None)
+        if first is None:
+            return []  # --watch polls often: don't build a loader if there is nothing to label
+        settings = self._settings
+        loader = WindowLoader(
+            chain([first], paths),
+            model.clip,
+            window_s=settings.window_s,
+            stride_s=settings.stride_s,
+            batch_size=settings.batch_size,
+            gpu=model.device.index,
+            values="uint8",
+            known=lambda path: self._in_progress[path][1],
+            timeout_s=settings.timeout_s,
+        )
+        with ThreadPoolExecutor(1, thread_name_prefix="journal") as writer:
+            writing: Future[None] | None = None
+            with closing(loader.batches()) as batches:
+                for batch in batches:
+                    probabilities_BC = predictor(batch.clips)
+                    if writing is not None:
+                        writing.result()
+                    self._tally.halved = predictor.halved
+                    writing = writer.submit(
+                        self._write, batch.windows, probabilities_BC, loader.report.failures
+                    )
+            if writing is not None:
+                writing.result()
+            self._write([], [], loader.report.failures)
+        self._tally.report.merge_from(loader.report)
+        return self._aliases
+
+    def _pending_paths(self) -> Iterator[Path]:
         """Runs in the loader's thread, except for the first path."""
-        for item in items:
-            if (active := in_progress.get(item.path)) is not None:
+        for item in self._items:
+            if (active := self._in_progress.get(item.path)) is not None:
                 if item.name != active[0].name:
-                    aliases.append(item)
+                    self._aliases.append(item)
                 continue
-            is_done, known = journal.status(item, settings.model)
+            is_done, known = self._journal.status(item, self._settings.model)
             if is_done:
-                count_known(item, tally, on_file)
+                count_known(item, self._tally, self._on_file)
             else:
-                in_progress[item.path] = item, known
+                self._in_progress[item.path] = item, known
                 yield item.path
 
-    paths = pending_paths()
-    first = next(paths, None)
-    if first is None:
-        return []  # --watch polls often: don't build a loader if there is nothing to label
-    loader = WindowLoader(
-        chain([first], paths),
-        model.clip,
-        window_s=settings.window_s,
-        stride_s=settings.stride_s,
-        batch_size=settings.batch_size,
-        gpu=model.device.index,
-        values="uint8",
-        known=lambda path: in_progress[path][1],
-        timeout_s=settings.timeout_s,
-    )
-    failed: set[Path] = set()
-
-    def write(windows: list[Window], predictions: Iterable[NDArray[np.float32]]) -> None:
+    def _write(
+        self,
+        windows: list[Window],
+        predictions: Iterable[NDArray[np.float32]],
+        new_failures: dict[Path, str],
+    ) -> None:
         failures = []
-        while loader.report.failures:
-            path, reason = loader.report.failures.popitem()
-            failed.add(path)
-            item = in_progress[path][0]
+        while new_failures:
+            path, reason = new_failures.popitem()
+            self._failed.add(path)
+            item = self._in_progress[path][0]
             now = item_of(item.name, path)
             # A file that has disappeared, perhaps with its drive, is tried again when it is back.
             failures.append((item if now.is_there else now, reason))
-        answers = []
-        for window, probabilities in zip(windows, predictions, strict=True):
-            if window.path in failed:
-                continue
-            item = in_progress[window.path][0]
-            answers.append(
-                WindowAnswer(
-                    item=item,
-                    number=window.number,
-                    start_s=window.start_s,
-                    end_s=window.end_s,
-                    probabilities=probabilities,
-                    is_last=window.is_last,
-                )
+        answers = [
+            WindowAnswer(
+                item=self._in_progress[window.path][0],
+                number=window.number,
+                start_s=window.start_s,
+                end_s=window.end_s,
+                probabilities=probabilities,
+                is_last=window.is_last,
             )
-        tally.halved = predictor.halved
-        write_answers(journal, answers, failures, settings.model, tally, on_file)
+            for window, probabilities in zip(windows, predictions, strict=True)
+            if window.path not in self._failed
+        ]
+        write_answers(
+            self._journal, answers, failures, self._settings.model, self._tally, self._on_file
+        )
         for answer in answers:
             if answer.is_last:
-                del in_progress[answer.item.path]
-
-    with ThreadPoolExecutor(1, thread_name_prefix="journal") as writer:
-        writing: Future[None] | None = None
-        with closing(loader.batches()) as batches:
-            for batch in batches:
-                probabilities_BC = predictor(batch.clips)
-                if writing is not None:
-                    writing.result()
-                writing = writer.submit(write, batch.windows, probabilities_BC)
-        if writing is not None:
-            writing.result()
-        write([], [])
-    tally.report.merge_from(loader.report)
-    return aliases
+                del self._in_progress[answer.item.path]
 
 
 def count_known(item: Item, tally: Progress, on_file: Callable[[Progress], None]) -> None:

@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Concatenate, ParamSpec
+from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec
 
 import torch
 
@@ -27,6 +27,9 @@ from engine.training.loop import Trainer
 from engine.training.losses import class_weights, oversample
 from engine.training.recipe import Recipe
 from engine.training.run_folder import RunFacts
+
+if TYPE_CHECKING:
+    from lightning.fabric import Fabric
 
 BYTES_OF_FLOAT = 4
 BATCHES_HELD = 3
@@ -224,12 +227,7 @@ def train(
     train_config, val_config = _loader_configs(recipe, batch_size, fabric)
     first_log = log if fabric.is_global_zero else None
     with Display(shown=log is None and fabric.is_global_zero, log=first_log) as display:
-        display.log(
-            f"{len(clips.train):,} training clips, {len(clips.val):,} validation clips, "
-            f"{len(class_names)} classes; {clips.num_bad} bad clips left out; "
-            f"{name} loader; {fabric.world_size} × {fabric.device.type}, "
-            f"{fabric.strategy.precision.precision}"
-        )
+        display.log(f"{clips.in_words()}; {name} loader; {_devices_in_words(fabric)}")
         if weights_note:
             display.log(weights_note)
         frame_cache = open_cache(cache, max_gb=cache_gb, log=display.log)
@@ -251,14 +249,7 @@ def train(
         if trainer.train.note:
             display.log(trainer.train.note)
         if last is not None:
-            trainer.resume(last)
-            display.log(f"resuming after step {trainer.state.step:,}, from {last}")
-            if fabric.world_size != facts.world_size:
-                display.log(
-                    f"the run started with {facts.world_size} processes and continues with "
-                    f"{fabric.world_size}: batches are the same, the last bits of the weights are "
-                    "not"
-                )
+            _resume(trainer, last, facts.world_size)
         on_ready(trainer)
         finished = trainer.run()
     return _result_of(trainer, recipe, out, finished=finished)
@@ -274,6 +265,27 @@ class _Clips:
     digest: str
     weights_N: torch.Tensor | None
     """Weight of each class in the loss; None for equal weights."""
+
+    def in_words(self) -> str:
+        return (
+            f"{len(self.train):,} training clips, {len(self.val):,} validation clips, "
+            f"{len(self.manifest.class_names)} classes; {self.num_bad} bad clips left out"
+        )
+
+
+def _devices_in_words(fabric: "Fabric") -> str:
+    return f"{fabric.world_size} × {fabric.device.type}, {fabric.strategy.precision.precision}"
+
+
+def _resume(trainer: Trainer, last: Path, started_with: int) -> None:
+    trainer.resume(last)
+    log, world_size = trainer.display.log, trainer.fabric.world_size
+    log(f"resuming after step {trainer.state.step:,}, from {last}")
+    if world_size != started_with:
+        log(
+            f"the run started with {started_with} processes and continues with {world_size}: "
+            "batches are the same, the last bits of the weights are not"
+        )
 
 
 def _gather_clips(recipe: Recipe, facts: RunFacts, out: Path, *, resume: bool) -> _Clips:
