@@ -6,12 +6,12 @@ from typing import Any, Literal, NamedTuple
 import av
 import numpy as np
 import pytest
+import videos
 from av.bitstream import BitStreamFilterContext
 from av.video.frame import PictureType
 from numpy.typing import NDArray
 
 from engine.data.packed_avi import VOP_START
-from tests import videos
 
 B_FRAMES = pytest.mark.parametrize("max_b_frames", [1, 2])
 NumBFrames = Literal[1, 2]
