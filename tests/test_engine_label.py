@@ -212,7 +212,7 @@ def test_a_folder_is_watched_until_ctrl_c(run: Path, tmp_path: Path, films: Path
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (("{films}",), "--model RUN"),
+        (("{films}",), "a run or an artifact with --model"),
         (("{films}/long.mp4", "--model", "{run}"), "is a file: name a folder"),
         (("{films}/none", "--model", "{run}"), "is not a folder"),
         (("{films}", "--model", "{run}", "--out", "labels.txt"), "name a --format"),

@@ -326,7 +326,7 @@ def test_a_loss_that_is_no_number_stops_and_names_the_clips(
         (("--option", "recurrence.hidden=3000000"), 3, "too little memory"),
         (("--batch-size", 5, "--accumulate", 2), 2, "choose a multiple of 2"),
         (("--device", "gpu"), 3, "pass --device cpu"),
-        (("--precision", "fp16", "--device", "cpu"), 3, "--precision bf16 or fp32"),
+        (("--precision", "fp16", "--device", "cpu"), 3, "--precision bf16 or --precision fp32"),
         (("--loader", "torch", "--cache", "x"), 2, "remove --cache"),
         (("--loader", "decord"), 2, "unknown loader 'decord'"),
         (("--resume",), 2, "a resumed run keeps its settings"),

@@ -122,7 +122,7 @@ except UserError as error:
         [sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True
     )
     assert "can't be written" in result.stdout, result.stderr
-    assert "continue with --resume" in result.stdout
+    assert "continue with `resume=True`" in result.stdout
     last = checkpoint.last_of(tmp_path)
     assert last is not None
     assert checkpoint.load_state(last)["step"] == 1
