@@ -39,8 +39,11 @@ class Ours:
         self.note = ""
 
     def label(self, rows: list[Sample], setting: Setting) -> Iterator[ClipAnswer]:
+        loader_config = self._loader_config(setting)
+        if self._predictor.device.type == "cuda":
+            self._predictor.warm_up(loader_config.batch_size * loader_config.num_views)
         loader = make_loader(
-            default_loader(), rows, self._loader_config(setting), gpu=self._predictor.device.index
+            default_loader(), rows, loader_config, gpu=self._predictor.device.index
         )
         self.note = loader.note
         return labelled(self._predictor, loader)

@@ -37,6 +37,15 @@ class BatchedPredictor:
         self._size = self.batch_size = batch_size
         self.halved = 0
 
+    def warm_up(self, clip: ClipSpec) -> None:
+        """Run one batch of zeros: a model on a GPU may record a CUDA graph the first time.
+
+        Call it before a loader starts, whose CUDA calls could disturb the recording.
+        """
+        import torch
+
+        self(torch.zeros(self._size, *clip.shape, dtype=torch.uint8))
+
     def __call__(self, clips: "torch.Tensor") -> NDArray[np.float32]:
         import torch
 

@@ -1,6 +1,7 @@
 """A model as small as can be, and artifacts compiled from it."""
 
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -33,7 +34,12 @@ class Tiny(nn.Module):
 
 
 def compiled(
-    folder: Path, model: Uint8Input, clips: Tensor, backend: str, target: Target | None = None
+    folder: Path,
+    model: Uint8Input,
+    clips: Tensor,
+    backend: str,
+    target: Target | None = None,
+    clip: dict[str, Any] | None = None,
 ) -> Path:
     target = target or Target()
     folder.mkdir()
@@ -47,7 +53,7 @@ def compiled(
     )
     partition = BACKENDS[backend].build(inputs, folder)
     config = ArtifactConfig(
-        backend=backend, asked=target.precision, target=target, clip={}, model={},
+        backend=backend, asked=target.precision, target=target, clip=clip or {}, model={},
         class_names=list("abcde"), source="", chosen_by="", key="", device=this_device(),
         versions=versions(BACKENDS[backend].PACKAGES), partition=partition,
     )  # fmt: skip

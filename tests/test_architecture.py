@@ -25,7 +25,7 @@ MAY_IMPORT = {
     "engine.data": "dali_pipelines.*",
     "engine.models": "dali_pipelines.*",
     "engine.prediction": "dali_pipelines.*",
-    "engine.training": "dali_pipelines.* engine.data engine.models",
+    "engine.training": "dali_pipelines.* trt.* engine.data engine.models",
     "engine.predictor": "dali_pipelines.* trt.* engine.prediction engine.training",
     "engine.evaluation": "dali_pipelines.* engine.data engine.predictor engine.training",
     "engine.compilation": "dali_pipelines.* trt.* engine.data engine.evaluation "

@@ -13,11 +13,13 @@ import numpy as np
 import pytest
 import torch
 import videos
+from artifacts import SHAPE, Tiny, compiled
 from runs import random_run
 
 import engine
 from engine.data import manifest
 from engine.training import checkpoint
+from trt.program import Uint8Input
 
 DOCS = Path(__file__).parents[1] / "docs" / "python.md"
 
@@ -228,6 +230,31 @@ def test_an_artifact_predicts_what_its_run_does(
     with pytest.raises(engine.UserError, match="did you mean 'openvino'"):
         engine.compile(run, tmp_path / "other", backend="openvin", **settings)
     assert not (tmp_path / "other").exists()
+
+
+def test_an_artifact_on_a_gpu_says_which_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """torch.device("cuda") has no index, and loaders take no index for the CPU."""
+    import trt
+    from dali_pipelines.spec import ClipSpec
+
+    model = Uint8Input(Tiny(), mean=(0.5,) * 3, std=(0.5,) * 3).eval()
+    folder = compiled(
+        tmp_path / "a", model, torch.zeros(1, *SHAPE, dtype=torch.uint8), "eager",
+        clip=ClipSpec(num_frames=4, resize=16, crop=16).to_dict(),
+    )  # fmt: skip
+    assert engine.load(folder).device == torch.device("cpu")
+
+    def load_on_gpu(path: Path) -> trt.artifact.Artifact:
+        opened = load(path)
+        opened.on_gpu = True
+        return opened
+
+    load = trt.load
+    monkeypatch.setattr(trt, "load", load_on_gpu)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 3)
+    assert engine.load(folder).device.index == 3
 
 
 @pytest.mark.slow

@@ -1,5 +1,6 @@
 """The command line as users meet it: names, messages, exit codes, Ctrl-C."""
 
+import dataclasses
 import json
 import os
 import re
@@ -256,3 +257,16 @@ def alive_in_group(group: int) -> list[str]:
         if int(process_group) == group and state != "Z":
             alive.append(name)
     return alive
+
+
+def test_two_dalis_in_one_place_are_named() -> None:
+    """They share their files; only the packages' names tell that one broke the other."""
+    from engine.commands.info import advice
+    from engine.machine import describe_machine
+    from trt.backends import probe_all
+
+    machine, backends = describe_machine(), probe_all(None)
+    both = {"nvidia-dali-cuda120": "2.4.0", "nvidia-dali-cuda130": "2.4.0"}
+    hint = "pip uninstall nvidia-dali-cuda120 nvidia-dali-cuda130, then install one of them"
+    assert hint in advice(dataclasses.replace(machine, libraries=both), {}, backends)[0]
+    assert hint not in advice(machine, {}, backends)[0]

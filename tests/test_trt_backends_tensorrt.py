@@ -21,7 +21,7 @@ from trt.program import Uint8Input, lowered
 ADA = Gpu(name="an Ada", capability=(8, 9))
 TURING = Gpu(name="a Turing", capability=(7, 5))
 flavored = pytest.mark.skipif(
-    not any(map(installed, torch_tensorrt_backend.FLAVOURS)), reason="no Torch-TensorRT here"
+    not any(map(installed, torch_tensorrt_backend.FLAVORS)), reason="no Torch-TensorRT here"
 )
 buildable = pytest.mark.skipif(
     not (installed("tensorrt-rtx") and installed("onnxscript")), reason="no TensorRT-RTX here"

@@ -36,6 +36,8 @@ class Artifact:
         import torch
 
         batches = self.config.target.batches
+        if self.on_gpu:
+            clips = clips.cuda(non_blocking=True)
         return torch.cat([self._run_padded(part) for part in clips.split(batches.max)])
 
     def _run_padded(self, clips: "torch.Tensor") -> "torch.Tensor":

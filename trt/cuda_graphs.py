@@ -19,20 +19,21 @@ class CudaGraphRunner:
 
     def __init__(self, run: "Run") -> None:
         self._run = run
-        self._recorded: dict[int, _Recorded] = {}
+        self._recorded: dict[int, _Recorded | None] = {}
+        """By batch size; None if the model can't be recorded."""
 
     def __call__(self, clips: torch.Tensor) -> torch.Tensor:
         size = len(clips)
-        if size not in self._recorded:
-            if len(self._recorded) == MAX_SIZES:
-                return self._run(clips)
+        if size not in self._recorded and len(self._recorded) < MAX_SIZES:
             self._recorded[size] = self._record(clips)
-        recorded = self._recorded[size]
+        recorded = self._recorded.get(size)
+        if recorded is None:
+            return self._run(clips)
         recorded.clips.copy_(clips)
         recorded.graph.replay()
         return recorded.logits.clone()
 
-    def _record(self, clips: torch.Tensor) -> "_Recorded":
+    def _record(self, clips: torch.Tensor) -> "_Recorded | None":
         static_clips = clips.clone()
         side_stream = torch.cuda.Stream()
         side_stream.wait_stream(torch.cuda.current_stream())
@@ -41,8 +42,12 @@ class CudaGraphRunner:
                 self._run(static_clips)
         torch.cuda.current_stream().wait_stream(side_stream)
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
-            logits = self._run(static_clips)
+        # By default, CUDA calls of any thread, such as a loader's, would end the capture.
+        try:
+            with torch.cuda.graph(graph, capture_error_mode="thread_local"):
+                logits = self._run(static_clips)
+        except RuntimeError:  # something in it waits for the GPU
+            return None
         return _Recorded(graph, static_clips, logits)
 
 

@@ -6,6 +6,7 @@ fp32, with channels-first frames, as is common; `eager` is the same with our mem
 in the same precision.
 """
 
+import inspect
 import statistics
 from collections.abc import Callable
 from pathlib import Path
@@ -80,7 +81,7 @@ def _step(predictor: Predictor, clips: Tensor) -> Callable[[], int]:
 def open_channels_first(run: Path) -> Predictor:
     """Open a run with channels-first frames, the default of PyTorch."""
     predictor = open_predictor(run)
-    channels_first(predictor.run.model)  # type: ignore[attr-defined]
+    channels_first(inspect.unwrap(predictor.run).model)
     return predictor
 
 

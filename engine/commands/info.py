@@ -11,6 +11,7 @@ if TYPE_CHECKING:
 
 MARKS = {True: "yes", False: "no", None: "–"}
 TIMEOUT_S = 60.0
+DALI_PACKAGES = ("nvidia-dali-cuda120", "nvidia-dali-cuda130")
 
 
 def info(
@@ -68,6 +69,11 @@ def advice(
     """Hints, one sentence each, with the command."""
     fastest = "openvino" if machine.gpu is None else "tensorrt"
     hints = []
+    if len(machine.libraries.keys() & {*DALI_PACKAGES}) > 1:
+        hints.append(
+            f"pip uninstall {' '.join(DALI_PACKAGES)}, then install one of them: they have "
+            "overwritten each other's files."
+        )
     if not backends[fastest].usable:
         hints.append(
             f"{backends[fastest].fix or backends[fastest].why}: `engine compile` then uses "

@@ -153,7 +153,7 @@ def train(
         ),
     ] = None,
     precision: Annotated[
-        str | None, typer.Option(rich_help_panel=ADVANCED, help="auto, fp32, bf16 or fp16.")
+        str | None, typer.Option(rich_help_panel=ADVANCED, help="auto, fp32, tf32, bf16 or fp16.")
     ] = None,
     compile: Annotated[
         bool | None,

@@ -16,7 +16,7 @@ from engine.compilation.request import CompileRequest
 from engine.errors import RefusedError, UserError
 from engine.memory import keep_freed_memory
 from engine.progress import progress_bar
-from trt import artifact
+from trt import artifact, backends
 from trt.backends import BACKENDS
 from trt.build_input import BuildInput
 from trt.config import ArtifactConfig, Target
@@ -97,11 +97,18 @@ def _rank(request: CompileRequest, source: CompileSource) -> list[Any]:
     import torch
 
     from trt.precision_search import NUM_CLIPS, candidates, rank
+    from trt.tf32 import tf32
 
+    device = "cuda" if torch.cuda.is_available() else "cpu"
     clips = torch.cat([batch.clips for batch in source.proof[: NUM_CLIPS // BATCH_SIZE]])
-    total = len(candidates(source.folded, request.target.precision, clips[:1]))
-    with progress_bar("Measuring layer sensitivity", total=total, unit="layers") as advance:
-        return rank(source.folded, request.target.precision, clips, advance)
+    clips, model = clips.to(device), source.folded.to(device)
+    try:
+        total = len(candidates(model, request.target.precision, clips[:1]))
+        bar = progress_bar("Measuring layer sensitivity", total=total, unit="layers")
+        with tf32(False), bar as advance:
+            return rank(model, request.target.precision, clips, advance)
+    finally:
+        model.to("cpu")
 
 
 def _attempt(
@@ -130,7 +137,7 @@ def _attempt(
         calibration=source.calibration,
         on_step=lambda step: log(f"{request.backend}: {step} …"),
     )
-    partition = backend.build(inputs, stage)
+    partition = backends.build(request.backend, inputs, stage)
     config = ArtifactConfig(
         backend=request.backend,
         asked=request.precision,
@@ -151,7 +158,7 @@ def _attempt(
     )
     device = backend.runs_on(gpu)
     if device:
-        run: Any = artifact.Artifact(config, backend.load(stage, config))
+        run: Any = artifact.Artifact(config, backend.load(stage, config), on_gpu=device == "cuda")
         proved_on = this_device()
     else:
         run, proved_on = model, "PyTorch on the CPU instead: this machine can't run the engine"
@@ -201,7 +208,7 @@ def rebuild(
         target=config.target,
         on_step=lambda step: log(f"{config.backend}: {step} …"),
     )
-    partition = backend.build(inputs, stage)
+    partition = backends.build(config.backend, inputs, stage)
     config = dataclasses.replace(
         config,
         device=this_device(),
@@ -209,7 +216,8 @@ def rebuild(
         partition=partition,
         build={"seconds": round(time.perf_counter() - started, 2)},
     )
-    run = artifact.Artifact(config, backend.load(stage, config))
+    on_gpu = backend.runs_on(gpu) == "cuda"
+    run = artifact.Artifact(config, backend.load(stage, config), on_gpu=on_gpu)
     parity = compare(
         proof["logits"].numpy(),
         answers(run, proof["clips"].split(BATCH_SIZE)),

@@ -118,7 +118,9 @@ class CompileSource:
         import numpy as np
         import torch
 
-        facts = [self.digest, self.config.clip.to_dict(), row_facts(self.proof_rows)]
+        from trt.tf32 import with_tf32
+
+        facts = ["fp32", self.digest, self.config.clip.to_dict(), row_facts(self.proof_rows)]
         name = hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:32]
         path = self._request.cache / f"{name}.npy" if self._request.cache else None
         if path is not None and path.is_file():
@@ -126,7 +128,8 @@ class CompileSource:
             return logits
         device = "cuda" if torch.cuda.is_available() else "cpu"
         model = self.model.to(device)
-        logits = self.predict(lambda clips: model(clips.to(device)), "Running the fp32 model")
+        run = with_tf32(lambda clips: model(clips.to(device)), allowed=False)
+        logits = self.predict(run, "Running the fp32 model")
         self.model.to("cpu")
         if path is not None:
             try:

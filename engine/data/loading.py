@@ -27,6 +27,7 @@ def make_loader(
     *,
     gpu: int | None = None,
     cache: "FrameCache | None" = None,
+    num_threads: int | None = None,
 ) -> ClipLoader:
     """Create a loader for `rows`.
 
@@ -36,6 +37,7 @@ def make_loader(
         loader_config: Clip geometry, batch size, shuffling and augmentation.
         gpu: Index of the GPU that DALI uses; None for the CPU.
         cache: Cache of decoded frames, for `dali` only.
+        num_threads: Threads that decode, or processes of `torch`; None takes one per core.
 
     Raises:
         UserError: `name` is unknown, DALI isn't installed, or `torch` is used with a cache.
@@ -49,12 +51,12 @@ def make_loader(
             raise UserError(
                 "the torch loader has no cache: remove `cache`, or pass `loader='dali'`."
             )
-        return TorchLoader(rows, loader_config)
+        return TorchLoader(rows, loader_config, num_workers=num_threads)
     if not importlib.util.find_spec("nvidia.dali"):
         raise UserError("DALI isn't installed here: pass `loader='torch'`.")
     from dali_pipelines.loaders.dali_loader import DaliLoader
 
-    return DaliLoader(rows, loader_config, gpu=gpu, cache=cache)
+    return DaliLoader(rows, loader_config, gpu=gpu, cache=cache, num_threads=num_threads)
 
 
 def open_cache(

@@ -71,6 +71,8 @@ def label(
     """
     tally = Progress()
     predictor = BatchedPredictor(model, settings.batch_size)
+    if model.device.type == "cuda":
+        predictor.warm_up(model.clip)
     while items:
         items = _Pass(items, journal, settings, tally, on_file).run(model, predictor)
     return tally

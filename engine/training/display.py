@@ -107,7 +107,7 @@ class Display:
         num_clips, seconds = max(1, state.num_clips), max(1e-9, state.seconds)
         steps_left = (self._num_epochs - self._epoch) * self._num_steps - done
         step_s = (time.monotonic() - self._started_at) / self._steps_since_start
-        top1 = float(state.num_correct) / num_clips
+        top1 = state.num_correct / num_clips
         return (
             f"loss {state.loss_sum / num_clips:.3f}  top-1 {top1:.1%}  "
             f"lr {lr:.2g}  {num_clips / seconds:.1f} clips/s  "

@@ -10,12 +10,24 @@ if TYPE_CHECKING:
     from lightning.fabric import Fabric
 
 DEVICES = ("auto", "gpu", "cpu")
-PRECISIONS: dict[str, Any] = {"fp32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}
+PRECISIONS: dict[str, Any] = {
+    "fp32": "32-true",
+    "tf32": "32-true",
+    "bf16": "bf16-mixed",
+    "fp16": "16-mixed",
+}
 
 
 def is_first_process() -> bool:
     """True in the process that logs and saves; works before the process group exists, too."""
     return os.environ.get("RANK", os.environ.get("LOCAL_RANK", "0")) == "0"
+
+
+def _ddp(with_gpu: bool) -> Any:
+    """Several processes; small facts are exchanged on the CPU, so that no GPU is waited for."""
+    from lightning.fabric.strategies import DDPStrategy
+
+    return DDPStrategy(process_group_backend="cpu:gloo,cuda:nccl" if with_gpu else "gloo")
 
 
 def make_fabric(
@@ -41,13 +53,12 @@ def make_fabric(
     with_gpu = torch.cuda.is_available() if device == "auto" else device == "gpu"
     if with_gpu and not torch.cuda.is_available():
         raise RefusedError("torch finds no NVIDIA GPU here: pass `device='cpu'`.")
-    if with_gpu:
-        torch.set_float32_matmul_precision("high")
     if precision == "auto":
-        precision = "bf16" if with_gpu and torch.cuda.is_bf16_supported() else "fp32"
-    if precision == "fp16" and not with_gpu:
+        has_bf16 = with_gpu and torch.cuda.is_bf16_supported(including_emulation=False)
+        precision = "bf16" if has_bf16 else "fp32"
+    if precision in ("fp16", "tf32") and not with_gpu:
         raise RefusedError(
-            "fp16 can't be trained on a CPU: pass `precision='bf16'` or `precision='fp32'`."
+            f"{precision} can't be trained on a CPU: pass `precision='bf16'` or `precision='fp32'`."
         )
     if "LOCAL_WORLD_SIZE" in os.environ:  # torchrun has started the processes already
         num_devices = int(os.environ["LOCAL_WORLD_SIZE"])
@@ -56,7 +67,7 @@ def make_fabric(
         accelerator="cuda" if with_gpu else "cpu",
         devices=num_devices,
         num_nodes=num_nodes,
-        strategy="ddp" if num_devices * num_nodes > 1 else "auto",
+        strategy=_ddp(with_gpu) if num_devices * num_nodes > 1 else "auto",
         precision=PRECISIONS[precision],
     )
     return fabric, precision

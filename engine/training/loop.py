@@ -31,6 +31,7 @@ from engine.training.display import Display
 from engine.training.distill import Teacher
 from engine.training.losses import Criterion, mix
 from engine.training.optim import make_optimizer, make_schedule
+from engine.training.pending_step import PendingStep
 from engine.training.recipe import Recipe
 from engine.training.train_state import TrainState
 from engine.training.validation import validate
@@ -88,7 +89,7 @@ class Trainer:
             if loop.ema
             else None
         )
-        self._pending: tuple[int, list[Batch], float, Tensor] | None = None
+        self._pending: PendingStep | None = None
         self._saved_at = time.monotonic()
         self._tensorboard: Any = None
         self._wrapping: tuple[bool, Any] | None = None
@@ -191,9 +192,9 @@ class Trainer:
         flags = [sum(len(part.ids) for part in parts), save_due, self.stop_asked]
         num_clips, save, stop = self._sum(flags)
         if num_clips:
-            loss, num_correct = self._backward(model, parts, num_clips)
+            totals_2 = self._backward(model, parts, num_clips)
             self._check_pending()
-            self._pending = (state.step, parts, num_clips, loss)
+            self._pending = PendingStep(state.step, parts, int(num_clips), totals_2)
             if self.recipe.optim.clip_grad:
                 fabric.clip_gradients(
                     model,
@@ -203,8 +204,6 @@ class Trainer:
                 )
             self.optimizer.step()
             self.optimizer.zero_grad()
-            state.num_clips += int(num_clips)
-            state.num_correct += num_correct
             if self.averaged:
                 self.averaged.update_parameters(self.raw)
         if not isinstance(self.schedule, ReduceLROnPlateau):
@@ -212,8 +211,8 @@ class Trainer:
         state.step += 1
         return save > 0, stop > 0
 
-    def _backward(self, model: Any, parts: list[Batch], num_clips: float) -> tuple[Tensor, float]:
-        """Compute gradients of the mean loss over all parts and ranks; return loss and hits.
+    def _backward(self, model: Any, parts: list[Batch], num_clips: float) -> Tensor:
+        """Compute gradients of the mean loss over all parts and ranks; return its sum and the hits.
 
         The mean is exact even if parts have unequal sizes or are empty on some ranks.
         """
@@ -237,19 +236,20 @@ class Trainer:
                 fabric.backward(loss * fabric.world_size / num_clips)
             loss_sum += loss.detach()
             num_correct += (logits_BN.detach().argmax(dim=1)[: len(labels_B)] == labels_B).sum()
-        totals = self.fabric.all_reduce(torch.stack([loss_sum, num_correct]), reduce_op="sum")
-        return totals[0] / num_clips, totals[1]
+        return self.fabric.all_reduce(torch.stack([loss_sum, num_correct]), reduce_op="sum")
 
     def _check_pending(self) -> None:
-        """Check the previous step's loss, which by now is computed without waiting for the GPU."""
+        """Add the loss of the previous step, which a GPU computed while this one was prepared."""
         if self._pending is None:
             return
-        step, parts, num_clips, loss = self._pending
-        self._pending = None
-        value = float(loss)
-        if not np.isfinite(value):
-            self._raise_diverged(f"the loss became {value} at step {step}", parts)
-        self.state.loss_sum += value * num_clips
+        pending, self._pending = self._pending, None
+        loss_sum, num_correct = pending.totals()
+        if not np.isfinite(loss_sum):
+            loss = loss_sum / pending.num_clips
+            self._raise_diverged(f"the loss became {loss} at step {pending.step}", pending.parts)
+        self.state.loss_sum += loss_sum
+        self.state.num_correct += num_correct
+        self.state.num_clips += pending.num_clips
 
     def _raise_diverged(self, problem: str, parts: list[Batch]) -> None:
         path_of = {row.id: row.path.name for row in self.train.rows}
@@ -268,10 +268,10 @@ class Trainer:
         )
 
     def _sum(self, values: list[Any]) -> list[float]:
-        """Sum over all ranks."""
+        """Sum over all ranks, on the CPU: on GPUs it would wait for all work there."""
         numbers = torch.tensor([float(value) for value in values])
         if self.fabric.world_size > 1:
-            numbers = self.fabric.all_reduce(numbers.to(self.fabric.device), reduce_op="sum")
+            torch.distributed.all_reduce(numbers)
         return numbers.tolist()
 
     def _end_epoch(self) -> None:
@@ -338,7 +338,6 @@ class Trainer:
             metrics={name: value for name, value in last.items() if name.startswith("val_")},
             versions=self.versions,
         )
-        state.num_correct = float(state.num_correct)
         saved: dict[str, Any] = {
             "standing": dataclasses.asdict(state),
             "loader": self._loader_state(),

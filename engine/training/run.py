@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec
 
 import torch
 
+from dali_pipelines.cores import num_cores
 from dali_pipelines.loaders.loader_config import LoaderConfig, LoaderReport, Sample
 from engine.data import splits
 from engine.data.loading import default_loader, make_loader, open_cache
@@ -27,6 +28,7 @@ from engine.training.loop import Trainer
 from engine.training.losses import class_weights, oversample
 from engine.training.recipe import Recipe
 from engine.training.run_folder import RunFacts
+from trt.tf32 import set_tf32
 
 if TYPE_CHECKING:
     from lightning.fabric import Fabric
@@ -199,7 +201,9 @@ def train(
         devices = max(1, facts.world_size // nodes)
     fabric, precision = make_fabric(device, devices or 1, nodes, recipe.loop.precision)
     recipe = dataclasses.replace(recipe, loop=dataclasses.replace(recipe.loop, precision=precision))
-    batch_size = _batch_size_of_part(recipe, fabric.world_size)
+    if fabric.device.type == "cuda":
+        set_tf32(precision == "tf32")
+    batch_size = recipe.loop.part_size(fabric.world_size)
     if resume and is_first_process():
         run_folder.hold(out)
     if fabric.device.type == "cpu":
@@ -225,20 +229,24 @@ def train(
     gpu = fabric.device.index  # None on a CPU
     name = loader or default_loader()
     train_config, val_config = _loader_configs(recipe, batch_size, fabric)
+    num_threads = max(1, num_cores() // max(1, fabric.world_size // nodes))
     first_log = log if fabric.is_global_zero else None
     with Display(shown=log is None and fabric.is_global_zero, log=first_log) as display:
         display.log(f"{clips.in_words()}; {name} loader; {_devices_in_words(fabric)}")
         if weights_note:
             display.log(weights_note)
         frame_cache = open_cache(cache, max_gb=cache_gb, log=display.log)
+        new_loader = functools.partial(
+            make_loader, name, gpu=gpu, cache=frame_cache, num_threads=num_threads
+        )
         trainer = Trainer(
             fabric,
             recipe,
             network,
             spec=spec,
             class_names=class_names,
-            train=make_loader(name, clips.train, train_config, gpu=gpu, cache=frame_cache),
-            val=make_loader(name, clips.val, val_config, gpu=gpu, cache=frame_cache),
+            train=new_loader(clips.train, train_config),
+            val=new_loader(clips.val, val_config),
             run=out,
             display=display,
             versions=versions,
@@ -314,18 +322,6 @@ def _gather_clips(recipe: Recipe, facts: RunFacts, out: Path, *, resume: bool) -
         digest=digest,
         weights_N=weights_N,
     )
-
-
-def _batch_size_of_part(recipe: Recipe, world_size: int) -> int:
-    """Clips that go through the model at a time, in one process."""
-    loop = recipe.loop
-    parts = world_size * loop.accumulate
-    if loop.batch_size % parts:
-        raise UserError(
-            f"a batch of {loop.batch_size} clips can't be split evenly over {world_size} "
-            f"processes and {loop.accumulate} parts; choose a multiple of {parts}."
-        )
-    return loop.batch_size // parts
 
 
 def _open_teacher(recipe: Recipe, class_names: list[str]) -> Teacher | None:

@@ -14,7 +14,8 @@ load(folder, config)         returns the callable of an artifact
 runs_on(gpu)                 "cuda", "cpu", or "" if this machine can build but not run it
 """
 
-from typing import Any, Protocol
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
 
 from trt.backends import (
     eager_backend,
@@ -25,9 +26,13 @@ from trt.backends import (
     torch_tensorrt_backend,
 )
 from trt.config import ArtifactConfig, Bond, Precision
+from trt.errors import CompileError
 from trt.probe import Gpu, Status
 
-__all__ = ["BACKENDS", "Gpu", "Status", "choose", "probe_all"]
+if TYPE_CHECKING:
+    from trt.build_input import BuildInput
+
+__all__ = ["BACKENDS", "Gpu", "Status", "build", "choose", "probe_all"]
 
 
 class Backend(Protocol):
@@ -58,6 +63,24 @@ BACKENDS: dict[str, Backend] = {
 def probe_all(gpu: Gpu | None) -> dict[str, Status]:
     """Probe all backends."""
     return {name: backend.probe(gpu) for name, backend in BACKENDS.items()}
+
+
+def build(name: str, inputs: "BuildInput", folder: Path) -> dict[str, Any]:
+    """Build with a backend, and return its partition.
+
+    Raises:
+        CompileError: The compiler failed.
+    """
+    try:
+        return BACKENDS[name].build(inputs, folder)
+    except (RuntimeError, OSError) as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise  # a full disk or a missing permission, not the compiler
+        lines = str(error).strip().splitlines() or [type(error).__name__]
+        raise CompileError(
+            f"{name} can't compile this model ({lines[0].rstrip('.:')}): choose another `backend` "
+            "or `precision`."
+        ) from error
 
 
 def choose(gpu: Gpu | None) -> tuple[str, str]:

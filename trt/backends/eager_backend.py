@@ -48,16 +48,7 @@ def load(folder: Path, config: ArtifactConfig) -> "Run":
     exported = program.load(folder / PROGRAM)
     if not torch.cuda.is_available():
         return exported.module()
+    from trt.tf32 import with_tf32
+
     module = move_to_device_pass(exported, "cuda").module()
-    if config.target.precision != "tf32":
-        return module
-
-    def run(clips: torch.Tensor) -> torch.Tensor:
-        before = torch.get_float32_matmul_precision()
-        torch.set_float32_matmul_precision("high")
-        try:
-            return module(clips)
-        finally:
-            torch.set_float32_matmul_precision(before)
-
-    return run
+    return with_tf32(module, config.target.precision == "tf32")

@@ -3,6 +3,9 @@
 The artifact keeps the ONNX file, from which an engine for another version can be built.
 """
 
+import atexit
+import contextlib
+import os
 import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,7 +14,7 @@ from trt.backends import onnx_backend
 from trt.build_input import BuildInput
 from trt.config import ArtifactConfig, Bond, Precision, Target, nearest
 from trt.errors import CompileError
-from trt.probe import Gpu, Status, installed, missing
+from trt.probe import Gpu, Status, installed, missing, user_cache
 
 if TYPE_CHECKING:
     import onnx
@@ -24,6 +27,8 @@ LOWERS: frozenset[Precision] = frozenset({"fp32", "tf32", "int8"})
 PACKAGES: tuple[str, ...] = ("tensorrt-rtx",)
 BOUND_TO: frozenset[Bond] = frozenset({"versions"})
 MODEL, ENGINE = onnx_backend.MODEL, "model.engine"
+MIN_CAPABILITY = (8, 0)
+"""Engines for older GPUs have to be built for them alone."""
 INPUT, OUTPUT = onnx_backend.INPUT, onnx_backend.OUTPUT
 
 
@@ -32,8 +37,21 @@ def probe(gpu: Gpu | None) -> Status:
     for package, extra in (("tensorrt-rtx", "tensorrt-rtx"), ("onnx", "onnx")):
         if not installed(package):
             return missing(package, extra)
-    runs = "and runs" if gpu and gpu.capability >= (8, 0) else "but can't run"
+    runs = "and runs" if gpu and has_kernels(gpu) else "but can't run"
     return Status(usable=True, why=f"{installed('tensorrt-rtx')}; builds engines {runs} them here")
+
+
+def has_kernels(gpu: Gpu) -> bool:
+    """Whether TensorRT-RTX can run on this GPU; the library lists the GPUs that it has kernels for.
+
+    Its list has gaps: 1.6 supports 8.9 and 12.0, but not 9.0 (H100, H200) and 10.0 (B200).
+    """
+    try:
+        import tensorrt_rtx
+    except (ImportError, OSError):
+        return False
+    name = "SM{}{}".format(*gpu.capability)
+    return gpu.capability >= MIN_CAPABILITY and name in tensorrt_rtx.ComputeCapability.__members__
 
 
 def resolve_precision(precision: Precision, gpu: Gpu | None) -> tuple[Precision, str]:
@@ -42,7 +60,7 @@ def resolve_precision(precision: Precision, gpu: Gpu | None) -> tuple[Precision,
 
 
 def runs_on(gpu: Gpu | None) -> str:
-    return "cuda" if gpu and gpu.capability >= (8, 0) else ""
+    return "cuda" if gpu and has_kernels(gpu) else ""
 
 
 def build(inputs: BuildInput, folder: Path) -> dict[str, Any]:
@@ -223,21 +241,58 @@ def load(folder: Path, config: ArtifactConfig) -> "Run":
     logger = _logger()
     runtime = tensorrt_rtx.Runtime(logger)
     engine = runtime.deserialize_cuda_engine((folder / ENGINE).read_bytes())
-    context = engine.create_execution_context() if engine is not None else None
+    kernels = user_cache() / "tensorrt-rtx" / config.files.get(ENGINE, "")
+    context = _context(engine, kernels) if engine is not None else None
     if context is None:
         raise CompileError(
             f"TensorRT-RTX can't open {folder / ENGINE} here ({_reason(logger)}): "
             "compile the model again, on this machine."
         )
-    return _Runner(runtime, context)
+    from trt.cuda_graphs import CudaGraphRunner
+
+    return CudaGraphRunner(_Runner(runtime, context))
+
+
+def _context(engine: Any, kernels: Path) -> Any:
+    """Create an execution context; the kernels that it compiles on first use are saved on exit.
+
+    They are saved in the user's cache, because a file in the artifact would have no digest. Kernels
+    are compiled for each shape before it runs, since a CUDA graph can't be recorded while they are
+    compiled in the background.
+    """
+    import tensorrt_rtx
+
+    config = engine.create_runtime_config()
+    config.dynamic_shapes_kernel_specialization_strategy = (
+        tensorrt_rtx.DynamicShapesKernelSpecializationStrategy.EAGER
+    )
+    cache = config.create_runtime_cache()
+    if kernels.is_file():
+        cache.deserialize(kernels.read_bytes())
+    config.set_runtime_cache(cache)
+    if not kernels.is_dir():  # while the artifact is being built, its digests aren't known
+        atexit.register(_save, cache, kernels)
+    return engine.create_execution_context(config)
+
+
+def _save(cache: Any, path: Path) -> None:
+    """Save compiled kernels; without them the next start is only slower."""
+    with contextlib.suppress(OSError, RuntimeError):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        new = path.with_name(f"{path.name}.{os.getpid()}")
+        new.write_bytes(bytes(cache.serialize()))
+        new.replace(path)
 
 
 class _Runner:
-    """Runs an engine on the current CUDA stream, without waiting for the result."""
+    """Runs an engine on a CUDA stream of its own, without waiting for the result."""
 
     def __init__(self, runtime: Any, context: Any) -> None:
+        import torch
+
         self._runtime = runtime  # must live as long as the engine
         self._context = context
+        self._stream = torch.cuda.Stream()
 
     def __call__(self, clips: "torch.Tensor") -> "torch.Tensor":
         import torch
@@ -249,7 +304,12 @@ class _Runner:
         logits = torch.empty(shape, dtype=torch.float32, device=clips.device)
         context.set_tensor_address(INPUT, clips.data_ptr())
         context.set_tensor_address(OUTPUT, logits.data_ptr())
-        if not context.execute_async_v3(torch.cuda.current_stream().cuda_stream):
+        # On the default stream, TensorRT waits for the whole GPU before and after a run.
+        current, own = torch.cuda.current_stream(), self._stream
+        own.wait_stream(current)
+        done = context.execute_async_v3(own.cuda_stream)
+        current.wait_stream(own)
+        if not done:
             raise CompileError(f"TensorRT-RTX couldn't run {len(clips)} clips at once.")
         return logits
 

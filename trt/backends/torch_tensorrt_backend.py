@@ -12,10 +12,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from trt.backends import tensorrt_rtx_backend
 from trt.build_input import BuildInput
 from trt.config import PROGRAM, ArtifactConfig, Bond, Precision, nearest
 from trt.errors import CompileError
-from trt.probe import Gpu, Status, installed, missing
+from trt.probe import Gpu, Status, install_command, installed, missing
 
 if TYPE_CHECKING:
     import torch
@@ -28,7 +29,9 @@ LOWERS: frozenset[Precision] = frozenset({"fp32", "tf32", "int8", "fp8"})
 PACKAGES: tuple[str, ...] = ("torch", "torch-tensorrt", "torch-tensorrt-rtx", "tensorrt")
 BOUND_TO: frozenset[Bond] = frozenset({"device", "versions"})
 QUANTIZED: tuple[Precision, ...] = ("int8", "fp8")
-FLAVOURS = ("torch-tensorrt", "torch-tensorrt-rtx")
+RTX = "torch-tensorrt-rtx"
+FLAVORS = ("torch-tensorrt", RTX)
+"""Both install the same module, so only one of them can be used."""
 ENGINES = "engines.json"
 """File with the names of each engine's inputs and outputs, in order."""
 MIN_CAPABILITY: dict[Precision, tuple[int, int]] = {
@@ -37,12 +40,32 @@ MIN_CAPABILITY: dict[Precision, tuple[int, int]] = {
 
 
 def probe(gpu: Gpu | None) -> Status:
-    packages = [package for name in FLAVOURS if (package := installed(name))]
+    packages = [package for name in FLAVORS if (package := installed(name))]
+    if len(packages) > 1:
+        return Status(
+            usable=False,
+            why=f"{' and '.join(packages)} have overwritten each other's files",
+            fix=f"pip uninstall {' '.join(FLAVORS)}, then install one of them",
+        )
     if gpu is None:
         return Status(usable=False, why="no NVIDIA GPU")
     if not packages:
         return missing("Torch-TensorRT", "tensorrt")
+    capability = "compute capability {}.{}".format(*gpu.capability)
+    if is_rtx() and not tensorrt_rtx_backend.has_kernels(gpu):
+        return Status(
+            usable=False,
+            why=f"{installed('tensorrt-rtx')} has no kernels for {capability}",
+            fix=f"pip uninstall {RTX} tensorrt-rtx, then {install_command('tensorrt')}",
+        )
+    if gpu.capability < MIN_CAPABILITY["int8"]:
+        return Status(usable=False, why=f"TensorRT has no kernels for {capability}")
     return Status(usable=True, why=packages[0])
+
+
+def is_rtx() -> bool:
+    """Whether the installed Torch-TensorRT is the one for TensorRT-RTX."""
+    return bool(installed(RTX))
 
 
 def resolve_precision(precision: Precision, gpu: Gpu | None) -> tuple[Precision, str]:
@@ -147,10 +170,13 @@ def load(folder: Path, config: ArtifactConfig) -> "Run":
         module.cuda()
 
     def run(clips: torch.Tensor) -> torch.Tensor:
-        with torch.inference_mode():
+        with torch.no_grad():
             return module(clips.cuda())
 
-    return run
+    from trt.cuda_graphs import CudaGraphRunner
+    from trt.tf32 import with_tf32
+
+    return CudaGraphRunner(with_tf32(run, config.target.precision == "tf32"))
 
 
 def _load_engine(path: Path, bindings: dict[str, list[str]]) -> "torch.nn.Module":
@@ -191,7 +217,7 @@ def quantized(inputs: BuildInput) -> Iterator[BuildInput]:
         from modelopt.torch.quantization.utils import export_torch_mode
     except ImportError as error:
         raise CompileError(
-            f"{inputs.target.precision} needs ModelOpt: pip install nvidia-modelopt."
+            f"{inputs.target.precision} needs ModelOpt: {install_command('tensorrt')}."
         ) from error
     if inputs.calibration is None:
         raise CompileError(
