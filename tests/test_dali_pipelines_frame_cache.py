@@ -19,6 +19,7 @@ from users import another_user, shared_folder
 
 from dali_pipelines.augment import Augment
 from dali_pipelines.errors import SpecError
+from dali_pipelines.loaders.clip_reader import ClipReader
 from dali_pipelines.loaders.dali_loader import DaliLoader
 from dali_pipelines.loaders.frame_cache import FrameCache
 from dali_pipelines.loaders.loader_config import LoaderConfig, Sample
@@ -283,3 +284,13 @@ def test_a_good_file_outlives_a_failed_read(tmp_path: Path) -> None:
 
 def _size(folder: Path) -> int:
     return sum(entry.stat().st_size for entry in folder.iterdir())
+
+
+def test_what_is_cached_is_not_decoded_by_dali(tmp_path: Path) -> None:
+    (row,) = rows_of([videos.write_video(tmp_path / "clip.webm", codec="vp9")])
+    cache = FrameCache(tmp_path / "cache", max_gb=1)
+    config = LoaderConfig(spec=SMALL)
+    offered = ClipReader(config=config, cache=cache, takes_video=lambda row: True)
+    assert offered.read(row, 0).read_by == "DALI's video decoder"
+    assert ClipReader(config=config, cache=cache).read(row, 0).read_by == "PyAV"
+    assert offered.read(row, 0).read_by == "the cache"

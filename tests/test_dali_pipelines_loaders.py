@@ -26,7 +26,9 @@ from rows import SMALL, assert_loaders_agree, assert_same_pixels, by_id, rows_of
 from dali_pipelines.augment import Augment
 from dali_pipelines.decode import clip_file
 from dali_pipelines.errors import LoaderError, SpecError
-from dali_pipelines.loaders.dali_loader import DaliLoader
+from dali_pipelines.loaders.clip_reader import ClipReader
+from dali_pipelines.loaders.dali_graph import ClipGraph
+from dali_pipelines.loaders.dali_loader import MAX_REFUSED, DaliLoader
 from dali_pipelines.loaders.loader_config import Batch, ClipLoader, LoaderConfig, Sample
 from dali_pipelines.loaders.torch_loader import TorchLoader
 from dali_pipelines.loaders.window_loader import WindowLoader
@@ -225,8 +227,35 @@ def test_a_file_that_dalis_decoder_refuses_is_read_by_pyav(tmp_path: Path) -> No
     loader = assert_loaders_agree(rows, LoaderConfig(spec=SMALL), decoder="dali")
     assert loader.report.read_by == {"DALI's video decoder": 2, "PyAV": 1}
     assert list(loader.report.refused) == [paths[1]]
-    assert "1.webm" in loader.report.describe()
+    assert "1.webm: Failed to create video decoder" in loader.report.describe()
     assert not loader.report.failures
+
+
+def test_files_of_a_kind_that_dalis_decoder_refuses_are_not_offered_again(tmp_path: Path) -> None:
+    """The index says VP9; seven files are H.264 by now. After two, DALI isn't asked any more."""
+    paths = [videos.write_video(tmp_path / f"{n}.webm", codec="vp9") for n in range(9)]
+    rows = rows_of(paths)
+    for path in paths[2:]:
+        shutil.move(videos.write_video(tmp_path / "other.mp4", codec="h264"), path)
+    for batch_size in (1, 9):  # one by one, and all at once
+        config = LoaderConfig(spec=SMALL, batch_size=batch_size)
+        loader = assert_loaders_agree(rows, config, decoder="dali")
+        assert loader.report.read_by == {"DALI's video decoder": 2, "PyAV": 7}
+        assert len(loader.report.refused) == MAX_REFUSED
+
+
+def test_clips_in_one_block_are_those_frame_by_frame(tmp_path: Path) -> None:
+    """What a GPU gets, in one copy per view."""
+    rows = rows_of([videos.write_video(tmp_path / f"{n}", codec="h264") for n in range(3)])
+    config = LoaderConfig(spec=SMALL, augment=Augment())
+    found = []
+    for for_gpu in (False, True):
+        read = [ClipReader(config=config, for_gpu=for_gpu).read(row, 1) for row in rows]
+        graph = ClipGraph(read[0].input_kind, SMALL, max_views=3, num_threads=1)
+        sources = [source for clip in read for source in clip.sources]
+        found.append(graph.run(sources, [view for clip in read for view in clip.views]))
+    assert len(sources) == 3
+    assert torch.equal(*found)
 
 
 def test_half_precision(synth_rows: list[Sample]) -> None:

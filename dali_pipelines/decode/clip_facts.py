@@ -61,8 +61,8 @@ class ClipHealth:
     """Loaders that can read it: any of dali-gpu, dali-cpu and torch."""
 
 
-NVDEC_CODECS = frozenset({"h264", "hevc", "av1", "vp8", "vp9", "mpeg4", "mjpeg"})
-"""Codecs documented for `fn.decoders.video` on a GPU; `engine info` tests what this GPU opens."""
+NVDEC_CODECS = frozenset({"h264", "hevc", "av1", "vp8", "vp9", "mpeg4"})
+"""Codecs that `fn.decoders.video` decodes on a GPU, if the GPU does; `engine info` tests that."""
 
 
 def judge(facts: ClipFacts, *, expected: int, damaged: int) -> ClipHealth:

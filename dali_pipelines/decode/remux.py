@@ -25,6 +25,7 @@ from dali_pipelines.errors import VideoError
 from dali_pipelines.frame_plan import IntArray
 
 TICK = Fraction(1, 25)
+PARTED_CODECS = NVDEC_CODECS | {"mjpeg"}  # DALI decodes mjpeg on a CPU only
 LEADING_IS_LOST = frozenset({"hevc", "mpeg4", "mpeg1video", "mpeg2video"})
 """Codecs whose decoders drop leading pictures: those displayed before the first keyframe."""
 
@@ -39,6 +40,8 @@ class ClipPart(NamedTuple):
 def cut_part(path: Path, wanted: IntArray) -> ClipPart | None:
     """Cut out the part of a video file that is needed to decode the frames `wanted`.
 
+    The codec must be one that DALI decodes, on a GPU or a CPU.
+
     Returns:
         None if the file's frames would not decode correctly from a part.
 
@@ -48,7 +51,7 @@ def cut_part(path: Path, wanted: IntArray) -> ClipPart | None:
     try:
         with open_indexed(path) as video:
             index, codec = video.index, video.stream.codec_context.codec.canonical_name
-            if index is None or wanted.max() >= len(index) or codec not in NVDEC_CODECS:
+            if index is None or wanted.max() >= len(index) or codec not in PARTED_CODECS:
                 return None
             numbers = np.unique(wanted)
             chosen = _choose(video, index, numbers)

@@ -11,6 +11,7 @@ from threading import Event
 from typing import Any, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from dali_pipelines.augment import ClipView
 from dali_pipelines.decode import frame_folder
@@ -47,6 +48,8 @@ class ClipReader:
     cache: FrameCache | None = None
     takes_video: Callable[[Sample], bool] = field(default=lambda row: False)
     """Whether DALI's video decoder should read this file."""
+    for_gpu: bool = False
+    """Give frames as one pinned array per view, which is copied to a GPU at once."""
     stop: Event = field(default_factory=Event)
 
     def read(self, row: Sample, epoch: int) -> ReadClip:
@@ -64,9 +67,12 @@ class ClipReader:
             if row.path.is_dir():
                 if is_plain:
                     return self._read_images(row, views)
-            elif is_plain and self.takes_video(row) and (clip := self._read_video(row, views)):
+                return self._read_pixels(row, views, None)
+            cached = self._cached(row, _numbers(views))
+            may_be_video = cached is None and is_plain and self.takes_video(row)
+            if may_be_video and (clip := self._read_video(row, views)):
                 return clip
-            return self._read_pixels(row, views)
+            return self._read_pixels(row, views, cached)
         except VideoError as error:
             if error.path == row.path:
                 raise
@@ -104,25 +110,32 @@ class ClipReader:
             read_by="DALI's video decoder",
         )
 
-    def _read_pixels(self, row: Sample, views: list[ClipView]) -> ReadClip:
-        numbers = np.unique(np.concatenate([view.plan.source_indices for view in views]))
-        short = self.config.spec.resize
-        read_by: ReadBy = "the cache"
-        frames, num_damaged = None, 0
-        if self.cache is not None and row.path.is_file():
-            frames = self.cache.get(row.path, short, numbers.tolist())
+    def _cached(self, row: Sample, numbers: IntArray) -> list[Frame] | None:
+        if self.cache is None or not row.path.is_file():
+            return None
+        return self.cache.get(row.path, self.config.spec.resize, numbers.tolist())
+
+    def _read_pixels(
+        self, row: Sample, views: list[ClipView], cached: list[Frame] | None
+    ) -> ReadClip:
+        numbers = _numbers(views)
+        frames, num_damaged = cached, 0
         if frames is None:
-            read_by = "PyAV"
             frames, num_damaged = self._decode(row.path, numbers)
             if self.cache is not None and not num_damaged and row.path.is_file():
-                self.cache.put(row.path, short, numbers.tolist(), frames)
+                self.cache.put(row.path, self.config.spec.resize, numbers.tolist(), frames)
         by_number = dict(zip(numbers.tolist(), frames, strict=True))
+        of_views = [_compose(view, by_number) for view in views]
         return ReadClip(
             row=row,
-            input_kind="pixels",
+            input_kind="clips" if self.for_gpu else "pixels",
             views=views,
-            sources=[frame for view in views for frame in _compose(view, by_number)],
-            read_by=read_by,
+            sources=(
+                [in_one_block(frames) for frames in of_views]
+                if self.for_gpu
+                else [frame for frames in of_views for frame in frames]
+            ),
+            read_by="PyAV" if cached is None else "the cache",
             num_damaged=num_damaged,
         )
 
@@ -139,6 +152,20 @@ class ClipReader:
         if len({frame.shape for frame in frames}) > 1:
             raise VideoError(path, "its frames differ in size")
         return frames, num_damaged
+
+
+def _numbers(views: list[ClipView]) -> IntArray:
+    """The frames of all views, ascending."""
+    return np.unique(np.concatenate([view.plan.source_indices for view in views]))
+
+
+def in_one_block(frames: list[Frame]) -> NDArray[np.uint8]:
+    """Copy frames into one array, in pinned memory if there is a GPU."""
+    import torch
+
+    shape = (len(frames), *frames[0].shape)
+    block = torch.empty(shape, dtype=torch.uint8, pin_memory=torch.cuda.is_available()).numpy()
+    return np.stack(frames, out=block)
 
 
 def _compose(view: ClipView, frames: dict[int, Frame]) -> list[Frame]:

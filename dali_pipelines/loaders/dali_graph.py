@@ -62,6 +62,7 @@ class ClipGraph:
             prefetch_queue_depth=1,
         )
         self._pipeline.build()
+        self._stream: torch.cuda.Stream | None = None
 
     def run(self, sources: list[Any], views: list[ClipView]) -> "torch.Tensor":
         """Process some views.
@@ -93,14 +94,32 @@ class ClipGraph:
         mirrored = np.array([view.mirror for view in views], np.int32)
         pipeline.feed_input("mirror", np.repeat(mirrored, repeat))
         pipeline.schedule_run()
-        (output,) = pipeline.share_outputs()
+        (output,) = pipeline.share_outputs()  # waits until they are there
         tensor = torch.from_dlpack(output.as_tensor())
+        if tensor.is_cuda:
+            tensor = self._in_torch_memory(tensor)
         pipeline.release_outputs()
         clips_BTCHW = tensor.reshape(len(views), frames, 3, self._spec.crop, self._spec.crop)
         if all(np.array_equal(place, np.arange(frames)) for place in places):
             return clips_BTCHW
         order = torch.from_numpy(np.stack(places)).to(clips_BTCHW.device)
         return clips_BTCHW[torch.arange(len(views), device=order.device)[:, None], order]
+
+    def _in_torch_memory(self, tensor: "torch.Tensor") -> "torch.Tensor":
+        """Copy a tensor of DALI on the GPU.
+
+        DALI reuses the memory of an output as soon as nobody holds it, even if a model that was
+        launched on it has not run yet; torch's own memory is safe from that.
+        """
+        import torch
+
+        if self._stream is None:
+            self._stream = torch.cuda.Stream(tensor.device)
+        with torch.cuda.stream(self._stream):
+            copy = tensor.clone()
+        self._stream.synchronize()
+        copy.record_stream(torch.cuda.default_stream(tensor.device))
+        return copy
 
 
 def define(
@@ -183,7 +202,12 @@ def _decode(input_kind: InputKind, *, gpu: bool) -> Any:
     mixed = "mixed" if gpu else "cpu"
     encoded = fn.external_source(name="source", ndim=1, dtype=types.UINT8, no_copy=True)
     if input_kind == "images":
-        return fn.decoders.image(encoded, device=mixed, output_type=types.RGB)
+        return fn.decoders.image(
+            encoded,
+            device=mixed,
+            output_type=types.RGB,
+            jpeg_fancy_upsampling=True,  # as libjpeg does on a CPU
+        )
     numbers = fn.external_source(name="numbers", ndim=1, dtype=types.INT32)
     # A frame past the end is an error, not a black frame; the loader then retries with PyAV.
     return fn.decoders.video(encoded, frames=numbers, device=mixed, pad_mode="none")

@@ -6,16 +6,18 @@ GPU.
 """
 
 import dataclasses
+import re
 import threading
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Generator, Iterator, Sequence
 from itertools import chain
-from typing import TYPE_CHECKING, Any, Literal
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, NamedTuple, Self
 
 from dali_pipelines.cores import num_cores
 from dali_pipelines.decode import video_file
-from dali_pipelines.decode.clip_facts import NVDEC_CODECS, suits_dali
+from dali_pipelines.decode.clip_facts import NVDEC_CODECS, ClipFacts, suits_dali
 from dali_pipelines.errors import LoaderError, Stopped, VideoError
 from dali_pipelines.loaders.clip_reader import ClipReader, ReadClip
 from dali_pipelines.loaders.dali_graph import INPUT_KINDS, ClipGraph, InputKind
@@ -29,10 +31,27 @@ if TYPE_CHECKING:
 BATCHES_AHEAD = 2
 """Batches to decode ahead of the current one, and finished batches to keep ready."""
 TIMEOUT_S = 120.0
+MAX_REFUSED = 2
+"""Files of a kind that DALI may reject: after each, its pipeline is built anew. From then on, PyAV
+decodes all files of this kind."""
+SIZE_STEP = 512
 DALI_ON_CPU = frozenset({"vp8", "vp9", "mjpeg"})
 
 Decoder = Literal["auto", "pyav", "dali"]
 """auto: on a GPU DALI's video decoder for the files it supports; PyAV otherwise."""
+
+
+class _VideoKind(NamedTuple):
+    """What decides whether a GPU can decode a video."""
+
+    codec: str
+    pixel_format: str
+    size: int
+    """Longer side, in steps of SIZE_STEP pixels."""
+
+    @classmethod
+    def of(cls, facts: ClipFacts) -> Self:
+        return cls(facts.codec, facts.pixel_format, max(facts.width, facts.height) // SIZE_STEP)
 
 
 class DaliLoader(ClipLoader):
@@ -66,8 +85,10 @@ class DaliLoader(ClipLoader):
         self._num_threads = num_threads or num_cores()
         self._graphs: dict[InputKind, ClipGraph] = {}
         self._use_dali_decoder = decoder == "dali" or (decoder == "auto" and gpu is not None)
-        self._is_supported: dict[Any, bool] = {}
-        """Whether DALI's video decoder supports a file, by path."""
+        self._kinds: dict[Path, _VideoKind | None] = {}
+        """Of each file; None if DALI's video decoder doesn't decode it."""
+        self._refused: Counter[_VideoKind] = Counter()
+        """Number of files of a kind that DALI's video decoder rejected."""
 
     def _load(self, batches: list[list[Sample]]) -> Iterator[Batch | None]:
         return prefetch(
@@ -81,7 +102,11 @@ class DaliLoader(ClipLoader):
     ) -> Generator[Batch | None, None, None]:
         """Produce the batches; runs in the prefetch thread."""
         reader = ClipReader(
-            config=self.config, cache=self.cache, takes_video=self._takes_video, stop=stop
+            config=self.config,
+            cache=self.cache,
+            takes_video=self._takes_video,
+            for_gpu=self._gpu is not None,
+            stop=stop,
         )
         pool = ThreadPool(self._num_threads)
         epoch = self._epoch
@@ -153,11 +178,13 @@ class DaliLoader(ClipLoader):
     ) -> "list[tuple[list[ReadClip], torch.Tensor]]":
         """Run clips with the same kind of input; if DALI fails, run each of them separately."""
         input_kind = clips[0].input_kind
+        if input_kind == "video" and len(clips) == 1 and not self._takes_video(clips[0].row):
+            return self._run_with_pyav(clips[0], reader, epoch)
         try:
             return [(clips, self._run_graph(input_kind, clips))]
         except RuntimeError as error:
             self._graphs.pop(input_kind, None)  # a DALI pipeline can't be used after an error
-            if input_kind == "pixels":
+            if input_kind in ("pixels", "clips"):
                 raise
             if len(clips) > 1:
                 return [
@@ -167,9 +194,17 @@ class DaliLoader(ClipLoader):
         if input_kind == "images":
             self.report.failures[path] = reason
             return []
-        self._is_supported[path] = False
+        if (kind := self._kinds[path]) is not None:
+            self._refused[kind] += 1
         self.report.refused[path] = reason
-        retried = _read(reader, clips[0].row, epoch)
+        return self._run_with_pyav(clips[0], reader, epoch)
+
+    def _run_with_pyav(
+        self, clip: ReadClip, reader: ClipReader, epoch: int
+    ) -> "list[tuple[list[ReadClip], torch.Tensor]]":
+        """Read a clip again, after DALI's video decoder rejected it or others of its kind."""
+        self._kinds[clip.row.path] = None
+        retried = _read(reader, clip.row, epoch)
         if isinstance(retried, VideoError):
             self.report.failures[retried.path] = retried.reason
             return []
@@ -199,14 +234,14 @@ class DaliLoader(ClipLoader):
 
     def _takes_video(self, row: Sample) -> bool:
         """Whether DALI decodes the file, by its codec in the index and by probing the file."""
-        if not self._use_dali_decoder:
+        codecs = DALI_ON_CPU if self._gpu is None else NVDEC_CODECS
+        if not self._use_dali_decoder or row.codec not in codecs:
             return False
-        if row.path not in self._is_supported:
-            codecs = DALI_ON_CPU if self._gpu is None else NVDEC_CODECS
-            self._is_supported[row.path] = row.codec in codecs and suits_dali(
-                video_file.probe(row.path)
-            )
-        return self._is_supported[row.path]
+        if row.path not in self._kinds:
+            facts = video_file.probe(row.path)
+            self._kinds[row.path] = _VideoKind.of(facts) if suits_dali(facts) else None
+        kind = self._kinds[row.path]
+        return kind is not None and self._refused[kind] < MAX_REFUSED
 
 
 def _in_order(requested: list[Sample], delivered: list[Sample]) -> list[int]:
@@ -238,6 +273,7 @@ def _read(reader: ClipReader, row: Sample, epoch: int) -> ReadClip | VideoError:
 
 def _reason(error: RuntimeError) -> str:
     """The line of DALI's multi-line message that describes the error."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    error_lines = [line for line in lines[1:] if "rror" in line and "operator" not in line]
-    return (error_lines or lines)[0]
+    _, found, after = str(error).partition("encountered:")
+    lines = [line.strip() for line in (after if found else str(error)).splitlines()]
+    first = next((line for line in lines if line), repr(error))
+    return re.sub(r"^Assert on .* failed: ", "", first)

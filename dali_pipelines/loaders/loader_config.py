@@ -42,8 +42,9 @@ class Batch(NamedTuple):
     """A batch of B views; several views of one clip are next to each other."""
 
     clips: "torch.Tensor"
-    """(B, T, C, H, W)"""
+    """(B, T, C, H, W), on the loader's device"""
     labels: "torch.Tensor"
+    """(B,), on the CPU"""
     ids: "torch.Tensor"
 
 
@@ -273,7 +274,8 @@ def make_batch(clips_BTCHW: "torch.Tensor", rows: list[Sample], config: LoaderCo
     """Create a batch from `rows` and their `config.num_views` adjacent views each."""
     import torch
 
-    labels = torch.tensor([row.label for row in rows], dtype=torch.long, device=clips_BTCHW.device)
+    # On the CPU: creating them on a GPU would wait for all work there.
+    labels = torch.tensor([row.label for row in rows], dtype=torch.long)
     ids = torch.tensor([row.id for row in rows], dtype=torch.long)
     return Batch(
         clips=clips_BTCHW,

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from dali_pipelines.cores import num_cores
 from dali_pipelines.errors import LoaderError, Stopped, VideoError
+from dali_pipelines.loaders.clip_reader import in_one_block
 from dali_pipelines.loaders.dali_graph import ClipGraph
 from dali_pipelines.loaders.loader_config import LoaderReport
 from dali_pipelines.loaders.prefetch import Task, ThreadPool, prefetch, put_unless_stopped
@@ -77,8 +78,9 @@ class WindowLoader:
         self._num_threads = num_threads or num_cores()
         self._known = known
         self._timeout_s = timeout_s
+        self._for_gpu = gpu is not None
         self._graph = ClipGraph(
-            "pixels",
+            "clips" if self._for_gpu else "pixels",
             spec,
             max_views=batch_size,
             num_threads=self._num_threads,
@@ -163,10 +165,11 @@ class WindowLoader:
         put_unless_stopped(results, end, stop)
 
     def _make_batch(self, windows: list[ReadWindow]) -> WindowBatch:
-        clips_BTCHW = self._graph.run(
-            [frame for window in windows for frame in window.frames],
-            [window.view for window in windows],
-        )
+        if self._for_gpu:
+            sources: list[Any] = [in_one_block(window.frames) for window in windows]
+        else:
+            sources = [frame for window in windows for frame in window.frames]
+        clips_BTCHW = self._graph.run(sources, [window.view for window in windows])
         for window in windows:
             self.report.read_by["PyAV"] += 1
             if window.window.flaw:
