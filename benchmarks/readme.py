@@ -13,6 +13,7 @@ from typing import Any
 
 from benchmarks.baselines import BASELINES
 from benchmarks.frame_figures import decoding_table, frames_table
+from benchmarks.gpu_figures import gpu_limits
 
 ROOT = Path(__file__).parents[1]
 PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
@@ -354,6 +355,7 @@ SECTIONS: dict[str, Callable[[], str]] = {
     "studies": _studies,
     "compiled": _compiled,
     "deployed": _deployed,
+    "gpu": lambda: gpu_limits(RESULTS),
 }
 
 

@@ -13,9 +13,11 @@ def training_step(
         model: The model to train; it is moved to the GPU if there is one.
         clips: The clips of the batch.
         logits_of: Computes logits of clips.
-        precision: "bf16" for autocast, or "fp32".
+        precision: "fp32", "tf32", or "bf16" for autocast.
     """
     import torch
+
+    from trt.tf32 import set_tf32
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
     model.to(device).train()
@@ -24,6 +26,7 @@ def training_step(
     optimizer = torch.optim.SGD(model.parameters(), lr=1e-3)
 
     def step() -> int:
+        set_tf32(precision == "tf32")
         with torch.autocast(device, torch.bfloat16, enabled=precision == "bf16"):
             logits = logits_of(clips)
         loss = torch.nn.functional.cross_entropy(logits.float(), labels)

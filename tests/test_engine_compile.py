@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -78,6 +79,13 @@ def test_a_run_becomes_an_artifact_that_evaluates_the_same(
     assert one["video"]["confusion"] == other["video"]["confusion"]
     assert other["protocol"]["device"] == "cpu, openvino, fp32"
     assert other["protocol"]["split"] == "test"
+
+
+@pytest.mark.slow
+def test_an_artifact_without_an_engine_says_so(trained, compile_, tmp_path) -> None:
+    made = compile_(trained, "--out", tmp_path / "fast", "--backend", "eager")
+    assert made.returncode == 0, made.stderr
+    assert re.search(r"eager in fp32: 0 operators in 0 engine\(s\), \d+ in torch", made.stdout)
 
 
 def test_the_same_question_is_built_once(trained, compile_, tmp_path) -> None:

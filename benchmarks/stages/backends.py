@@ -6,6 +6,7 @@ fp32. A backend that can't be built is a row with its error. On a GPU, clips are
 
 import statistics
 import tempfile
+import time
 import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -20,11 +21,12 @@ from benchmarks.stages.model import count_flops
 from engine.models import registry
 from engine.predictor import as_uint8_input
 from trt import artifact
-from trt.backends import BACKENDS
+from trt.backends import BACKENDS, build
 from trt.build_input import BuildInput
 from trt.config import PRECISIONS, ArtifactConfig, BatchRange, Precision, Target
 from trt.probe import this_device, this_gpu, versions
 from trt.program import Uint8Input, lowered
+from trt.tf32 import tf32
 
 NAMES = ("eager", "inductor", "tensorrt", "tensorrt-rtx", "openvino", "onnx")
 CALIBRATION = 8
@@ -36,10 +38,12 @@ def measure(
     *,
     batch: int,
     repeats: int,
+    min_s: float = 0.0,
     backends: Sequence[str] = NAMES,
     precisions: Sequence[Precision] = PRECISIONS,
     with_compile: bool = True,
 ) -> dict[str, Any]:
+    """Measure each model in turn; `min_s` is the shortest duration of one timing."""
     gpu = this_gpu()
     device = "cuda" if gpu else "cpu"
     spec, clip = registry.ModelSpec.of_preset(family, preset, 51)
@@ -65,7 +69,10 @@ def measure(
                     models[f"{name} {precision}"] = _built(model, name, precision, clips, stage)
                 except Exception:  # record the error and continue
                     failed.append({"name": f"{name} {precision}", "error": traceback.format_exc()})
-        rows = _timed(models, clips.to(device), repeats, flops)
+                finally:
+                    model.to(device)
+        with tf32(False):
+            rows = _timed(models, clips.to(device), repeats, min_s, flops)
     return {"family": family, "preset": preset, "batch": batch, "device": this_device(),
             "gflop_per_clip": flops / 1e9, "rows": rows + failed}  # fmt: skip
 
@@ -84,19 +91,22 @@ def _built(
         target=target,
         calibration=lambda: clips[:CALIBRATION].split(1),
     )
-    partition = backend.build(inputs, stage)
+    partition = build(name, inputs, stage)
     config = ArtifactConfig(
         backend=name, asked=precision, target=target, clip={}, model={}, class_names=[], source="",
         chosen_by="", key="", device=this_device(), versions=versions(backend.PACKAGES),
         partition=partition,
     )  # fmt: skip
-    run = artifact.Artifact(config, backend.load(stage, config))
-    model.to("cuda" if torch.cuda.is_available() else "cpu")
-    return run
+    on_gpu = backend.runs_on(this_gpu()) == "cuda"
+    return artifact.Artifact(config, backend.load(stage, config), on_gpu=on_gpu)
 
 
 def _timed(
-    models: dict[str, Callable[[Tensor], Tensor]], clips: Tensor, repeats: int, flops: float
+    models: dict[str, Callable[[Tensor], Tensor]],
+    clips: Tensor,
+    repeats: int,
+    min_s: float,
+    flops: float,
 ) -> list[dict[str, Any]]:
     failed: list[dict[str, Any]] = []
     reference = None
@@ -115,11 +125,15 @@ def _timed(
 
     def step(model: Callable[[Tensor], Tensor]) -> Callable[[], int]:
         def run() -> int:
-            with torch.no_grad():
-                model(clips)
-            if clips.is_cuda:
-                torch.cuda.synchronize()
-            return len(clips)
+            ends_at = time.perf_counter() + min_s
+            count = 0
+            while not count or time.perf_counter() < ends_at:
+                with torch.no_grad():
+                    model(clips)
+                if clips.is_cuda:
+                    torch.cuda.synchronize()
+                count += len(clips)
+            return count
 
         return run
 

@@ -102,8 +102,9 @@ def _print(config: "ArtifactConfig", out: Path) -> None:
     )
     if not parity["proved"]:
         print(f"not proved: answered by {parity['proved_on']}")
+    num_in_engine = config.partition.get("in_engine", 0)
     print(
-        f"{config.backend} in {config.target.precision}: {config.partition['in_engine']} operators "
+        f"{config.backend} in {config.target.precision}: {num_in_engine} operators "
         f"in {config.partition['engines']} engine(s), {config.partition['in_torch']} in torch; "
         f"built in {built['seconds']:.1f} s with {built['peak_memory_mib']:,.0f} MiB at most"
     )

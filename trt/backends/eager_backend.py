@@ -36,7 +36,7 @@ def build(inputs: BuildInput, folder: Path) -> dict[str, Any]:
 
     exported = inputs.program()
     program.save(exported, folder / PROGRAM)
-    return {"engines": 0, "in_torch": program.num_operators(exported)}
+    return {"engines": 0, "in_engine": 0, "in_torch": program.num_operators(exported)}
 
 
 def load(folder: Path, config: ArtifactConfig) -> "Run":

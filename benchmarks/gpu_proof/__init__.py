@@ -1,0 +1,1 @@
+"""Everything that needs a GPU, in steps of minutes; see __main__.py."""

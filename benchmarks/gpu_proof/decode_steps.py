@@ -1,0 +1,181 @@
+"""Decoding on the GPU: right frames first, then speed."""
+
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from benchmarks.gpu_proof.step import ROOT, Context, Skipped, Step, helper_of_tests, repeated
+
+MAX_REAL = 200
+SAME_FRAME = 6.0
+"""Mean difference of two decoders' pixels, out of 255, up to which it is the same frame."""
+HEIGHTS = {"240p": (320, 240), "480p": (640, 480), "1080p": (1920, 1080)}
+RATED = ("h264", "hevc", "mpeg4", "vp9")
+
+
+def codecs(context: Context) -> dict[str, Any]:
+    """The frames of a small video of each codec, by each decoder."""
+    from engine.commands.info import try_decoders
+
+    return dict(try_decoders(with_gpu=context.gpu is not None))
+
+
+def frames(context: Context) -> list[dict[str, Any]]:
+    """Codecs and containers, B-frames, edit lists, variable rates, packed bitstreams."""
+    rows = []
+    for name, write in helper_of_tests("odd_videos").FILES.items():
+        with tempfile.TemporaryDirectory() as folder:
+            rows += [{**row, "file": name} for row in _compared([write(Path(folder))], context)]
+    return rows
+
+
+def real(context: Context) -> list[dict[str, Any]]:
+    """Real videos; only files that differ, and how many there were of each codec."""
+    if not context.clips:
+        raise Skipped("no real videos were named with --clips")
+    suffixes = {".avi", ".mp4", ".mkv", ".webm", ".mov", ".mpg", ".wmv"}
+    paths = [
+        path
+        for folder in context.clips
+        for path in sorted(folder.rglob("*"))
+        if path.suffix.lower() in suffixes
+    ]
+    step = max(1, len(paths) // MAX_REAL)
+    return _compared(paths[::step], context)
+
+
+def rates(context: Context) -> list[dict[str, Any]]:
+    """Clips per second of 8 frames, by NVDEC and by PyAV, and how busy NVDEC was."""
+    from benchmarks.harness import interleaved, summary
+    from benchmarks.stages.loader import epoch
+    from dali_pipelines.loaders.dali_loader import DaliLoader, Decoder
+    from dali_pipelines.loaders.loader_config import LoaderConfig
+    from dali_pipelines.spec import ClipSpec
+
+    videos = helper_of_tests("videos")
+    rows: list[dict[str, Any]] = []
+    repeats, num_clips, num_frames = (1, 2, 20) if context.rehearse else (3, 32, 90)
+    decoders: tuple[Decoder, ...] = ("pyav",) if context.rehearse else ("dali", "pyav")
+    with tempfile.TemporaryDirectory() as folder:
+        for codec in RATED[:1] if context.rehearse else RATED:
+            for name, size in list(HEIGHTS.items())[: 1 if context.rehearse else None]:
+                path = videos.write_video(
+                    Path(folder) / f"{codec}-{name}", codec=codec, size=size, frames=num_frames,
+                    draw=videos.noisy,
+                )  # fmt: skip
+                clips = [_sample(path)] * num_clips
+                config = LoaderConfig(spec=ClipSpec(num_frames=8), batch_size=8)
+                epochs: dict[str, Any] = {
+                    decoder: repeated(_epoch_of(
+                        DaliLoader(clips, config, gpu=context.gpu, decoder=decoder), epoch
+                    ), context.min_s)
+                    for decoder in decoders
+                }  # fmt: skip
+                interleaved(epochs, repeats=1)
+                with DecoderUse() as use:
+                    timed = interleaved(epochs, repeats=repeats)
+                rows += [
+                    {"codec": codec, "size": name, "busiest_decoder_percent": use.highest,
+                     **summary(decoder, each)}
+                    for decoder, each in timed.items()
+                ]  # fmt: skip
+    return rows
+
+
+def tests(context: Context) -> dict[str, Any]:
+    """The tests that are marked `gpu`; without a GPU they are only collected."""
+    command = [sys.executable, "-m", "pytest", "-q", "-m", "gpu", "-p", "no:cacheprovider"]
+    if context.rehearse:
+        command.append("--collect-only")
+    environment = {**os.environ, "REQUIRE_GPU": "1"}
+    ran = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=environment)
+    return {"exit_code": ran.returncode, "last_lines": ran.stdout.splitlines()[-20:]}
+
+
+class DecoderUse:
+    """How busy NVDEC is within a `with` block, by nvidia-smi once a second."""
+
+    def __enter__(self) -> "DecoderUse":
+        command = ["nvidia-smi", "dmon", "-s", "u", "-d", "1"]
+        try:
+            self._process: subprocess.Popen[str] | None = subprocess.Popen(
+                command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+            )
+        except OSError:
+            self._process = None
+        self.highest: int | None = None
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._process is None:
+            return
+        self._process.terminate()
+        output = self._process.communicate()[0]
+        place = None
+        for line in output.splitlines():
+            words = line.lstrip("# ").split()
+            if "dec" in words:
+                place = words.index("dec")
+            elif place is not None and "".join(words[place : place + 1]).isdigit():
+                self.highest = max(self.highest or 0, int(words[place]))
+
+
+def _sample(path: Path) -> Any:
+    from dali_pipelines.decode import clip_file
+    from dali_pipelines.loaders.loader_config import Sample
+
+    facts = clip_file.probe(path)
+    return Sample(
+        id=0, path=path, label=0, frames=facts.frames, fps=facts.fps, width=facts.width,
+        height=facts.height, codec=facts.codec,
+    )  # fmt: skip
+
+
+def _epoch_of(loader: Any, epoch: Any) -> Any:
+    return lambda: epoch(loader)
+
+
+def _compared(paths: Iterable[Path], context: Context) -> list[dict[str, Any]]:
+    """The frames of each file by the decoder of this machine's loader, against PyAV on the CPU."""
+    from dali_pipelines.errors import VideoError
+    from dali_pipelines.loaders.dali_loader import DaliLoader
+    from dali_pipelines.loaders.loader_config import LoaderConfig
+    from dali_pipelines.spec import ClipSpec
+
+    rows = []
+    for path in paths:
+        try:
+            sample = _sample(path)
+        except VideoError as error:
+            rows.append({"file": path.name, "unreadable": str(error)})
+            continue
+        spec = ClipSpec(num_frames=16, resize=128, crop=112, sampling="equidistant")
+        config = LoaderConfig(spec=spec, values="uint8")
+        decoder = DaliLoader([sample], config, gpu=context.gpu, decoder="dali")
+        one = [batch.clips.float().cpu() for batch in decoder]
+        other = [batch.clips.float() for batch in DaliLoader([sample], config, decoder="pyav")]
+        row: dict[str, Any] = {
+            "file": path.name,
+            "codec": sample.codec,
+            "read_by": dict(decoder.report.read_by),
+            "refused": list(decoder.report.refused.values()),
+        }
+        if one and other:
+            difference_T = (one[0] - other[0]).abs().mean(dim=(0, 2, 3, 4))
+            row["largest_mean_difference"] = round(float(difference_T.max()), 3)
+            row["wrong_frames"] = int((difference_T > SAME_FRAME).sum())
+        rows.append(row)
+    return rows
+
+
+STEPS: dict[str, Step] = {
+    "codecs": codecs,
+    "frames": frames,
+    "real": real,
+    "rates": rates,
+    "tests": tests,
+}

@@ -1,0 +1,103 @@
+"""Runs one step, which ends with a value, a reason why it can't run here, or an error."""
+
+import importlib
+import os
+import subprocess
+import sys
+import time
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parents[2]
+MIN_S = 0.5
+"""Shortest duration of a timing."""
+
+
+class Skipped(Exception):
+    """A step can't run here; the message is the reason."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Context:
+    rehearse: bool = False
+    """Run on the CPU, as small as possible."""
+    clips: tuple[Path, ...] = ()
+    """Folders of real videos."""
+
+    @property
+    def gpu(self) -> int | None:
+        return None if self.rehearse else 0
+
+    @property
+    def device(self) -> str:
+        return "cpu" if self.rehearse else "cuda"
+
+    @property
+    def min_s(self) -> float:
+        return 0.0 if self.rehearse else MIN_S
+
+
+Step = Callable[[Context], Any]
+
+
+def run(step: Step, context: Context) -> dict[str, Any]:
+    """Run a step and describe how it ended."""
+    try:
+        _require_gpu(context)
+        return {"value": step(context), "machine": _machine()}
+    except Skipped as reason:
+        return {"skipped": str(reason)}
+    except ModuleNotFoundError as error:
+        return {"skipped": f"{error.name} is not installed"}
+    except Exception:
+        return {"error": traceback.format_exc()}
+
+
+def _require_gpu(context: Context) -> None:
+    if context.rehearse:
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
+        return
+    import torch
+
+    if not torch.cuda.is_available():
+        raise Skipped("torch finds no NVIDIA GPU here")
+
+
+def _machine() -> dict[str, Any]:
+    from benchmarks.machine import fingerprint
+
+    return fingerprint()
+
+
+def engine(*arguments: object) -> str:
+    """Run a command of `engine` and return its output; an error holds the output, too."""
+    command = [sys.executable, "-m", "engine", *map(str, arguments)]
+    ended = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+    if ended.returncode:
+        output = "\n".join((ended.stdout + ended.stderr).splitlines()[-20:])
+        if "ModuleNotFoundError" in output:
+            raise Skipped(output.splitlines()[-1])
+        raise RuntimeError(f"engine {arguments[0]} ended with {ended.returncode}:\n{output}")
+    return ended.stdout
+
+
+def helper_of_tests(name: str) -> Any:
+    """A module of the tests that writes videos."""
+    sys.path.insert(0, str(ROOT / "tests"))
+    return importlib.import_module(name)
+
+
+def repeated(function: Callable[[], int], min_s: float) -> Callable[[], int]:
+    """A function that calls `function` for at least `min_s`, and returns the sum of its results."""
+
+    def call() -> int:
+        ends_at = time.perf_counter() + min_s
+        count = function()
+        while time.perf_counter() < ends_at:
+            count += function()
+        return count
+
+    return call
