@@ -80,9 +80,16 @@ def probe_codec(codec: str, *, with_gpu: bool) -> dict[Decoder, bool | None]:
         except VideoError:
             results["PyAV"] = False
         part = cut_part(path, np.arange(NUM_FRAMES)) if results["PyAV"] else None
-    results["DALI on CPU"] = part is not None and _is_right(_decode_with_dali(part, "cpu"))
+    devices: dict[Decoder, Literal["cpu", "mixed"]] = {"DALI on CPU": "cpu"}
     if with_gpu:
-        results["DALI on GPU"] = part is not None and _is_right(_decode_with_dali(part, "mixed"))
+        devices["DALI on GPU"] = "mixed"
+    for decoder, device in devices.items():
+        if part is None:
+            results[decoder] = False
+            continue
+        places = part.numbers if device == "cpu" else part.nvdec_numbers
+        numbers = [places[number] for number in range(NUM_FRAMES)]
+        results[decoder] = _is_right(decode_with_dali(part, numbers, device))
     return results
 
 
@@ -124,13 +131,14 @@ def _is_right(frames_THWC: NDArray[np.uint8] | None) -> bool:
     return bool((np.abs(brightness_T - LEVELS_T) < TOLERANCE).all())
 
 
-def _decode_with_dali(part: ClipPart, device: Literal["cpu", "mixed"]) -> NDArray[np.uint8] | None:
-    """Decode all frames; None if DALI can't."""
+def decode_with_dali(
+    part: ClipPart, numbers: list[int], device: Literal["cpu", "mixed"] = "cpu"
+) -> NDArray[np.uint8] | None:
+    """Decode frames of a part by their numbers in it; None if DALI can't."""
     try:
         from nvidia.dali import fn, pipeline_def
     except ImportError:
         return None
-    numbers = [part.numbers[number] for number in range(NUM_FRAMES)]
 
     @pipeline_def(batch_size=1, num_threads=1, device_id=0 if device == "mixed" else None)
     def decode():  # type: ignore[no-untyped-def]

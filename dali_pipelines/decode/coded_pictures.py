@@ -14,6 +14,8 @@ from dali_pipelines.decode import h264_headers
 from dali_pipelines.decode.mpeg4_packets import Unpacker
 from dali_pipelines.decode.video_stream import demux
 
+AV1_HEADERS = (3, 7)
+"""Types of OBUs with a frame header and no picture."""
 MPEG2_B = 3
 """picture_coding_type of a B-frame, ISO/IEC 13818-2, 6.3.9."""
 
@@ -107,6 +109,35 @@ def _vp9_is_frame(packet: av.Packet) -> bool:
     shift = 0 if first & 0x30 == 0x30 else 1  # profile 3 has one more header bit
     shows_existing_frame = first >> (shift + 2) & 1
     return bool(shows_existing_frame or first >> shift & 1)
+
+
+def shows_existing_frame(codec: str, data: bytes) -> bool:
+    """Whether a packet holds no picture, but shows one again that was decoded before."""
+    if codec == "vp9":
+        shift = 0 if data[0] & 0x30 == 0x30 else 1
+        return data[0] >> 6 == 2 and bool(data[0] >> (shift + 2) & 1)
+    if codec == "av1":
+        return any(kind in AV1_HEADERS and unit[0] & 0x80 for kind, unit in _av1_units(data))
+    return False
+
+
+def _av1_units(data: bytes) -> Iterator[tuple[int, bytes]]:
+    """Types and contents of the OBUs of a packet; AV1 specification, 5.3."""
+    place = 0
+    while place < len(data):
+        header = data[place]
+        place += 2 if header & 4 else 1  # an extension has one byte
+        size = len(data) - place
+        if header & 2:
+            size = shift = 0
+            while place < len(data):
+                byte = data[place]
+                place, size, shift = place + 1, size | (byte & 0x7F) << shift, shift + 7
+                if not byte & 0x80:
+                    break
+        if unit := data[place : place + size]:
+            yield header >> 3 & 15, unit
+        place += size
 
 
 IS_FRAME = {"vp8": _vp8_is_frame, "vp9": _vp9_is_frame}

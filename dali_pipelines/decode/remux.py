@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from dali_pipelines.decode import h264_headers, mpeg4_packets
 from dali_pipelines.decode.clip_facts import NVDEC_CODECS
+from dali_pipelines.decode.coded_pictures import shows_existing_frame
 from dali_pipelines.decode.indexed_video import IndexedVideo, open_indexed
 from dali_pipelines.decode.packet_index import PacketIndex
 from dali_pipelines.decode.video_stream import ffmpeg_message
@@ -26,6 +27,8 @@ from dali_pipelines.frame_plan import IntArray
 
 TICK = Fraction(1, 25)
 PARTED_CODECS = NVDEC_CODECS | {"mjpeg"}  # DALI decodes mjpeg on a CPU only
+SHOW_EXISTING = ("vp9", "av1")
+"""Codecs whose packets may show an earlier picture again. DALI expects a picture in each packet."""
 LEADING_IS_LOST = frozenset({"hevc", "mpeg4", "mpeg1video", "mpeg2video"})
 """Codecs whose decoders drop leading pictures: those displayed before the first keyframe."""
 
@@ -35,6 +38,8 @@ class ClipPart(NamedTuple):
     """A Matroska file."""
     numbers: dict[int, int]
     """Frame number in the original file → frame number in the part."""
+    nvdec_numbers: dict[int, int]
+    """The same as DALI counts on a GPU: with the pictures of VP8 and VP9 that aren't shown."""
 
 
 def cut_part(path: Path, wanted: IntArray) -> ClipPart | None:
@@ -67,6 +72,7 @@ def _choose(
 ) -> dict[int, av.Packet] | None:
     """Select the needed pictures by position, in decoding order."""
     context = video.stream.codec_context
+    codec = context.codec.canonical_name
     stream = h264_headers.Stream.of(context.extradata or b"") if context.name == "h264" else None
     needed = set(index.positions[numbers].tolist())
     chosen: dict[int, av.Packet] = {}
@@ -79,6 +85,8 @@ def _choose(
             is_first = False
             if index.kinds[position : position + 1] in ("S", "N"):
                 return None  # NVDEC lacks global motion, and needs a picture in each packet
+            if codec in SHOW_EXISTING and shows_existing_frame(codec, bytes(packet)):
+                return None
             if position not in needed:
                 is_leading = index.ranks[position] < index.ranks[run.start]
                 if is_leading and context.name in LEADING_IS_LOST:
@@ -115,7 +123,9 @@ def _write(
     for position in by_rank:
         if position not in index.unseen:
             shown[position] = len(shown)
+    positions = {int(number): int(index.positions[number]) for number in numbers}
     return ClipPart(
         encoded=np.frombuffer(buffer.getbuffer(), np.uint8),
-        numbers={int(number): shown[int(index.positions[number])] for number in numbers},
+        numbers={number: shown[position] for number, position in positions.items()},
+        nvdec_numbers={number: display_place[position] for number, position in positions.items()},
     )

@@ -101,7 +101,8 @@ class ClipReader:
         part = cut_part(row.path, np.concatenate([view.plan.left for view in views]))
         if part is None:
             return None
-        numbers = [[part.numbers[number] for number in view.plan.left.tolist()] for view in views]
+        places = part.nvdec_numbers if self.for_gpu else part.numbers
+        numbers = [[places[number] for number in view.plan.left.tolist()] for view in views]
         return ReadClip(
             row=row,
             input_kind="video",

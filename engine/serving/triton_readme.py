@@ -59,7 +59,7 @@ for_gpu = facts.codec in clip_facts.NVDEC_CODECS and clip_facts.suits_dali(facts
 part = remux.cut_part(path, plan.left) if for_gpu and plan.is_plain else None
 if part is None:
     sys.exit(f"{path} needs a repository exported with --device cpu")
-numbers = np.array([part.numbers[number] for number in plan.left.tolist()], np.int32)
+numbers = np.array([part.nvdec_numbers[number] for number in plan.left.tolist()], np.int32)
 arrays = [("source", "UINT8", part.encoded[None]), ("numbers", "INT32", numbers[None])]
 """,
     "cpu": """\
