@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dali_pipelines.decode.pixels import Frame, quarter_turns
+from dali_pipelines.decode.video_stream import ANY_METADATA
 
 CELLS = 48
 """Frames are compared by the means of CELLS x CELLS cells."""
@@ -24,7 +25,7 @@ CLEARLY = 0.5
 def frames_in_turn(path: Path) -> Iterator[av.VideoFrame]:
     """Yield all frames in order; raises PyAV's errors."""
     # Metadata is not always UTF-8, for example in HMDB51.
-    with av.open(str(path.absolute()), metadata_errors="replace") as container:
+    with av.open(str(path.absolute()), **ANY_METADATA) as container:
         stream = container.streams.video[0]
         stream.thread_count = 1
         for packet in container.demux(stream):

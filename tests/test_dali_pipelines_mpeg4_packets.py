@@ -12,10 +12,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dali_pipelines.decode.mpeg4_packets import PICTURE, Unpacker, order_of_display
+from dali_pipelines.decode.video_stream import ANY_METADATA
 
 
 def pictures_of(path: Path) -> list[tuple[av.Packet, str]]:
-    with av.open(str(path), metadata_errors="replace") as container:
+    with av.open(str(path), **ANY_METADATA) as container:
         stream = container.streams.video[0]
         unpacker = Unpacker(stream.codec_context.extradata or b"")
         packets = [packet for packet in container.demux(stream) if packet.size]

@@ -13,6 +13,7 @@ from av.video.frame import PictureType
 from numpy.typing import NDArray
 
 from dali_pipelines.decode.codec_support import leave_real_time
+from dali_pipelines.decode.video_stream import ANY_METADATA
 from engine.data import packed_avi
 
 # name: encoder, suffix, pixel format, options
@@ -64,7 +65,7 @@ def number_of(frame: NDArray[np.uint8]) -> int:
 def every_frame(path: Path) -> list[NDArray[np.uint8]]:
     """All that decoding the whole file shows, in that order: the truth about what frame n is."""
     found = []
-    with av.open(str(path), metadata_errors="replace") as container:
+    with av.open(str(path), **ANY_METADATA) as container:
         stream = container.streams.video[0]
         stream.codec_context.thread_count = 1
         for packet in container.demux(stream):
@@ -82,7 +83,7 @@ def every_frame_as_far_as_it_decodes(
     pictures, is_sound, last = [], True, -1
     try:
         opened = str(source) if isinstance(source, Path) else io.BytesIO(source)
-        with av.open(opened, metadata_errors="replace") as container:
+        with av.open(opened, **ANY_METADATA) as container:
             stream = container.streams.video[0]
             stream.codec_context.thread_count = 1
             for packet in container.demux(stream):
@@ -201,7 +202,7 @@ def write_packed(
 def remux(source: Path, target: Path, *, without: Collection[int] = ()) -> Path:
     """Copy the packets into the container that the name of `target` says, `without` some."""
     with (
-        av.open(str(source), metadata_errors="replace") as container,
+        av.open(str(source), **ANY_METADATA) as container,
         av.open(str(target), "w") as output,
     ):
         stream: Any = container.streams.video[0]
@@ -270,7 +271,7 @@ def write_matrix(path: Path, matrix: tuple[int, ...]) -> Path:
 
 def damage(path: Path, begin: int, end: int) -> Path:
     """Overwrite a part of the largest packet but keyframes among these, in decoding order."""
-    with av.open(str(path), metadata_errors="replace") as container:
+    with av.open(str(path), **ANY_METADATA) as container:
         found = [packet for packet in container.demux(video=0) if packet.size][begin:end]
     largest = max((each for each in found if not each.is_keyframe), key=lambda each: each.size)
     assert largest.pos is not None
@@ -286,9 +287,9 @@ def with_latin1_title(path: Path) -> Path:
     target = path.with_stem(f"{path.stem}-latin1")
     with (
         av.open(str(path)) as container,
-        av.open(str(target), "w", metadata_encoding="latin-1") as output,
+        av.open(str(target), "w", **ANY_METADATA) as output,
     ):
-        output.metadata["title"] = "caf\xe9"
+        output.metadata["title"] = b"caf\xe9".decode("utf-8", "surrogateescape")
         stream: Any = container.streams.video[0]
         copy: Any = output.add_stream_from_template(stream)
         for packet in container.demux(stream):

@@ -21,6 +21,7 @@ from benchmarks.clip_sets import first_line
 from benchmarks.full_decode import frames_in_turn, to_rgb
 from dali_pipelines.decode import clip_file
 from dali_pipelines.decode.pixels import Frame
+from dali_pipelines.decode.video_stream import ANY_METADATA
 from dali_pipelines.decode.wanted_frames import decode_wanted
 from dali_pipelines.errors import VideoError
 
@@ -99,7 +100,7 @@ def _pyav(path: Path, numbers: Sequence[int]) -> Pictures:
 
 
 def _count_pyav(path: Path) -> int | None:
-    with av.open(str(path.absolute()), metadata_errors="replace") as container:
+    with av.open(str(path.absolute()), **ANY_METADATA) as container:
         return container.streams.video[0].frames or None
 
 

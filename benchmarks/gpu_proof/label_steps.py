@@ -17,7 +17,7 @@ def beside_others(context: Context) -> dict[str, Any]:
         root, run, fast = _models(folder, context)
         few: tuple[object, ...] = ()
         if context.rehearse:
-            few = ("--clips", 4, "--repeats", 1, "--seconds", 0)
+            few = ("--clips", 4, "--repeats", 1, "--seconds", 0.1)
         engine(
             "bench", run, fast, "--data", root, "--against", "torch,torch-compile,hf", *few,
             "--batches", "2" if context.rehearse else "1,8,32", "--out", folder / "bench",

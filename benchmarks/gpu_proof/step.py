@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parents[2]
+LAST_LINES = 20
 MIN_S = 0.5
 """Shortest duration of a timing."""
 
@@ -77,11 +78,17 @@ def engine(*arguments: object) -> str:
     command = [sys.executable, "-m", "engine", *map(str, arguments)]
     ended = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
     if ended.returncode:
-        output = "\n".join((ended.stdout + ended.stderr).splitlines()[-20:])
-        if "ModuleNotFoundError" in output:
-            raise Skipped(output.splitlines()[-1])
-        raise RuntimeError(f"engine {arguments[0]} ended with {ended.returncode}:\n{output}")
+        raise failure(f"engine {arguments[0]}", ended.stdout + ended.stderr)
     return ended.stdout
+
+
+def failure(command: str, output: str) -> Exception:
+    """The error for a command that failed; a missing package is a reason to skip the step."""
+    lines = output.splitlines()[-LAST_LINES:]
+    missing = [line for line in lines if line.startswith("ModuleNotFoundError")]
+    return (
+        Skipped(missing[0]) if missing else RuntimeError("\n".join([f"{command} failed:", *lines]))
+    )
 
 
 def helper_of_tests(name: str) -> Any:

@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from benchmarks.gpu_proof.step import ROOT, Context, Step, engine, repeated
+from benchmarks.gpu_proof.step import ROOT, Context, Step, engine, failure, repeated
 
 FAMILIES = ("vit-lstm", "cnn-lstm", "cnn-birnn", "timesformer", "vivit")
 PRECISIONS = ("fp32", "tf32", "bf16")
@@ -67,19 +67,20 @@ def killed_run(context: Context) -> dict[str, Any]:
         run = Path(folder) / "run"
         words = ["train", "--data", root, "--out", run, *_settings(context)]
         command = [sys.executable, "-m", "engine", *map(str, words)]
-        process = subprocess.Popen(
-            command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-        )
-        ends_at = time.monotonic() + KILL_S
-        while not history(run) and process.poll() is None and time.monotonic() < ends_at:
-            time.sleep(0.05)
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-        before = history(run)
+        with (Path(folder) / "output.txt").open("w+") as output:
+            process = subprocess.Popen(command, cwd=ROOT, stdout=output, stderr=output)
+            ends_at = time.monotonic() + KILL_S
+            while not history(run) and process.poll() is None and time.monotonic() < ends_at:
+                time.sleep(0.05)
+            process.send_signal(signal.SIGKILL)
+            process.wait()
+            before = history(run)
+            if not before:
+                output.seek(0)
+                raise failure("engine train", output.read())
         engine("train", "--out", run, "--resume", "--data", root)
         rows = history(run)
     epochs = [row["epoch"] for row in rows]
-    assert before, "it was not killed in the middle"
     assert epochs == list(range(1, len(epochs) + 1)), epochs
     assert rows[: len(before)] == before, "epochs before the kill have changed"
     return {"epochs_before": len(before), "epochs": len(rows)}

@@ -31,6 +31,7 @@ from benchmarks.pipeline import PipelineSpec, Setting
 from benchmarks.scripts.training import RESULTS, engine
 from benchmarks.worker import Worker, memory_mib
 from dali_pipelines.decode import clip_file
+from dali_pipelines.decode.video_stream import ANY_METADATA
 from dali_pipelines.loaders.loader_config import Sample
 
 PARTS = ("rate", "cluster", "files", "film")
@@ -111,7 +112,7 @@ def film(clips: list[Path], path: Path) -> None:
 
 
 def _open(path: Path) -> InputContainer:
-    return av.open(str(path), metadata_errors="replace")
+    return av.open(str(path), **ANY_METADATA)
 
 
 def rate(run: Path, artifact: Path, folder: Path) -> dict[str, Any]:

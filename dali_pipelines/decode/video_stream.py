@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import av
 from av.container import InputContainer
@@ -22,6 +23,12 @@ CONTAINERS = (
 Others, such as playlists, refer to further files and URLs, which FFmpeg would open."""
 
 
+ANY_METADATA: dict[str, Any] = (
+    {"metadata_errors": "surrogateescape"} if int(av.__version__.partition(".")[0]) < 19 else {}
+)
+"""Arguments for `av.open` that keep metadata not in UTF-8; PyAV 19 keeps it anyway."""
+
+
 @contextmanager
 def open_video(path: Path) -> Iterator[tuple[InputContainer, VideoStream]]:
     """Open a file's first video stream.
@@ -36,7 +43,7 @@ def open_video(path: Path) -> Iterator[tuple[InputContainer, VideoStream]]:
     try:
         container = av.open(
             str(path.absolute()),  # FFmpeg would take a relative path with a colon as a URL
-            metadata_errors="replace",
+            **ANY_METADATA,
             container_options={"format_whitelist": ",".join(CONTAINERS)},
         )
     except (av.FFmpegError, ValueError) as error:

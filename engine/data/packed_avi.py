@@ -25,6 +25,8 @@ from typing import NamedTuple
 import av
 from av.video.stream import VideoStream
 
+from dali_pipelines.decode.video_stream import ANY_METADATA
+
 VISUAL_OBJECT_START, USER_DATA_START, VOP_START = b"\0\0\1\0", b"\0\0\1\xb2", b"\0\0\1\xb6"
 ENCODER_NAME = re.compile(re.escape(USER_DATA_START) + rb"[^\0]*")
 B_VOP = 2
@@ -103,13 +105,13 @@ def write_packed_avi(
         str(path),
         "w",
         format="avi",
-        metadata_encoding="latin-1",
+        **ANY_METADATA,
         options={"fflags": "+bitexact"},  # don't write FFmpeg's version into the file
     )
     with container:
         stream = container.add_stream("mpeg4", rate=fps)
         if title is not None:
-            stream.metadata["title"] = title.decode("latin-1")
+            stream.metadata["title"] = title.decode("utf-8", "surrogateescape")
         encoder = stream.codec_context
         encoder.width, encoder.height, encoder.pix_fmt = *size, "yuv420p"
         encoder.codec_tag = style.four_cc

@@ -1,5 +1,6 @@
 """Writes a run's metrics: history.csv, TensorBoard files and curves.png."""
 
+import importlib.util
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,15 +19,22 @@ def write(run: Path, rows: list[dict[str, float]]) -> None:
         atomic.write_csv(run / HISTORY, list(rows[0]), values)
 
 
-def open_tensorboard(run: Path, step: int) -> "SummaryWriter":
-    """Open TensorBoard's writer; scalars that a killed run wrote after `step` are hidden."""
+def open_tensorboard(run: Path, step: int) -> "SummaryWriter | None":
+    """Open TensorBoard's writer; scalars that a killed run wrote after `step` are hidden.
+
+    None without TensorBoard: history.csv holds the same figures.
+    """
+    if importlib.util.find_spec("tensorboard") is None:
+        return None
     from torch.utils.tensorboard import SummaryWriter
 
     return SummaryWriter(str(run / TENSORBOARD), purge_step=step)
 
 
-def add_scalars(writer: "SummaryWriter", row: dict[str, float]) -> None:
+def add_scalars(writer: "SummaryWriter | None", row: dict[str, float]) -> None:
     """Write the metrics of one epoch to TensorBoard."""
+    if writer is None:
+        return
     for name, value in row.items():
         if name not in ("epoch", "step"):
             writer.add_scalar(name.replace("_", "/", 1), value, int(row["step"]))
