@@ -178,9 +178,11 @@ def test_a_long_video_has_segments_that_make_the_player_jump(page: Any, tmp_path
     label = names[last].split(" ", 1)[1]
     page.locator("p", has_text=re.compile(f"^{label}$")).first.wait_for()
     bars = page.locator("[aria-roledescription=bar]")
+    clicked = page.locator("[data-clicked]")  # each click draws a new chart
     for place in (0, 0, last):  # the same one twice
         page.evaluate("document.querySelector('video').currentTime = 0.5")
-        wait_until(lambda: bars.count() == len(names))  # those before are gone
+        wait_until(lambda: bars.count() == len(names) and not clicked.count())
+        bars.evaluate_all("bars => bars.forEach(bar => { bar.dataset.clicked = 'yes' })")
         bars.nth(place).click()
         wait_until(lambda start=starts[place]: seconds_in_player(page)[0] == start)
 

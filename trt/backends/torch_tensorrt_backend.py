@@ -217,7 +217,7 @@ def quantized(inputs: BuildInput) -> Iterator[BuildInput]:
         from modelopt.torch.quantization.utils import export_torch_mode
     except ImportError as error:
         raise CompileError(
-            f"{inputs.target.precision} needs ModelOpt: {install_command('tensorrt')}."
+            f"{inputs.target.precision} needs ModelOpt: pip install nvidia-modelopt."
         ) from error
     if inputs.calibration is None:
         raise CompileError(
