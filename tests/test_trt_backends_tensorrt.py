@@ -70,6 +70,23 @@ class Odd(nn.Module):
         return torch.linalg.solve_triangular(self.weight, x.T, upper=True).T
 
 
+class Attention(nn.Module):
+    """Written out, as older models do it."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return (x[:, :, None] * x[:, None]).softmax(dim=-1) @ x[:, :, None]
+
+
+class HoldsAttention(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.before = nn.Sequential(*[nn.Linear(8, 8), nn.GELU()] * 4)
+        self.attention = Attention()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.attention(self.before(x.float()))
+
+
 class HoldsOdd(nn.Module):
     def __init__(self) -> None:
         super().__init__()
@@ -90,6 +107,8 @@ def test_every_family_is_one_engine(family: str, precision: Precision) -> None:
     assert report["breaks"] == []
     assert (report["engines"], report["in_torch"]) == (1, 0)
     assert report["in_engine"] > 100
+    assert report["unfused_attention"] == []
+    assert bool(report["attention"]) == (family in ("vit-lstm", "timesformer", "vivit"))
 
 
 @flavored
@@ -103,6 +122,14 @@ def test_a_report_names_the_operator_that_breaks_an_engine() -> None:
     assert odd["module"] == "odd"
     assert odd["why"] == "Torch-TensorRT has no converter for it"
     assert torch.cuda.current_device is before
+
+
+@flavored
+def test_attention_that_is_a_softmax_between_products_is_named() -> None:
+    model = HoldsAttention().eval()
+    exported = program.export(model, torch.zeros(1, 8, dtype=torch.uint8), BatchRange())
+    report = partition_report.report(exported)
+    assert (report["attention"], report["unfused_attention"]) == (0, ["attention"])
 
 
 @flavored

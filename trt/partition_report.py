@@ -31,6 +31,8 @@ def report(program: "ExportedProgram") -> dict[str, Any]:
 
     Returns:
         The counts, and under "breaks" the name, module and reason of each operator in PyTorch.
+        "attention" counts the attention operators that TensorRT gets whole, for which it has fused
+        kernels; "unfused_attention" names the modules of those that are a softmax between products.
     """
     parts = partitioned(program)
     modules = _modules(program)
@@ -43,14 +45,18 @@ def report(program: "ExportedProgram") -> dict[str, Any]:
         for node in _operators_in_torch(parts)
     ]
     engines = [part for name, part in parts.named_children() if name.startswith(ENGINE_PREFIX)]
-    num_in_engines = sum(
-        node.op == "call_function" for engine in engines for node in engine.graph.nodes
-    )
+    in_engines = [
+        node for engine in engines for node in engine.graph.nodes if node.op == "call_function"
+    ]
     return {
         "engines": len(engines),
-        "in_engine": num_in_engines,
+        "in_engine": len(in_engines),
         "in_torch": len(breaks),
         "breaks": breaks,
+        "attention": sum("scaled_dot_product" in str(node.target) for node in in_engines),
+        "unfused_attention": [
+            modules.get(_origin(node), "") for node in in_engines if "softmax" in str(node.target)
+        ],
     }
 
 

@@ -108,4 +108,6 @@ def _print(config: "ArtifactConfig", out: Path) -> None:
         f"in {config.partition['engines']} engine(s), {config.partition['in_torch']} in torch; "
         f"built in {built['seconds']:.1f} s with {built['peak_memory_mib']:,.0f} MiB at most"
     )
+    if unfused := config.partition.get("unfused_attention"):
+        print(f"attention without a fused kernel, which is slower: {', '.join(unfused)}")
     print(f"written to {out}")
