@@ -1,5 +1,6 @@
 """TensorRT's two backends: what runs in an engine, and real engines, built without a GPU."""
 
+import re
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -284,6 +285,31 @@ def test_eight_bits_in_torch_tensorrt_need_modelopt() -> None:
     quantized = torch_tensorrt_backend.quantized(inputs)
     with pytest.raises(CompileError, match="pip install nvidia-modelopt"), quantized:
         pass
+
+
+@pytest.mark.skipif(
+    not installed("nvidia-modelopt"), reason="needs ModelOpt: pip install nvidia-modelopt"
+)
+@pytest.mark.parametrize("precision", ["int8", "fp8"])
+@pytest.mark.parametrize("family", ["timesformer", "vivit", "vit-lstm"])
+def test_eight_bits_are_for_matrix_products_alone(
+    family: str, precision: Precision, capfd: pytest.CaptureFixture[str]
+) -> None:
+    inputs = job_of(family, precision)
+    clips = torch.cat(list(inputs.calibration()))
+    with torch_tensorrt_backend.quantized(inputs) as in_8_bits, torch.no_grad():
+        quantizers = [
+            name
+            for name, module in in_8_bits.model.named_modules()
+            if type(module).__name__ == "TensorQuantizer" and module.is_enabled
+        ]
+        error = (in_8_bits.model(clips) - inputs.model(clips)).abs().max()
+    assert "quantizer" not in capfd.readouterr().out
+    assert not any("norm" in name or "head" in name for name in quantizers)
+    for letter in "qkv":
+        assert any(name.endswith(f"{letter}_bmm_quantizer") for name in quantizers)
+    assert any(re.search(r"qkv\.weight_quantizer", name) for name in quantizers)
+    assert error < 0.2 * inputs.model(clips).abs().max()
 
 
 def test_a_precision_runs_where_the_gpu_has_it() -> None:

@@ -4,7 +4,7 @@ Shape letters: B batch, L tokens, D width.
 """
 
 from torch import Tensor, nn
-from torch.nn.functional import scaled_dot_product_attention
+from torch.nn import functional
 
 from dali_pipelines.errors import SpecError
 from engine.errors import UserError
@@ -33,7 +33,8 @@ class Attention(nn.Module):
         qkv = self.qkv(x_BLD).reshape(batch, length, 3, self.heads, dim // self.heads)
         query, key, value = qkv.permute(2, 0, 3, 1, 4).unbind(0)
         dropout = self.dropout if self.training else 0.0
-        mixed = scaled_dot_product_attention(query, key, value, dropout_p=dropout)
+        # Called by its full name, because ModelOpt looks for it to quantize the products.
+        mixed = functional.scaled_dot_product_attention(query, key, value, dropout_p=dropout)
         return self.out(mixed.transpose(1, 2).reshape(batch, length, dim))
 
 

@@ -7,6 +7,7 @@ parts that stay in PyTorch are partitioned from the exported program again on lo
 import contextlib
 import copy
 import dataclasses
+import io
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -32,6 +33,8 @@ QUANTIZED: tuple[Precision, ...] = ("int8", "fp8")
 RTX = "torch-tensorrt-rtx"
 FLAVORS = ("torch-tensorrt", RTX)
 """Both install the same module, so only one of them can be used."""
+_REGISTERED: set[type] = set()
+"""Classes of attention that ModelOpt knows by now."""
 ENGINES = "engines.json"
 """File with the names of each engine's inputs and outputs, in order."""
 MIN_CAPABILITY: dict[Precision, tuple[int, int]] = {
@@ -198,6 +201,35 @@ def _copy(inputs: BuildInput) -> "torch.nn.Module":
     return copy.deepcopy(inputs.model).eval()
 
 
+def _recipe(precision: Precision) -> dict[str, Any]:
+    """ModelOpt's settings for 8 bits: what is a matrix product, and nothing else.
+
+    Its default also quantizes the inputs of LayerNorms, which costs accuracy and saves nothing, and
+    leaves out the products of queries with keys and with values.
+    """
+    import modelopt.torch.quantization as mtq
+
+    default = mtq.INT8_DEFAULT_CFG if precision == "int8" else mtq.FP8_DEFAULT_CFG
+    recipe = copy.deepcopy(default)
+    bits: Any = 8 if precision == "int8" else (4, 3)
+    recipe["quant_cfg"] += [
+        {"quantizer_name": "*", "parent_class": "nn.LayerNorm", "enable": False},
+        {"quantizer_name": "*head*", "enable": False},
+        {"quantizer_name": "*[qkv]_bmm_quantizer", "cfg": {"num_bits": bits, "axis": None}},
+    ]
+    return recipe
+
+
+def _register_attention(model: "torch.nn.Module") -> None:
+    """Tell ModelOpt where queries, keys and values are multiplied."""
+    from modelopt.torch.quantization.plugins.attention import register_attention_for_kv_quant
+
+    for kind in {type(module) for module in model.modules()}:
+        if "attention" in kind.__name__.lower() and kind not in _REGISTERED:
+            register_attention_for_kv_quant(kind)
+            _REGISTERED.add(kind)
+
+
 @contextlib.contextmanager
 def quantized(inputs: BuildInput) -> Iterator[BuildInput]:
     """Yield the inputs with the model quantized by ModelOpt, if the precision is int8 or fp8.
@@ -234,9 +266,10 @@ def quantized(inputs: BuildInput) -> Iterator[BuildInput]:
         for clip in clips():
             model(clip.to(device))
 
-    recipe = mtq.INT8_DEFAULT_CFG if inputs.target.precision == "int8" else mtq.FP8_DEFAULT_CFG
     model = _copy(inputs).to(device)
-    model = mtq.quantize(model, recipe, forward_loop=measure)
+    with contextlib.redirect_stdout(io.StringIO()):  # it prints what it does
+        _register_attention(model)
+        model = mtq.quantize(model, _recipe(inputs.target.precision), forward_loop=measure)
     fp32_layers = [f"model.{name}" for name in inputs.target.fp32_layers]
     if inputs.target.precision == "int8" and not installed("torch-tensorrt"):
         fp32_layers += [
