@@ -225,35 +225,27 @@ def as_uint8_input(model: Any, spec: ClipSpec) -> "Uint8Input":
 
 def _checkpoint(path: Path, device: str) -> Predictor:
     from engine.training import checkpoint
-    from engine.training.fabric import make_fabric
+    from engine.training.fabric import choose_device
     from trt.tf32 import with_tf32
 
     checkpoint_path, chosen_by = find_checkpoint(path)
     model, config = checkpoint.load_model(checkpoint_path)
-    fabric, _ = make_fabric(device, 1, 1, "fp32")
-    run = as_uint8_input(model, config.clip).to(fabric.device)
+    on = choose_device(device)
+    run = as_uint8_input(model, config.clip).to(on)
     return Predictor(
         path=checkpoint_path,
         chosen_by=chosen_by,
         clip=config.clip,
         class_names=config.class_names,
-        device=fabric.device,
-        runs_on=f"{fabric.device.type}, eager, fp32",
-        run=run if fabric.device.type == "cpu" else with_tf32(run, allowed=False),
+        device=on,
+        runs_on=f"{on.type}, eager, fp32",
+        run=run if on.type == "cpu" else with_tf32(run, allowed=False),
     )
 
 
-def this_gpu_device() -> "torch.device":
-    """The GPU that torch uses, with its index: DALI and NVDEC need to know it."""
-    import torch
-
-    return torch.device("cuda", torch.cuda.current_device())
-
-
 def _artifact(path: Path, device: str) -> Predictor:
-    import torch
-
     import trt
+    from engine.training.fabric import choose_device
 
     with from_compiler():
         artifact = trt.load(path)
@@ -268,7 +260,7 @@ def _artifact(path: Path, device: str) -> Predictor:
         chosen_by=config.chosen_by,
         clip=ClipSpec.from_dict(config.clip),
         class_names=config.class_names,
-        device=this_gpu_device() if artifact.on_gpu else torch.device("cpu"),
+        device=choose_device("gpu" if artifact.on_gpu else "cpu"),
         runs_on=f"{device_type}, {config.backend}, {config.target.precision}",
         run=artifact,
     )

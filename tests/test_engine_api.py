@@ -249,6 +249,7 @@ def test_an_artifact_on_a_gpu_says_which_one(
     def load_on_gpu(path: Path) -> trt.artifact.Artifact:
         opened = load(path)
         opened.on_gpu = True
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
         return opened
 
     load = trt.load

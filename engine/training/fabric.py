@@ -7,6 +7,7 @@ from engine.errors import RefusedError, unknown_name
 from engine.training.recipe import Precision
 
 if TYPE_CHECKING:
+    import torch
     from lightning.fabric import Fabric
 
 DEVICES = ("auto", "gpu", "cpu")
@@ -21,6 +22,25 @@ PRECISIONS: dict[str, Any] = {
 def is_first_process() -> bool:
     """True in the process that logs and saves; works before the process group exists, too."""
     return os.environ.get("RANK", os.environ.get("LOCAL_RANK", "0")) == "0"
+
+
+def choose_device(device: str) -> "torch.device":
+    """The device for `auto`, `gpu` or `cpu`; a GPU with its index, which DALI and NVDEC need.
+
+    Raises:
+        UserError: The name is unknown.
+        RefusedError: There is no GPU.
+    """
+    import torch
+
+    if device not in DEVICES:
+        raise unknown_name("device", device, list(DEVICES))
+    with_gpu = torch.cuda.is_available() if device == "auto" else device == "gpu"
+    if not with_gpu:
+        return torch.device("cpu")
+    if not torch.cuda.is_available():
+        raise RefusedError("torch finds no NVIDIA GPU here: pass `device='cpu'`.")
+    return torch.device("cuda", torch.cuda.current_device())
 
 
 def _ddp(with_gpu: bool) -> Any:
@@ -48,11 +68,7 @@ def make_fabric(
     import torch
     from lightning.fabric import Fabric
 
-    if device not in DEVICES:
-        raise unknown_name("device", device, list(DEVICES))
-    with_gpu = torch.cuda.is_available() if device == "auto" else device == "gpu"
-    if with_gpu and not torch.cuda.is_available():
-        raise RefusedError("torch finds no NVIDIA GPU here: pass `device='cpu'`.")
+    with_gpu = choose_device(device).type == "cuda"
     if precision == "auto":
         has_bf16 = with_gpu and torch.cuda.is_bf16_supported(including_emulation=False)
         precision = "bf16" if has_bf16 else "fp32"
