@@ -9,6 +9,8 @@ which other processes affect little. `times_as_long`, relative to our decoder, i
 the rounds, because the speed of a machine changes between rounds.
 loaders: clips per second of whole epochs on all cores, 8 frames of 224², by our loader and by plain
 PyTorch. If a folder has few files, they are used several times under different names.
+parts: processor time and bytes per clip of the parts that NVDEC gets instead of whole files, and
+the bytes of the files.
 
 Frame numbers refer to a full decode, made beforehand; files that don't decode to their end are left
 out. `--against` also times another checkout of this project. `benchmarks.scripts.frames` measures
@@ -26,11 +28,14 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, Self
+
+import numpy as np
 
 from benchmarks.baselines.frame_readers import READERS
 from benchmarks.clip_sets import (
@@ -46,10 +51,11 @@ from benchmarks.machine import commit_of, file_name, fingerprint
 from benchmarks.scripts import decoding_worker
 from benchmarks.scripts.frames import RESULTS, versions
 from benchmarks.worker import PipelineError
+from dali_pipelines.decode.remux import ClipPart, cut_part
 from engine.progress import enable_progress_bars, progress_bar
 
 ROOT = Path(__file__).parents[2]
-PARTS = ("core", "loaders")
+PARTS = ("core", "loaders", "parts")
 DECODERS = ("ours", "pyav", "torchcodec", "torchcodec-approximate", "decord", "opencv")
 MIN_CLIPS = 8
 """If a folder has fewer clips, a pass reads them several times."""
@@ -109,6 +115,8 @@ def measure(clips: ClipSet, options: argparse.Namespace) -> dict[str, Any]:
             result["core"] += core(clips.name, intact, num_frames, against, repeats)
     if "loaders" in options.only:
         result["loaders"] = loaders(clips.name, intact, options.load, against, repeats)
+    if "parts" in options.only:
+        result["parts"] = [parts(intact, num_frames, repeats) for num_frames in options.frames]
     for part in PARTS:
         for row in result.get(part, []):
             print(json.dumps({"set": clips.name, **row}), flush=True)
@@ -173,6 +181,29 @@ def loaders(
             return answer["num_clips"] / answer["seconds"]
 
         return _in_turn(f"{title}: loaders", pipelines, rate, repeats)
+
+
+def parts(clips: list[Clip], num_frames: int, repeats: int) -> dict[str, Any]:
+    """Cut the parts of all clips `repeats` times, after a warm-up pass."""
+    wanted = [np.array(numbers_of(clip.num_frames, num_frames, "equidistant")) for clip in clips]
+    times = []
+    found: list[ClipPart | None] = []
+    for _ in range(repeats + 1):
+        started = time.process_time()
+        found = [cut_part(clip.path, numbers) for clip, numbers in zip(clips, wanted, strict=True)]
+        times.append(1000 * (time.process_time() - started) / len(clips))
+    pairs = [(part, clip) for part, clip in zip(found, clips, strict=True) if part is not None]
+    file_bytes = sum(clip.path.stat().st_size for _, clip in pairs)
+    part_bytes = sum(part.encoded.nbytes for part, _ in pairs)
+    return {
+        "frames": num_frames,
+        "num_clips": len(clips),
+        "num_cut": len(pairs),
+        "ms_per_clip": round(statistics.median(times[1:]), 3),
+        "repeats": [round(value, 3) for value in times[1:]],
+        "bytes_per_part": round(part_bytes / max(1, len(pairs))),
+        "bytes_per_file": round(file_bytes / max(1, len(pairs))),
+    }
 
 
 def _in_turn(
