@@ -222,12 +222,12 @@ def test_a_cache_entry_that_claims_absurd_counts_is_dropped(field: int, tmp_path
 
 @pytest.fixture(scope="module")
 def endless(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """One keyframe and 40,000 frames that need it, each repeating the one before: seconds of work
-    for its last frame."""
+    """One keyframe and 20,000 large frames that need it, each repeating the one before: its last
+    frame takes many seconds."""
     import av
 
     folder = tmp_path_factory.mktemp("endless")
-    source = videos.write_video(folder / "a.mp4", codec="mpeg2video", frames=2, size=(640, 480),
+    source = videos.write_video(folder / "a.mp4", codec="mpeg2video", frames=2, size=(1920, 1080),
                                 gop=600)  # fmt: skip
     path = folder / "endless.mkv"
     with av.open(str(source)) as container, av.open(str(path), "w") as output:
