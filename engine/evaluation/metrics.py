@@ -26,48 +26,54 @@ def measure(
         groups: Source of each clip; the bootstrap of the interval resamples whole sources.
         seed: Seed of the bootstrap.
     """
-    import torch
-    from torchmetrics.classification import (
-        MulticlassAccuracy,
-        MulticlassCalibrationError,
-        MulticlassConfusionMatrix,
-        MulticlassF1Score,
-        MulticlassPrecision,
-        MulticlassRecall,
-    )
-
     num_classes = probabilities_NC.shape[1]
-    probs, labels = torch.from_numpy(probabilities_NC), torch.from_numpy(labels_N)
+    best_N = probabilities_NC.argmax(axis=1)
+    confusion_CC = np.zeros((num_classes, num_classes), np.int64)
+    np.add.at(confusion_CC, (labels_N, best_N), 1)
+    top5 = np.argpartition(-probabilities_NC, min(5, num_classes) - 1)[:, : min(5, num_classes)]
     figures: dict[str, Any] = {
         "num_clips": len(labels_N),
-        "top1": float(MulticlassAccuracy(num_classes, average="micro")(probs, labels)),
-        "top5": float(
-            MulticlassAccuracy(num_classes, average="micro", top_k=min(5, num_classes))(
-                probs, labels
-            )
-        ),
+        "top1": float((best_N == labels_N).mean()),
+        "top5": float((top5 == labels_N[:, None]).any(axis=1).mean()),
+        "top1_interval": bootstrap_interval(best_N == labels_N, groups, seed=seed),
     }
-    figures["top1_interval"] = bootstrap_interval(
-        probabilities_NC.argmax(axis=1) == labels_N, groups, seed=seed
-    )
-    metrics = {
-        "precision": MulticlassPrecision,
-        "recall": MulticlassRecall,
-        "f1": MulticlassF1Score,
-    }
-    for name, metric in metrics.items():
-        for average in ("macro", "weighted"):
-            value = metric(num_classes, average=average)(probs, labels)
-            figures[f"{name}_{average}"] = float(value)
-    figures["calibration_error"] = float(
-        MulticlassCalibrationError(num_classes, n_bins=BINS)(probs, labels)
-    )
-    figures["confusion"] = MulticlassConfusionMatrix(num_classes)(probs, labels).tolist()
-    figures["per_class"] = {
-        name: metric(num_classes, average="none")(probs, labels).tolist()
-        for name, metric in metrics.items()
-    }
+    per_class = rates_of(confusion_CC)
+    support_C = confusion_CC.sum(axis=1)
+    seen_C = support_C + confusion_CC.sum(axis=0) > 0
+    for name, rate_C in per_class.items():
+        figures[f"{name}_macro"] = float(rate_C[seen_C].mean())
+        figures[f"{name}_weighted"] = float(np.average(rate_C, weights=support_C))
+    figures["calibration_error"] = _calibration_error(probabilities_NC, best_N == labels_N)
+    figures["confusion"] = confusion_CC.tolist()
+    figures["per_class"] = {name: rate_C.tolist() for name, rate_C in per_class.items()}
     return figures
+
+
+def rates_of(confusion_CC: NDArray[np.int64]) -> dict[str, NDArray[np.float64]]:
+    """Precision, recall and F1 of each class, from counts [true class, predicted class].
+
+    A rate of nothing, such as the recall of a class without clips, is 0. Averages over classes
+    leave out those that neither occur nor are predicted.
+    """
+    right_C = confusion_CC.diagonal()
+    predicted_C, true_C = confusion_CC.sum(axis=0), confusion_CC.sum(axis=1)
+
+    def rate(total_C: NDArray[np.int64], factor: int = 1) -> NDArray[np.float64]:
+        return np.divide(factor * right_C, total_C, out=np.zeros(len(right_C)), where=total_C > 0)
+
+    return {
+        "precision": rate(predicted_C),
+        "recall": rate(true_C),
+        "f1": rate(predicted_C + true_C, factor=2),
+    }
+
+
+def _calibration_error(probabilities_NC: NDArray[np.float64], right_N: NDArray[np.bool_]) -> float:
+    """Expected calibration error: mean distance of confidence and accuracy, over bins."""
+    confidence_N = probabilities_NC.max(axis=1)
+    bin_N = np.digitize(confidence_N, np.linspace(0, 1, BINS + 1))
+    gaps = np.bincount(bin_N, weights=confidence_N - right_N)
+    return float(np.abs(gaps).sum() / len(right_N))
 
 
 def bootstrap_interval(

@@ -8,7 +8,7 @@ from engine.training.recipe import Precision
 
 if TYPE_CHECKING:
     import torch
-    from lightning.fabric import Fabric
+    from lightning_fabric import Fabric
 
 DEVICES = ("auto", "gpu", "cpu")
 PRECISIONS: dict[str, Any] = {
@@ -45,7 +45,7 @@ def choose_device(device: str) -> "torch.device":
 
 def _ddp(with_gpu: bool) -> Any:
     """Several processes; small facts are exchanged on the CPU, so that no GPU is waited for."""
-    from lightning.fabric.strategies import DDPStrategy
+    from lightning_fabric.strategies import DDPStrategy
 
     return DDPStrategy(process_group_backend="cpu:gloo,cuda:nccl" if with_gpu else "gloo")
 
@@ -66,7 +66,7 @@ def make_fabric(
         RefusedError: There is no GPU, or the device doesn't support the precision.
     """
     import torch
-    from lightning.fabric import Fabric
+    from lightning_fabric import Fabric
 
     with_gpu = choose_device(device).type == "cuda"
     if precision == "auto":

@@ -31,7 +31,7 @@ from engine.training.run_folder import RunFacts
 from trt.tf32 import set_tf32
 
 if TYPE_CHECKING:
-    from lightning.fabric import Fabric
+    from lightning_fabric import Fabric
 
 BYTES_OF_FLOAT = 4
 BATCHES_HELD = 3
