@@ -5,6 +5,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -69,12 +70,10 @@ def rates(context: Context) -> list[dict[str, Any]]:
                 )  # fmt: skip
                 clips = [_sample(path)] * num_clips
                 config = LoaderConfig(spec=ClipSpec(num_frames=8), batch_size=8)
-                epochs: dict[str, Any] = {
-                    decoder: repeated(_epoch_of(
-                        DaliLoader(clips, config, gpu=context.gpu, decoder=decoder), epoch
-                    ), context.min_s)
-                    for decoder in decoders
-                }  # fmt: skip
+                epochs: dict[str, Any] = {}
+                for decoder in decoders:
+                    loader = DaliLoader(clips, config, gpu=context.gpu, decoder=decoder)
+                    epochs[decoder] = repeated(partial(epoch, loader), context.min_s)
                 interleaved(epochs, repeats=1)
                 with DecoderUse() as use:
                     timed = interleaved(epochs, repeats=repeats)
@@ -133,10 +132,6 @@ def _sample(path: Path) -> Any:
         id=0, path=path, label=0, frames=facts.frames, fps=facts.fps, width=facts.width,
         height=facts.height, codec=facts.codec,
     )  # fmt: skip
-
-
-def _epoch_of(loader: Any, epoch: Any) -> Any:
-    return lambda: epoch(loader)
 
 
 def _compared(paths: Iterable[Path], context: Context) -> list[dict[str, Any]]:
