@@ -1,5 +1,6 @@
 """Each backend says whether it can run here, why, and what to do about it."""
 
+import shutil
 import subprocess
 import sysconfig
 from pathlib import Path
@@ -113,6 +114,8 @@ def test_the_cuda_headers_of_pytorch_serve_inductor(
     from torch.utils import cpp_extension
 
     monkeypatch.setattr(cpp_extension, "CUDA_HOME", None)
+    if shutil.which("g++") is None:
+        pytest.skip("needs a C++ compiler: apt-get install g++")
     home = inductor_backend.cuda_home()
     if home is None:
         pytest.skip("needs CUDA headers: pip install -e '.[inductor]'")
