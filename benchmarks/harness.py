@@ -45,6 +45,19 @@ def interleaved_figures(
     return rates
 
 
+def repeated(function: Callable[[], int], min_s: float) -> Callable[[], int]:
+    """A function that calls `function` for at least `min_s`, and returns the sum of its results."""
+
+    def call() -> int:
+        ends_at = time.perf_counter() + min_s
+        count = function()
+        while time.perf_counter() < ends_at:
+            count += function()
+        return count
+
+    return call
+
+
 def _rate(pipeline: Callable[[], int]) -> float:
     started = time.perf_counter()
     count = pipeline()

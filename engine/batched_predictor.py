@@ -1,7 +1,7 @@
 """Runs a model on any number of clips, in batches of one size."""
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -37,14 +37,19 @@ class BatchedPredictor:
         self._size = self.batch_size = batch_size
         self.halved = 0
 
-    def warm_up(self, clip: ClipSpec) -> None:
-        """Run one batch of zeros: a model on a GPU may record a CUDA graph the first time.
+    @classmethod
+    def before_loading(cls, model: VideoModel, batch_size: int) -> Self:
+        """Create one before a loader starts.
 
-        Call it before a loader starts, whose CUDA calls could disturb the recording.
+        On a GPU it runs a batch of zeros, because a model may record a CUDA graph the first time,
+        and a loader's CUDA calls could disturb the recording.
         """
         import torch
 
-        self(torch.zeros(self._size, *clip.shape, dtype=torch.uint8))
+        predictor = cls(model, batch_size)
+        if model.device.type == "cuda":
+            predictor(torch.zeros(batch_size, *model.clip.shape, dtype=torch.uint8))
+        return predictor
 
     def __call__(self, clips: "torch.Tensor") -> NDArray[np.float32]:
         import torch

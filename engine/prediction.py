@@ -180,10 +180,7 @@ def _frames(video: Video) -> NDArray[np.uint8]:
 def _batched(predictor: VideoModel, batch_size: int) -> BatchedPredictor:
     if batch_size < 1:
         raise ValueError(f"batch_size must be at least 1, not {batch_size}")
-    batched = BatchedPredictor(predictor, batch_size)
-    if predictor.device.type == "cuda":
-        batched.warm_up(predictor.clip)
-    return batched
+    return BatchedPredictor.before_loading(predictor, batch_size)
 
 
 def _loader(

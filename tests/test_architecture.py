@@ -51,8 +51,8 @@ MAY_IMPORT = {
 """From folder to folder; `trt.*` is the package with its folders."""
 SHARED = {
     f"engine.{name}"
-    for name in "atomic batched_predictor errors file_names frames html interrupt machine memory "
-    "parallel progress".split()
+    for name in "atomic batched_predictor confusion errors file_names frames html interrupt "
+    "machine memory parallel progress".split()
 }
 
 

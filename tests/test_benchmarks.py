@@ -15,11 +15,13 @@ from rows import SMALL, rows_of
 
 from benchmarks import readme
 from benchmarks.gpu_figures import gpu_limits
+from benchmarks.gpu_proof import train_steps
 from benchmarks.gpu_proof.step import Context, run
 from benchmarks.harness import interleaved, summary
 from benchmarks.stages import backends
 from benchmarks.stages.loader import decode_by_dali
 from dali_pipelines.loaders.loader_config import LoaderConfig
+from engine.models.registry import FAMILIES
 
 
 def test_ways_run_in_turn_and_wide_spreads_are_told() -> None:
@@ -82,6 +84,11 @@ def test_a_rehearsed_gpu_proof_goes_on_where_it_was(tmp_path: Path) -> None:
     again = subprocess.run([*words, "--only", "decode"], capture_output=True, text=True)
     assert "decode: real" in again.stdout
     assert "decode: frames" not in again.stdout
+
+
+def test_the_gpu_proof_times_every_family() -> None:
+    """It names them itself, because it starts where nothing of ours can be imported."""
+    assert sorted(train_steps.FAMILIES) == sorted(FAMILIES)
 
 
 def test_a_step_that_fails_is_an_error_and_one_that_lacks_a_package_a_reason(

@@ -1,6 +1,5 @@
 """Parts of files: the wanted frames in them are those of the whole, bit for bit."""
 
-import io
 from pathlib import Path
 
 import av
@@ -11,19 +10,13 @@ import videos
 from odd_videos import FILES, ORDER_UNKNOWN
 
 from dali_pipelines.decode.codec_support import decode_with_dali
-from dali_pipelines.decode.coded_pictures import shows_existing_frame
+from dali_pipelines.decode.coded_pictures import SHOWS_EXISTING
 from dali_pipelines.decode.remux import cut_part
 
 NONE = {*ORDER_UNKNOWN, "wmv2", "mpeg2video"}
 """Files of which no part is cut: their order isn't known, or DALI can't decode them."""
 SOMETIMES = {"frames that are not coded", "av1"}
 """Not if the part would hold packets without a picture of their own."""
-
-
-def frames_of(encoded: np.ndarray) -> list[np.ndarray]:
-    with av.open(io.BytesIO(encoded.tobytes())) as container:
-        container.streams.video[0].codec_context.thread_count = 1
-        return [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
 
 
 @pytest.mark.parametrize("name", FILES)
@@ -39,7 +32,7 @@ def test_a_part_holds_the_wanted_frames(name: str, tmp_path: Path) -> None:
             assert (part is None) == (name in NONE)
         if part is None:
             continue
-        found = frames_of(part.encoded)
+        found = list(dali_decoder.frames_at(part.encoded).values())
         assert part.numbers.keys() == set(wanted)
         for number, place in part.numbers.items():
             turned = np.rot90(every[number]) if name == "turned" else every[number]
@@ -51,7 +44,7 @@ def test_a_part_is_as_small_as_what_is_wanted(tmp_path: Path) -> None:
     path = videos.write_video(tmp_path / "clip", codec="mpeg4", frames=120, gop=12)
     part = cut_part(path, np.array([70]))
     assert part is not None
-    assert len(frames_of(part.encoded)) <= 5
+    assert len(list(dali_decoder.frames_at(part.encoded).values())) <= 5
     assert len(part.encoded) < path.stat().st_size / 10
 
 
@@ -60,7 +53,7 @@ def test_packets_that_show_a_picture_again_are_found(tmp_path: Path) -> None:
     path = FILES["av1"](tmp_path)
     with av.open(str(path)) as container:
         packets = [packet for packet in container.demux(video=0) if packet.size]
-        found = [shows_existing_frame("av1", bytes(packet)) for packet in packets]
+        found = [SHOWS_EXISTING["av1"](packet) for packet in packets]
         assert found == [packet.size == 3 for packet in packets]
     assert any(found)
     assert cut_part(path, np.arange(60)) is None

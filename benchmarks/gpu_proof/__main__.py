@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.gpu_proof import compile_steps, decode_steps, device_steps, label_steps, train_steps
-from benchmarks.gpu_proof.step import Context, run
+from benchmarks.gpu_proof.step import LAST_LINES, Context, run
 
 PARTS = {
     "decode": decode_steps.STEPS,
@@ -38,7 +38,6 @@ PARTS = {
 }
 STEP_S = 480
 """Longest duration of a step; it is ended then."""
-LAST_LINES = 30
 DONE = "value"
 
 

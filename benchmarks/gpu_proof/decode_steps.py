@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from benchmarks.gpu_proof.step import ROOT, Context, Skipped, Step, helper_of_tests, repeated
+from benchmarks.gpu_proof.step import LAST_LINES, ROOT, Context, Skipped, Step, helper_of_tests
 
 MAX_REAL = 200
 SAME_FRAME = 6.0
@@ -51,7 +51,7 @@ def real(context: Context) -> list[dict[str, Any]]:
 
 def rates(context: Context) -> list[dict[str, Any]]:
     """Clips per second of 8 frames, by NVDEC and by PyAV, and how busy NVDEC was."""
-    from benchmarks.harness import interleaved, summary
+    from benchmarks.harness import interleaved, repeated, summary
     from benchmarks.stages.loader import epoch
     from dali_pipelines.loaders.dali_loader import DaliLoader, Decoder
     from dali_pipelines.loaders.loader_config import LoaderConfig
@@ -68,7 +68,7 @@ def rates(context: Context) -> list[dict[str, Any]]:
                     Path(folder) / f"{codec}-{name}", codec=codec, size=size, frames=num_frames,
                     draw=videos.noisy,
                 )  # fmt: skip
-                clips = [_sample(path)] * num_clips
+                clips = helper_of_tests("rows").rows_of([path]) * num_clips
                 config = LoaderConfig(spec=ClipSpec(num_frames=8), batch_size=8)
                 epochs: dict[str, Any] = {}
                 for decoder in decoders:
@@ -92,7 +92,7 @@ def tests(context: Context) -> dict[str, Any]:
         command.append("--collect-only")
     environment = {**os.environ, "REQUIRE_GPU": "1"}
     ran = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=environment)
-    return {"exit_code": ran.returncode, "last_lines": ran.stdout.splitlines()[-20:]}
+    return {"exit_code": ran.returncode, "last_lines": ran.stdout.splitlines()[-LAST_LINES:]}
 
 
 class DecoderUse:
@@ -123,17 +123,6 @@ class DecoderUse:
                 self.highest = max(self.highest or 0, int(words[place]))
 
 
-def _sample(path: Path) -> Any:
-    from dali_pipelines.decode import clip_file
-    from dali_pipelines.loaders.loader_config import Sample
-
-    facts = clip_file.probe(path)
-    return Sample(
-        id=0, path=path, label=0, frames=facts.frames, fps=facts.fps, width=facts.width,
-        height=facts.height, codec=facts.codec,
-    )  # fmt: skip
-
-
 def _compared(paths: Iterable[Path], context: Context) -> list[dict[str, Any]]:
     """The frames of each file by the decoder of this machine's loader, against PyAV on the CPU."""
     from dali_pipelines.errors import VideoError
@@ -144,7 +133,7 @@ def _compared(paths: Iterable[Path], context: Context) -> list[dict[str, Any]]:
     rows = []
     for path in paths:
         try:
-            sample = _sample(path)
+            (sample,) = helper_of_tests("rows").rows_of([path])
         except VideoError as error:
             rows.append({"file": path.name, "unreadable": str(error)})
             continue

@@ -23,7 +23,7 @@ def all_devices(context: Context) -> dict[str, Any]:
             engine(
                 "train", "--data", root, "--model", "cnn-lstm", "--preset", "small", "--out", run,
                 "--epochs", 2, "--batch-size", 2 * count, "--devices", devices,
-                "--device", "cpu" if context.rehearse else "gpu",
+                "--device", context.device,
             )  # fmt: skip
             rows = history(run)
             found[f"on {devices}"] = {

@@ -38,7 +38,7 @@ def same_labels(context: Context) -> dict[str, Any]:
             out = folder / f"{name}.csv"
             engine(
                 "label", root / "videos", "--model", model, "--out", out,
-                "--device", {"cuda": "gpu"}.get(device, device),
+                "--device", device,
             )  # fmt: skip
             with out.open() as file:
                 labels[name] = {row["path"]: row["label"] for row in csv.DictReader(file)}

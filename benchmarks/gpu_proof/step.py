@@ -4,7 +4,6 @@ import importlib
 import os
 import subprocess
 import sys
-import time
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -34,7 +33,8 @@ class Context:
 
     @property
     def device(self) -> str:
-        return "cpu" if self.rehearse else "cuda"
+        """Value of `--device`."""
+        return "cpu" if self.rehearse else "gpu"
 
     @property
     def min_s(self) -> float:
@@ -95,16 +95,3 @@ def helper_of_tests(name: str) -> Any:
     """A module of the tests that writes videos."""
     sys.path.insert(0, str(ROOT / "tests"))
     return importlib.import_module(name)
-
-
-def repeated(function: Callable[[], int], min_s: float) -> Callable[[], int]:
-    """A function that calls `function` for at least `min_s`, and returns the sum of its results."""
-
-    def call() -> int:
-        ends_at = time.perf_counter() + min_s
-        count = function()
-        while time.perf_counter() < ends_at:
-            count += function()
-        return count
-
-    return call

@@ -1,6 +1,5 @@
 """Training on the GPU: the time of a step, a whole run, and a run that is killed."""
 
-import csv
 import functools
 import signal
 import subprocess
@@ -10,7 +9,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from benchmarks.gpu_proof.step import ROOT, Context, Step, engine, failure, repeated
+from benchmarks.gpu_proof.step import ROOT, Context, Step, engine, failure
 
 FAMILIES = ("vit-lstm", "cnn-lstm", "cnn-birnn", "timesformer", "vivit")
 PRECISIONS = ("fp32", "tf32", "bf16")
@@ -21,7 +20,7 @@ def step_times(family: str, context: Context) -> list[dict[str, Any]]:
     """Clips per second of forward, backward and update, eager and compiled, and the memory."""
     import torch
 
-    from benchmarks.harness import interleaved, summary
+    from benchmarks.harness import interleaved, repeated, summary
     from benchmarks.training_step import training_step
     from engine.models import registry
 
@@ -95,18 +94,16 @@ def dataset(root: Path, context: Context) -> Path:
 
 
 def history(run: Path) -> list[dict[str, float]]:
-    path = run / "history.csv"
-    if not path.is_file():
-        return []
-    with path.open() as file:
-        return [{name: float(value) for name, value in row.items()} for row in csv.DictReader(file)]
+    from engine.training import history
+
+    return history.read(run)
 
 
 def _settings(context: Context) -> tuple[object, ...]:
     preset, epochs, batch_size = ("small", 2, 2) if context.rehearse else ("base", 4, 16)
     return (
         "--model", "cnn-lstm", "--preset", preset, "--weights", "none", "--epochs", epochs,
-        "--batch-size", batch_size, "--device", "cpu" if context.rehearse else "gpu",
+        "--batch-size", batch_size, "--device", context.device,
     )  # fmt: skip
 
 

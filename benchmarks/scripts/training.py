@@ -10,7 +10,6 @@ step: a training step of TimeSformer against the model of `transformers`, in tur
 """
 
 import argparse
-import csv
 import json
 import statistics
 import subprocess
@@ -23,6 +22,7 @@ from typing import Any
 from benchmarks.harness import interleaved, summary
 from benchmarks.machine import file_name, fingerprint
 from benchmarks.training_step import training_step
+from engine.training import history
 
 RESULTS = Path(__file__).parents[1] / "results"
 FAMILIES = ("cnn-lstm", "cnn-birnn", "vit-lstm", "timesformer", "vivit")
@@ -86,9 +86,7 @@ def engine(*arguments: object) -> float:
 
 def train(root: Path, run: Path, *arguments: object) -> tuple[float, list[dict[str, float]]]:
     seconds = engine("train", "--data", root, "--preset", "small", "--out", run, *arguments)
-    with (run / "history.csv").open() as file:
-        rows = [{name: float(value) for name, value in row.items()} for row in csv.DictReader(file)]
-    return seconds, rows
+    return seconds, history.read(run)
 
 
 def family(root: Path, model: str, run: Path) -> dict[str, Any]:

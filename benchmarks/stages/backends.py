@@ -6,7 +6,6 @@ fp32. A backend that can't be built is a row with its error. On a GPU, clips are
 
 import statistics
 import tempfile
-import time
 import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -15,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from benchmarks.harness import interleaved, summary
+from benchmarks.harness import interleaved, repeated, summary
 from benchmarks.machine import matrix_peaks
 from benchmarks.stages.model import count_flops
 from engine.models import registry
@@ -125,17 +124,13 @@ def _timed(
 
     def step(model: Callable[[Tensor], Tensor]) -> Callable[[], int]:
         def run() -> int:
-            ends_at = time.perf_counter() + min_s
-            count = 0
-            while not count or time.perf_counter() < ends_at:
-                with torch.no_grad():
-                    model(clips)
-                if clips.is_cuda:
-                    torch.cuda.synchronize()
-                count += len(clips)
-            return count
+            with torch.no_grad():
+                model(clips)
+            if clips.is_cuda:
+                torch.cuda.synchronize()
+            return len(clips)
 
-        return run
+        return repeated(run, min_s)
 
     steps = {name: step(model) for name, model in models.items()}
     interleaved(steps, repeats=1)

@@ -106,19 +106,22 @@ def _vp9_is_frame(packet: av.Packet) -> bool:
     first = data[0]
     if first >> 6 != 2 or data[-1] & 0xE0 == 0xC0:  # it ends with a superframe index
         return True
-    shift = 0 if first & 0x30 == 0x30 else 1  # profile 3 has one more header bit
-    shows_existing_frame = first >> (shift + 2) & 1
-    return bool(shows_existing_frame or first >> shift & 1)
+    return _vp9_shows_existing(packet) or bool(first >> _vp9_shift(first) & 1)
 
 
-def shows_existing_frame(codec: str, data: bytes) -> bool:
-    """Whether a packet holds no picture, but shows one again that was decoded before."""
-    if codec == "vp9":
-        shift = 0 if data[0] & 0x30 == 0x30 else 1
-        return data[0] >> 6 == 2 and bool(data[0] >> (shift + 2) & 1)
-    if codec == "av1":
-        return any(kind in AV1_HEADERS and unit[0] & 0x80 for kind, unit in _av1_units(data))
-    return False
+def _vp9_shift(first: int) -> int:
+    """Position of the flag show_frame in the first byte; profile 3 has one more header bit."""
+    return 0 if first & 0x30 == 0x30 else 1
+
+
+def _vp9_shows_existing(packet: av.Packet) -> bool:
+    first = memoryview(packet)[0]
+    return first >> 6 == 2 and bool(first >> (_vp9_shift(first) + 2) & 1)
+
+
+def _av1_shows_existing(packet: av.Packet) -> bool:
+    units = _av1_units(bytes(packet))
+    return any(kind in AV1_HEADERS and unit[0] & 0x80 for kind, unit in units)
 
 
 def _av1_units(data: bytes) -> Iterator[tuple[int, bytes]]:
@@ -141,3 +144,5 @@ def _av1_units(data: bytes) -> Iterator[tuple[int, bytes]]:
 
 
 IS_FRAME = {"vp8": _vp8_is_frame, "vp9": _vp9_is_frame}
+SHOWS_EXISTING = {"vp9": _vp9_shows_existing, "av1": _av1_shows_existing}
+"""Whether a packet holds no picture, but shows one again that was decoded before."""

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from dali_pipelines.decode import h264_headers, mpeg4_packets
 from dali_pipelines.decode.clip_facts import NVDEC_CODECS
-from dali_pipelines.decode.coded_pictures import shows_existing_frame
+from dali_pipelines.decode.coded_pictures import SHOWS_EXISTING
 from dali_pipelines.decode.indexed_video import IndexedVideo, open_indexed
 from dali_pipelines.decode.packet_index import PacketIndex
 from dali_pipelines.decode.video_stream import ffmpeg_message
@@ -27,8 +27,6 @@ from dali_pipelines.frame_plan import IntArray
 
 TICK = Fraction(1, 25)
 PARTED_CODECS = NVDEC_CODECS | {"mjpeg"}  # DALI decodes mjpeg on a CPU only
-SHOW_EXISTING = ("vp9", "av1")
-"""Codecs whose packets may show an earlier picture again. DALI expects a picture in each packet."""
 LEADING_IS_LOST = frozenset({"hevc", "mpeg4", "mpeg1video", "mpeg2video"})
 """Codecs whose decoders drop leading pictures: those displayed before the first keyframe."""
 
@@ -72,7 +70,7 @@ def _choose(
 ) -> dict[int, av.Packet] | None:
     """Select the needed pictures by position, in decoding order."""
     context = video.stream.codec_context
-    codec = context.codec.canonical_name
+    shows_existing = SHOWS_EXISTING.get(context.codec.canonical_name)
     stream = h264_headers.Stream.of(context.extradata or b"") if context.name == "h264" else None
     needed = set(index.positions[numbers].tolist())
     chosen: dict[int, av.Packet] = {}
@@ -85,8 +83,8 @@ def _choose(
             is_first = False
             if index.kinds[position : position + 1] in ("S", "N"):
                 return None  # NVDEC lacks global motion, and needs a picture in each packet
-            if codec in SHOW_EXISTING and shows_existing_frame(codec, bytes(packet)):
-                return None
+            if shows_existing is not None and shows_existing(packet):
+                return None  # DALI expects a picture in each packet
             if position not in needed:
                 is_leading = index.ranks[position] < index.ranks[run.start]
                 if is_leading and context.name in LEADING_IS_LOST:

@@ -68,7 +68,7 @@ class ClipReader:
                 if is_plain:
                     return self._read_images(row, views)
                 return self._read_pixels(row, views, None)
-            cached = self._cached(row, _numbers(views))
+            cached = self._cached(row, views)
             may_be_video = cached is None and is_plain and self.takes_video(row)
             if may_be_video and (clip := self._read_video(row, views)):
                 return clip
@@ -111,10 +111,10 @@ class ClipReader:
             read_by="DALI's video decoder",
         )
 
-    def _cached(self, row: Sample, numbers: IntArray) -> list[Frame] | None:
+    def _cached(self, row: Sample, views: list[ClipView]) -> list[Frame] | None:
         if self.cache is None or not row.path.is_file():
             return None
-        return self.cache.get(row.path, self.config.spec.resize, numbers.tolist())
+        return self.cache.get(row.path, self.config.spec.resize, _numbers(views).tolist())
 
     def _read_pixels(
         self, row: Sample, views: list[ClipView], cached: list[Frame] | None
@@ -126,15 +126,12 @@ class ClipReader:
             if self.cache is not None and not num_damaged and row.path.is_file():
                 self.cache.put(row.path, self.config.spec.resize, numbers.tolist(), frames)
         by_number = dict(zip(numbers.tolist(), frames, strict=True))
-        of_views = [_compose(view, by_number) for view in views]
         return ReadClip(
             row=row,
-            input_kind="clips" if self.for_gpu else "pixels",
+            input_kind=pixel_kind(for_gpu=self.for_gpu),
             views=views,
-            sources=(
-                [in_one_block(frames) for frames in of_views]
-                if self.for_gpu
-                else [frame for frames in of_views for frame in frames]
+            sources=pixel_sources(
+                [_compose(view, by_number) for view in views], for_gpu=self.for_gpu
             ),
             read_by="PyAV" if cached is None else "the cache",
             num_damaged=num_damaged,
@@ -160,7 +157,19 @@ def _numbers(views: list[ClipView]) -> IntArray:
     return np.unique(np.concatenate([view.plan.source_indices for view in views]))
 
 
-def in_one_block(frames: list[Frame]) -> NDArray[np.uint8]:
+def pixel_kind(*, for_gpu: bool) -> InputKind:
+    """Input of the graph for decoded frames: single frames, or all frames of a view."""
+    return "clips" if for_gpu else "pixels"
+
+
+def pixel_sources(of_views: list[list[Frame]], *, for_gpu: bool) -> list[Any]:
+    """The frames of all views, as input of this kind."""
+    if for_gpu:
+        return [_in_one_block(frames) for frames in of_views]
+    return [frame for frames in of_views for frame in frames]
+
+
+def _in_one_block(frames: list[Frame]) -> NDArray[np.uint8]:
     """Copy frames into one array, in pinned memory if there is a GPU."""
     import torch
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from dali_pipelines.cores import num_cores
 from dali_pipelines.errors import LoaderError, Stopped, VideoError
-from dali_pipelines.loaders.clip_reader import in_one_block
+from dali_pipelines.loaders.clip_reader import pixel_kind, pixel_sources
 from dali_pipelines.loaders.dali_graph import ClipGraph
 from dali_pipelines.loaders.loader_config import LoaderReport
 from dali_pipelines.loaders.prefetch import Task, ThreadPool, prefetch, put_unless_stopped
@@ -80,7 +80,7 @@ class WindowLoader:
         self._timeout_s = timeout_s
         self._for_gpu = gpu is not None
         self._graph = ClipGraph(
-            "clips" if self._for_gpu else "pixels",
+            pixel_kind(for_gpu=self._for_gpu),
             spec,
             max_views=batch_size,
             num_threads=self._num_threads,
@@ -165,10 +165,7 @@ class WindowLoader:
         put_unless_stopped(results, end, stop)
 
     def _make_batch(self, windows: list[ReadWindow]) -> WindowBatch:
-        if self._for_gpu:
-            sources: list[Any] = [in_one_block(window.frames) for window in windows]
-        else:
-            sources = [frame for window in windows for frame in window.frames]
+        sources = pixel_sources([window.frames for window in windows], for_gpu=self._for_gpu)
         clips_BTCHW = self._graph.run(sources, [window.view for window in windows])
         for window in windows:
             self.report.read_by["PyAV"] += 1

@@ -6,6 +6,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from engine.confusion import macro, rates_of
+
 BINS = 15
 """Bins of the expected calibration error."""
 RESAMPLES = 2000
@@ -39,33 +41,13 @@ def measure(
     }
     per_class = rates_of(confusion_CC)
     support_C = confusion_CC.sum(axis=1)
-    seen_C = support_C + confusion_CC.sum(axis=0) > 0
     for name, rate_C in per_class.items():
-        figures[f"{name}_macro"] = float(rate_C[seen_C].mean())
+        figures[f"{name}_macro"] = macro(rate_C, confusion_CC)
         figures[f"{name}_weighted"] = float(np.average(rate_C, weights=support_C))
     figures["calibration_error"] = _calibration_error(probabilities_NC, best_N == labels_N)
     figures["confusion"] = confusion_CC.tolist()
     figures["per_class"] = {name: rate_C.tolist() for name, rate_C in per_class.items()}
     return figures
-
-
-def rates_of(confusion_CC: NDArray[np.int64]) -> dict[str, NDArray[np.float64]]:
-    """Precision, recall and F1 of each class, from counts [true class, predicted class].
-
-    A rate of nothing, such as the recall of a class without clips, is 0. Averages over classes
-    leave out those that neither occur nor are predicted.
-    """
-    right_C = confusion_CC.diagonal()
-    predicted_C, true_C = confusion_CC.sum(axis=0), confusion_CC.sum(axis=1)
-
-    def rate(total_C: NDArray[np.int64], factor: int = 1) -> NDArray[np.float64]:
-        return np.divide(factor * right_C, total_C, out=np.zeros(len(right_C)), where=total_C > 0)
-
-    return {
-        "precision": rate(predicted_C),
-        "recall": rate(true_C),
-        "f1": rate(predicted_C + true_C, factor=2),
-    }
 
 
 def _calibration_error(probabilities_NC: NDArray[np.float64], right_N: NDArray[np.bool_]) -> float:

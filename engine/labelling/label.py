@@ -70,9 +70,7 @@ def label(
         Counts of labelled, known and failed files.
     """
     tally = Progress()
-    predictor = BatchedPredictor(model, settings.batch_size)
-    if model.device.type == "cuda":
-        predictor.warm_up(model.clip)
+    predictor = BatchedPredictor.before_loading(model, settings.batch_size)
     while items:
         items = _Pass(items, journal, settings, tally, on_file).run(model, predictor)
     return tally

@@ -1,5 +1,6 @@
 """Writes a run's metrics: history.csv, TensorBoard files and curves.png."""
 
+import csv
 import importlib.util
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,6 +18,15 @@ def write(run: Path, rows: list[dict[str, float]]) -> None:
     if rows:
         values = [[f"{value:.6g}" for value in row.values()] for row in rows]
         atomic.write_csv(run / HISTORY, list(rows[0]), values)
+
+
+def read(run: Path) -> list[dict[str, float]]:
+    """Read history.csv; empty if no epoch is finished."""
+    path = run / HISTORY
+    if not path.is_file():
+        return []
+    with path.open() as file:
+        return [{name: float(value) for name, value in row.items()} for row in csv.DictReader(file)]
 
 
 def open_tensorboard(run: Path, step: int) -> "SummaryWriter | None":

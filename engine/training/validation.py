@@ -5,6 +5,7 @@ from lightning_fabric import Fabric
 from torch import nn
 
 from dali_pipelines.loaders.loader_config import ClipLoader
+from engine.confusion import macro, rates_of
 
 
 @torch.no_grad()
@@ -33,16 +34,14 @@ def validate(
     model.train()
     sums = torch.cat([torch.stack([loss, in_top5]), confusion_CC.flatten()])
     sums = fabric.all_reduce(sums, reduce_op="sum").cpu()
-    confusion_CC = sums[2:].reshape(num_classes, num_classes)
-    num_clips = float(confusion_CC.sum())
+    counts_CC = sums[2:].reshape(num_classes, num_classes).numpy()
+    num_clips = float(counts_CC.sum())
     if not num_clips:
         return {"num_clips": 0.0}
-    right_C, seen_C = confusion_CC.diagonal(), confusion_CC.sum(dim=0) + confusion_CC.sum(dim=1)
-    f1_C = 2 * right_C / seen_C
     return {
         "num_clips": num_clips,
         "loss": float(sums[0]) / num_clips,
-        "top1": float(right_C.sum()) / num_clips,
+        "top1": float(counts_CC.trace()) / num_clips,
         "top5": float(sums[1]) / num_clips,
-        "f1": float(f1_C[seen_C > 0].mean()),
+        "f1": macro(rates_of(counts_CC)["f1"], counts_CC),
     }

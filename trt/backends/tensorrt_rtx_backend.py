@@ -241,7 +241,8 @@ def load(folder: Path, config: ArtifactConfig) -> "Run":
     logger = _logger()
     runtime = tensorrt_rtx.Runtime(logger)
     engine = runtime.deserialize_cuda_engine((folder / ENGINE).read_bytes())
-    kernels = user_cache() / "tensorrt-rtx" / config.files.get(ENGINE, "")
+    digest = config.files.get(ENGINE)  # none yet while the artifact is being built
+    kernels = user_cache() / "tensorrt-rtx" / digest if digest else None
     context = _context(engine, kernels) if engine is not None else None
     if context is None:
         raise CompileError(
@@ -253,8 +254,8 @@ def load(folder: Path, config: ArtifactConfig) -> "Run":
     return CudaGraphRunner(_Runner(runtime, context))
 
 
-def _context(engine: Any, kernels: Path) -> Any:
-    """Create an execution context; the kernels that it compiles on first use are saved on exit.
+def _context(engine: Any, kernels: Path | None) -> Any:
+    """Create an execution context; `kernels` is where the kernels that it compiles are saved.
 
     They are saved in the user's cache, because a file in the artifact would have no digest. Kernels
     are compiled for each shape before it runs, since a CUDA graph can't be recorded while they are
@@ -267,11 +268,11 @@ def _context(engine: Any, kernels: Path) -> Any:
         tensorrt_rtx.DynamicShapesKernelSpecializationStrategy.EAGER
     )
     cache = config.create_runtime_cache()
-    if kernels.is_file():
-        cache.deserialize(kernels.read_bytes())
-    config.set_runtime_cache(cache)
-    if not kernels.is_dir():  # while the artifact is being built, its digests aren't known
+    if kernels is not None:
+        if kernels.is_file():
+            cache.deserialize(kernels.read_bytes())
         atexit.register(_save, cache, kernels)
+    config.set_runtime_cache(cache)
     return engine.create_execution_context(config)
 
 
@@ -297,7 +298,7 @@ class _Runner:
     def __call__(self, clips: "torch.Tensor") -> "torch.Tensor":
         import torch
 
-        clips = clips.cuda().contiguous()
+        clips = clips.contiguous()
         context = self._context
         context.set_input_shape(INPUT, tuple(clips.shape))
         shape = tuple(context.get_tensor_shape(OUTPUT))

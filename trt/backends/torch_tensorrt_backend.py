@@ -37,6 +37,7 @@ _REGISTERED: set[type] = set()
 """Classes of attention that ModelOpt knows by now."""
 ENGINES = "engines.json"
 """File with the names of each engine's inputs and outputs, in order."""
+OLDEST_GPU = (7, 5)
 MIN_CAPABILITY: dict[Precision, tuple[int, int]] = {
     "tf32": (8, 0), "bf16": (8, 0), "fp16": (7, 0), "int8": (7, 5), "fp8": (8, 9),
 }  # fmt: skip
@@ -55,20 +56,15 @@ def probe(gpu: Gpu | None) -> Status:
     if not packages:
         return missing("Torch-TensorRT", "tensorrt")
     capability = "compute capability {}.{}".format(*gpu.capability)
-    if is_rtx() and not tensorrt_rtx_backend.has_kernels(gpu):
+    if installed(RTX) and not tensorrt_rtx_backend.has_kernels(gpu):
         return Status(
             usable=False,
             why=f"{installed('tensorrt-rtx')} has no kernels for {capability}",
             fix=f"pip uninstall {RTX} tensorrt-rtx, then {install_command('tensorrt')}",
         )
-    if gpu.capability < MIN_CAPABILITY["int8"]:
+    if gpu.capability < OLDEST_GPU:
         return Status(usable=False, why=f"TensorRT has no kernels for {capability}")
     return Status(usable=True, why=packages[0])
-
-
-def is_rtx() -> bool:
-    """Whether the installed Torch-TensorRT is the one for TensorRT-RTX."""
-    return bool(installed(RTX))
 
 
 def resolve_precision(precision: Precision, gpu: Gpu | None) -> tuple[Precision, str]:
@@ -174,7 +170,7 @@ def load(folder: Path, config: ArtifactConfig) -> "Run":
 
     def run(clips: torch.Tensor) -> torch.Tensor:
         with torch.no_grad():
-            return module(clips.cuda())
+            return module(clips)
 
     from trt.cuda_graphs import CudaGraphRunner
     from trt.tf32 import with_tf32
