@@ -76,17 +76,15 @@ def test_the_pipeline_of_a_gpu_is_serialized_without_one() -> None:
 
 
 @pytest.mark.gpu
-def test_video_on_a_gpu_becomes_the_clips_that_the_loader_makes(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("DALI_USE_EXEC2", "1")
+def test_video_on_a_gpu_becomes_the_clips_that_the_loader_makes(tmp_path: Path) -> None:
     rows = two_clips(tmp_path, "h264")
     serialized = triton_pipeline.serialize("gpu", SPEC, max_clips=8, num_threads=1)
     reader = ClipReader(config=LoaderConfig(spec=SPEC), takes_video=lambda row: True)
     sources = [source for row in rows for source in reader.read(row, 0).sources]
     from nvidia.dali import Pipeline
 
-    pipeline = Pipeline.deserialize(serialized, device_id=0)
+    # Triton gets the dynamic executor by DALI_USE_EXEC2=1
+    pipeline = Pipeline.deserialize(serialized, device_id=0, exec_dynamic=True)
     pipeline.feed_input("source", [encoded for encoded, _ in sources])
     pipeline.feed_input("numbers", [numbers for _, numbers in sources])
     (made,) = pipeline.run()

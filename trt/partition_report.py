@@ -67,11 +67,12 @@ def partitioned(program: "ExportedProgram") -> "GraphModule":
     first.
     """
     import torch
-    from torch.export.passes import move_to_device_pass
+
+    from trt.program import on_gpu
 
     dynamo = import_torch_tensorrt().dynamo
     if torch.cuda.is_available():
-        program = move_to_device_pass(program, "cuda")
+        program = on_gpu(program)
     ranges = input_ranges(program)
     with fake_gpu(), contextlib.redirect_stdout(io.StringIO()):  # it prints its report
         return dynamo.compile(program, inputs=ranges, dryrun=True, min_block_size=MIN_OPERATORS)

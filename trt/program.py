@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
+from torch.export.passes import move_to_device_pass
 from torch.utils._pytree import tree_map
 
 from trt import program_check
@@ -118,6 +119,11 @@ def export(model: nn.Module, example_BTCHW: Tensor, batches: BatchRange) -> Expo
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # recurrent layers warn about flattened weights
         return torch.export.export(model, (example.contiguous(),), dynamic_shapes=(dims,))
+
+
+def on_gpu(program: ExportedProgram) -> ExportedProgram:
+    """Move a program to the current GPU, with its index: checks inside it compare exact devices."""
+    return move_to_device_pass(program, f"cuda:{torch.cuda.current_device()}")
 
 
 def num_operators(program: ExportedProgram) -> int:

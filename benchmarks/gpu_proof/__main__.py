@@ -11,7 +11,8 @@ devices  training on all GPUs of this machine
 
 Each step runs in a process of its own and is written to gpu_<card>_<month>.json when it is done, so
 that a crash costs one step. After `--minutes`, no step is started; the same command then continues.
-A step that can't run here is written down with its reason.
+A step that can't run here is written down with its reason. With `--jobs`, several steps run at a
+time: for steps that compare, not for those that measure speed.
 """
 
 import argparse
@@ -21,7 +22,9 @@ import re
 import subprocess
 import sys
 import tempfile
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -48,8 +51,12 @@ def main() -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--out", type=Path, default=Path(os.environ.get("OUT", ".")))
-    parser.add_argument("--only", nargs="+", choices=PARTS, default=list(PARTS))
+    parser.add_argument(
+        "--only", nargs="+", type=_steps_of, metavar="PART[:STEP]", default=[_steps_of(*PARTS)],
+        help=f"parts ({', '.join(PARTS)}) or single steps (decode:codecs)",
+    )  # fmt: skip
     parser.add_argument("--minutes", type=float, default=8.0, help="start no step after these")
+    parser.add_argument("--jobs", type=int, default=1, help="steps at a time; 1 if speeds matter")
     parser.add_argument("--clips", type=Path, action="append", help="folder of real videos, too")
     parser.add_argument("--again", action="store_true", help="also repeat finished steps")
     parser.add_argument(
@@ -66,29 +73,50 @@ def main() -> None:
     sys.exit(_run_parts(options, context))
 
 
+def _steps_of(*names: str) -> list[tuple[str, str]]:
+    """The steps that words of `--only` name, as pairs of a part and a step."""
+    found = []
+    for name in names:
+        part, _, step = name.partition(":")
+        if part not in PARTS or (step and step not in PARTS[part]):
+            raise argparse.ArgumentTypeError(f"there is no {name}")
+        found += [(part, one) for one in PARTS[part] if step in ("", one)]
+    return found
+
+
 def _run_parts(options: argparse.Namespace, context: Context) -> int:
     """Run the steps that are missing; returns how many failed."""
-    started = time.monotonic()
+    ends_at = time.monotonic() + 60 * options.minutes
     options.out.mkdir(parents=True, exist_ok=True)
     path = options.out / f"gpu_{_card(context)}_{date.today():%Y%m}.json"
     result: dict[str, Any] = json.loads(path.read_text()) if path.is_file() else {}
     result["command"] = "python -m benchmarks.gpu_proof"
-    num_failed = 0
-    for part in options.only:
-        steps = result.setdefault("parts", {}).setdefault(part, {})
-        for name in PARTS[part]:
-            if DONE in steps.get(name, {}) and not options.again:
-                continue
-            if time.monotonic() - started > 60 * options.minutes:
-                print(f"time is up before {part}: {name}; the same command continues")
-                return num_failed
-            print(f"{part}: {name} …", flush=True)
-            steps[name] = _in_a_process(part, name, context)
-            num_failed += "error" in steps[name]
-            print(json.dumps(steps[name], indent=2), flush=True)
+    writing = threading.Lock()
+
+    def run_step(part: str, name: str) -> bool:
+        """Whether a step failed."""
+        if time.monotonic() > ends_at:
+            print(f"time is up before {part}:{name}; the same command continues")
+            return False
+        print(f"{part}:{name} …", flush=True)
+        found = _in_a_process(part, name, context)
+        with writing:
+            result.setdefault("parts", {}).setdefault(part, {})[name] = found
+            print(f"{part}:{name}", json.dumps(found, indent=2), flush=True)
             new = path.with_suffix(".new")
             new.write_text(json.dumps(result, indent=2) + "\n")
             new.replace(path)
+        return "error" in found
+
+    done = result.get("parts", {})
+    missing = [
+        (part, name)
+        for steps in options.only
+        for part, name in steps
+        if options.again or DONE not in done.get(part, {}).get(name, {})
+    ]
+    with ThreadPoolExecutor(options.jobs) as pool:
+        num_failed = sum(pool.map(lambda step: run_step(*step), missing))
     print(f"written to {path}")
     return num_failed
 

@@ -1,21 +1,30 @@
 """Decoding on the GPU: right frames first, then speed."""
 
+import importlib.util
 import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
 
 from benchmarks.gpu_proof.step import LAST_LINES, ROOT, Context, Skipped, Step, helper_of_tests
 
 MAX_REAL = 200
 SAME_FRAME = 6.0
 """Mean difference of two decoders' pixels, out of 255, up to which it is the same frame."""
-HEIGHTS = {"240p": (320, 240), "480p": (640, 480), "1080p": (1920, 1080)}
-RATED = ("h264", "hevc", "mpeg4", "vp9")
+SIZES = {"240p": (320, 240), "480p": (640, 480), "1080p": (1920, 1080)}
+RATED = (
+    ("mpeg4", "240p"), ("h264", "240p"), ("h264", "480p"), ("h264", "1080p"), ("hevc", "1080p"),
+    ("vp9", "480p"),
+)  # fmt: skip
+VIDEOS = {".avi", ".mp4", ".mkv", ".webm", ".mov", ".mpg", ".wmv"}
 
 
 def codecs(context: Context) -> dict[str, Any]:
@@ -38,56 +47,65 @@ def real(context: Context) -> list[dict[str, Any]]:
     """Real videos; only files that differ, and how many there were of each codec."""
     if not context.clips:
         raise Skipped("no real videos were named with --clips")
-    suffixes = {".avi", ".mp4", ".mkv", ".webm", ".mov", ".mpg", ".wmv"}
-    paths = [
-        path
-        for folder in context.clips
-        for path in sorted(folder.rglob("*"))
-        if path.suffix.lower() in suffixes
-    ]
+    paths = [path for folder in context.clips for path in _videos(folder)]
     step = max(1, len(paths) // MAX_REAL)
     return _compared(paths[::step], context)
 
 
 def rates(context: Context) -> list[dict[str, Any]]:
-    """Clips per second of 8 frames, by NVDEC and by PyAV, and how busy NVDEC was."""
+    """Clips per second of 8 frames by NVDEC and by PyAV, of drawn and of real videos."""
+    rows: list[dict[str, Any]] = []
+    write_video = helper_of_tests("videos").write_video
+    num_clips, num_frames = (2, 20) if context.rehearse else (32, 60)
+    with tempfile.TemporaryDirectory() as folder:
+        for codec, size in RATED[:1] if context.rehearse else RATED:
+            path = write_video(
+                Path(folder) / f"{codec}-{size}", codec=codec, size=SIZES[size], frames=num_frames,
+                draw=_moving,
+            )  # fmt: skip
+            rows += _rated([path] * num_clips, {"codec": codec, "size": size}, context)
+    for clips in context.clips:
+        real = _videos(clips)
+        real *= -(-num_clips // len(real))
+        rows += _rated(real, {"clips": clips.name}, context)
+    return rows
+
+
+def _rated(paths: list[Path], of_row: dict[str, Any], context: Context) -> Iterator[dict[str, Any]]:
+    """Rows of the loader with each decoder, and how busy NVDEC was."""
     from benchmarks.harness import interleaved, repeated, summary
     from benchmarks.stages.loader import epoch
     from dali_pipelines.loaders.dali_loader import DaliLoader, Decoder
     from dali_pipelines.loaders.loader_config import LoaderConfig
     from dali_pipelines.spec import ClipSpec
 
-    videos = helper_of_tests("videos")
-    rows: list[dict[str, Any]] = []
-    repeats, num_clips, num_frames = (1, 2, 20) if context.rehearse else (3, 32, 90)
     decoders: tuple[Decoder, ...] = ("pyav",) if context.rehearse else ("dali", "pyav")
-    with tempfile.TemporaryDirectory() as folder:
-        for codec in RATED[:1] if context.rehearse else RATED:
-            for name, size in list(HEIGHTS.items())[: 1 if context.rehearse else None]:
-                path = videos.write_video(
-                    Path(folder) / f"{codec}-{name}", codec=codec, size=size, frames=num_frames,
-                    draw=videos.noisy,
-                )  # fmt: skip
-                clips = helper_of_tests("rows").rows_of([path]) * num_clips
-                config = LoaderConfig(spec=ClipSpec(num_frames=8), batch_size=8)
-                epochs: dict[str, Any] = {}
-                for decoder in decoders:
-                    loader = DaliLoader(clips, config, gpu=context.gpu, decoder=decoder)
-                    epochs[decoder] = repeated(partial(epoch, loader), context.min_s)
-                interleaved(epochs, repeats=1)
-                with DecoderUse() as use:
-                    timed = interleaved(epochs, repeats=repeats)
-                rows += [
-                    {"codec": codec, "size": name, "busiest_decoder_percent": use.highest,
-                     **summary(decoder, each)}
-                    for decoder, each in timed.items()
-                ]  # fmt: skip
-    return rows
+    config = LoaderConfig(spec=ClipSpec(num_frames=8), batch_size=8)
+    clips = helper_of_tests("rows").rows_of(paths)
+    epochs: dict[str, Callable[[], int]] = {}
+    for decoder in decoders:
+        loader = DaliLoader(clips, config, gpu=context.gpu, decoder=decoder)
+        epochs[decoder] = repeated(partial(epoch, loader), context.min_s)
+    interleaved(epochs, repeats=1)
+    with DecoderUse() as use:
+        timed = interleaved(epochs, repeats=1 if context.rehearse else 3)
+    for name, each in timed.items():
+        yield {**of_row, "busiest_decoder_percent": use.highest, **summary(name, each)}
+
+
+def _moving(index: int, width: int, height: int) -> NDArray[np.uint8]:
+    """A textured picture that moves by two pixels per frame."""
+    rng = np.random.default_rng(0)
+    small = rng.integers(0, 256, (height // 8, width // 8, 3), np.uint8)
+    picture = np.asarray(Image.fromarray(small).resize((width, height), Image.Resampling.BICUBIC))
+    return np.roll(picture, 2 * index, axis=1)
 
 
 def tests(context: Context) -> dict[str, Any]:
     """The tests that are marked `gpu`; without a GPU they are only collected."""
     command = [sys.executable, "-m", "pytest", "-q", "-m", "gpu", "-p", "no:cacheprovider"]
+    if importlib.util.find_spec("xdist"):
+        command += ["-n", "8"]
     if context.rehearse:
         command.append("--collect-only")
     environment = {**os.environ, "REQUIRE_GPU": "1"}
@@ -123,6 +141,10 @@ class DecoderUse:
                 self.highest = max(self.highest or 0, int(words[place]))
 
 
+def _videos(folder: Path) -> list[Path]:
+    return [path for path in sorted(folder.rglob("*")) if path.suffix.lower() in VIDEOS]
+
+
 def _compared(paths: Iterable[Path], context: Context) -> list[dict[str, Any]]:
     """The frames of each file by the decoder of this machine's loader, against PyAV on the CPU."""
     from dali_pipelines.errors import VideoError
@@ -149,7 +171,9 @@ def _compared(paths: Iterable[Path], context: Context) -> list[dict[str, Any]]:
             "refused": list(decoder.report.refused.values()),
         }
         if one and other:
-            difference_T = (one[0] - other[0]).abs().mean(dim=(0, 2, 3, 4))
+            difference = one[0] - other[0]
+            difference_T = difference.abs().mean(dim=(0, 2, 3, 4))
+            row["mean_difference"] = round(float(difference.mean()), 3)
             row["largest_mean_difference"] = round(float(difference_T.max()), 3)
             row["wrong_frames"] = int((difference_T > SAME_FRAME).sum())
         rows.append(row)

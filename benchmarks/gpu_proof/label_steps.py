@@ -9,6 +9,9 @@ from typing import Any
 from benchmarks.gpu_proof.step import Context, Step, engine
 from benchmarks.gpu_proof.train_steps import dataset
 
+MAX_LABELLED = 48
+"""Files to label on the CPU, too."""
+
 
 def beside_others(context: Context) -> dict[str, Any]:
     """`engine bench` of a run and of its artifact, against plain PyTorch and transformers."""
@@ -33,11 +36,14 @@ def same_labels(context: Context) -> dict[str, Any]:
         folder = Path(temporary)
         root, run, fast = _models(folder, context)
         models = {"cpu": (run, "cpu"), "gpu": (run, context.device), "artifact": (fast, "auto")}
+        paths = sorted(path for path in (root / "videos").rglob("*") if path.is_file())
+        listed = folder / "list.txt"
+        listed.write_text("\n".join(map(str, paths[:: max(1, len(paths) // MAX_LABELLED)])))
         labels = {}
         for name, (model, device) in models.items():
             out = folder / f"{name}.csv"
             engine(
-                "label", root / "videos", "--model", model, "--out", out,
+                "label", listed, "--list", "--model", model, "--out", out,
                 "--device", device,
             )  # fmt: skip
             with out.open() as file:

@@ -1,5 +1,6 @@
 """Sets up Lightning Fabric: devices, processes and precision."""
 
+import logging
 import os
 from typing import TYPE_CHECKING, Any
 
@@ -68,6 +69,7 @@ def make_fabric(
     import torch
     from lightning_fabric import Fabric
 
+    logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # it repeats our settings
     with_gpu = choose_device(device).type == "cuda"
     if precision == "auto":
         has_bf16 = with_gpu and torch.cuda.is_bf16_supported(including_emulation=False)

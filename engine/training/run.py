@@ -145,9 +145,9 @@ def _explains_out_of_memory(
                 raise
             loop = recipe.loop
             raise RefusedError(
-                f"there is too little memory for this model and {loop.batch_size} clips in "
-                f"{loop.accumulate} parts: increase `accumulate` to {loop.accumulate * 2}, or "
-                "lower `batch_size`, `frames` or `size`."
+                "there is too little memory for this model and "
+                f"{loop.batch_size // loop.accumulate} clips at a time: increase "
+                f"`accumulate` to {loop.accumulate * 2}, or lower `batch_size`, `frames` or `size`."
             ) from error
 
     return explaining

@@ -41,7 +41,6 @@ def build(inputs: BuildInput, folder: Path) -> dict[str, Any]:
 
 def load(folder: Path, config: ArtifactConfig) -> "Run":
     import torch
-    from torch.export.passes import move_to_device_pass
 
     from trt import program
 
@@ -50,5 +49,5 @@ def load(folder: Path, config: ArtifactConfig) -> "Run":
         return exported.module()
     from trt.tf32 import with_tf32
 
-    module = move_to_device_pass(exported, "cuda").module()
+    module = program.on_gpu(exported).module()
     return with_tf32(module, config.target.precision == "tf32")

@@ -79,7 +79,6 @@ def _with_cuda_home() -> Iterator[None]:
 def build(inputs: BuildInput, folder: Path) -> dict[str, Any]:
     import torch
     from torch._inductor import aoti_compile_and_package
-    from torch.export.passes import move_to_device_pass
 
     from trt import program
     from trt.tf32 import tf32
@@ -90,7 +89,7 @@ def build(inputs: BuildInput, folder: Path) -> dict[str, Any]:
     configs: dict[str, Any] = {"freezing": True}
     on_gpu = torch.cuda.is_available()
     if on_gpu:
-        exported = move_to_device_pass(exported, "cuda")
+        exported = program.on_gpu(exported)
     with contextlib.ExitStack() as stack:
         stack.enter_context(warnings.catch_warnings())
         stack.enter_context(torch.no_grad())

@@ -114,14 +114,12 @@ def build(inputs: BuildInput, folder: Path) -> dict[str, Any]:
 
 
 def _compiled(exported: "ExportedProgram", inputs: BuildInput) -> "torch.nn.Module":
-    from torch.export.passes import move_to_device_pass
-
-    from trt import partition_report
+    from trt import partition_report, program
 
     torch_tensorrt = partition_report.import_torch_tensorrt()
     target = inputs.target
     return torch_tensorrt.dynamo.compile(
-        move_to_device_pass(exported, "cuda"),
+        program.on_gpu(exported),
         inputs=partition_report.input_ranges(exported, target.batches.opt),
         disable_tf32=target.precision != "tf32",
         min_block_size=partition_report.MIN_OPERATORS,
