@@ -113,6 +113,13 @@ def test_documents_say_what_was_proved_on_a_gpu(tmp_path: Path) -> None:
         "decode": {
             "codecs": {"value": 1, "machine": {"machine": {"gpu": {"name": "NVIDIA H100"}}}},
             "real": {"skipped": "no videos"},
+            "frames": {
+                "value": [
+                    {"read_by": {"DALI's video decoder": 1}, "wrong_frames": 3},
+                    {"read_by": {"PyAV": 1}, "wrong_frames": 0},
+                ]
+            },
+            "tests": {"value": {"exit_code": 1}},
         },
         "train": {"killed run": {"error": "…"}},
     }
@@ -120,9 +127,11 @@ def test_documents_say_what_was_proved_on_a_gpu(tmp_path: Path) -> None:
         text = json.dumps({"command": "python -m benchmarks.gpu_proof", "parts": parts})
         (tmp_path / f"gpu_{card}_202701.json").write_text(text)
     assert gpu_limits(tmp_path).startswith(
-        "- NVIDIA H100: 1 of 3 checks are done.\n"
-        "  Failed: train: killed run.\n"
+        "- NVIDIA H100: NVDEC decoded 1 of 2 files, real and drawn, with 3 wrong frames; PyAV "
+        "decoded the others. Done: decode: codecs, decode: frames.\n"
+        "  Failed: decode: tests, train: killed run.\n"
         "  Could not run there: decode: real (no videos).\n"
+        "  Not run yet: 19 of 24 checks.\n"
         "  Source: `python -m benchmarks.gpu_proof`, "
         "in `benchmarks/results/gpu_nvidiah100_202701.json`.\n"
         "  [docs/gpu.md]"

@@ -11,10 +11,11 @@ from pathlib import Path
 import pytest
 import torch
 
+import engine
 from engine.compilation import build
 from engine.compilation.compile_source import CompileSource
 from engine.compilation.request import CompileRequest
-from engine.errors import RefusedError
+from engine.errors import RefusedError, UserError
 from engine.predictor import open_predictor
 from trt import probe
 from trt.backends import BACKENDS
@@ -194,6 +195,21 @@ def test_an_engine_for_another_machine_is_rebuilt_from_itself(
     rebuilt = compile_(tmp_path / "old", "--rebuild", "--out", tmp_path / "new")
     assert rebuilt.returncode == 0, rebuilt.stderr
     assert run_engine("evaluate", tmp_path / "new").returncode == 0
+
+
+def test_a_backend_that_fails_makes_way_for_the_next(trained, monkeypatch, tmp_path) -> None:
+    status = probe.Status(usable=False, why="it is missing", fix="")
+    monkeypatch.setattr(BACKENDS["openvino"], "probe", lambda gpu: status)
+    monkeypatch.setenv("CXX", "/bin/false")  # the compiler that inductor calls
+    lines: list[str] = []
+    settings = {"cache": tmp_path / "cache", "log": lines.append}
+    with pytest.raises(UserError, match="inductor can't compile"):
+        engine.compile(trained, tmp_path / "asked", backend="inductor", **settings)
+    assert not (tmp_path / "asked").exists()
+    config = engine.compile(trained, tmp_path / "auto", **settings)
+    assert config.backend == "eager"
+    assert any("inductor failed" in line for line in lines)
+    assert engine.load(tmp_path / "auto")
 
 
 def test_what_a_device_lacks_is_said_and_recorded(trained, compile_, tmp_path) -> None:

@@ -1,18 +1,30 @@
 """Each backend says whether it can run here, why, and what to do about it."""
 
+import os
 import shutil
+import signal
 import subprocess
 import sysconfig
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 import torch
 from artifacts import SHAPE, Tiny
 
-from trt import probe
-from trt.backends import BACKENDS, Gpu, build, choose, inductor_backend, probe_all
+from trt import probe, program
+from trt.backends import (
+    BACKENDS,
+    Gpu,
+    build,
+    choose,
+    inductor_backend,
+    inductor_package,
+    inductor_process,
+    probe_all,
+)
 from trt.build_input import BuildInput
-from trt.config import Target
+from trt.config import PROGRAM, Target
 from trt.errors import CompileError
 from trt.program import Uint8Input
 from trt.tf32 import with_tf32
@@ -94,9 +106,8 @@ def test_a_compiler_that_fails_is_an_error_of_ours(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Inductor raises a RuntimeError then."""
-    torch._dynamo.reset()
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "cache"))
-    monkeypatch.setattr("torch._inductor.config.cpp.cxx", (None, "/bin/false"))
+    monkeypatch.setenv("CXX", "/bin/false")
     clips = torch.zeros(1, *SHAPE, dtype=torch.uint8)
     model = Uint8Input(Tiny(), mean=(0.5,) * 3, std=(0.5,) * 3).eval()
     (tmp_path / "artifact").mkdir()
@@ -116,7 +127,7 @@ def test_the_cuda_headers_of_pytorch_serve_inductor(
     monkeypatch.setattr(cpp_extension, "CUDA_HOME", None)
     if shutil.which("g++") is None:
         pytest.skip("needs a C++ compiler: apt-get install g++")
-    home = inductor_backend.cuda_home()
+    home = inductor_package.cuda_home()
     if home is None:
         pytest.skip("needs CUDA headers: pip install -e '.[inductor]'")
     source = tmp_path / "source.cpp"
@@ -124,14 +135,14 @@ def test_the_cuda_headers_of_pytorch_serve_inductor(
         "#define USE_CUDA 1\n#include <torch/csrc/inductor/aoti_runtime/model_container.h>\n"
         "#include <torch/csrc/inductor/aoti_include/cuda.h>\n"
     )
-    with inductor_backend._with_cuda_home():
+    with inductor_package._with_cuda_home():
         folders = cpp_extension.include_paths("cuda")
     command = ["g++", "-std=c++20", "-fsyntax-only", str(source)]
     command += [f"-I{folder}" for folder in [*folders, sysconfig.get_path("include")]]
     checked = subprocess.run(command, capture_output=True, text=True)
     assert checked.returncode == 0, checked.stderr[:2000]
     assert cpp_extension.CUDA_HOME is None
-    monkeypatch.setattr(inductor_backend.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(inductor_package.importlib.util, "find_spec", lambda name: None)
     status = inductor_backend.probe(HOPPER)
     assert "no CUDA headers" in status.why
     assert "set CUDA_HOME" in status.fix
@@ -168,3 +179,32 @@ def test_fp32_is_fp32_and_tf32_is_less() -> None:
 def test_inductor_needs_a_compiler(monkeypatch: pytest.MonkeyPatch, tmp_path) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     assert probe_all(None)["inductor"].fix == "apt-get install g++"
+
+
+def test_a_package_is_compiled_and_tried_by_other_processes(tmp_path: Path) -> None:
+    facts = inductor_process.Facts(shape=[2, *SHAPE], tf32=False)
+    _write_program(tmp_path)
+    inductor_process.run("compile", tmp_path, facts)
+    inductor_process.run("try", tmp_path, facts)
+    (tmp_path / inductor_package.PACKAGE).write_bytes(b"no package")
+    with pytest.raises(RuntimeError, match="can't be opened"):
+        inductor_process.run("try", tmp_path, facts)
+
+
+def test_a_crash_of_the_compiler_is_an_error(tmp_path: Path) -> None:
+    _write_program(tmp_path)
+    with ThreadPoolExecutor() as pool:
+        facts = inductor_process.Facts(shape=[2, *SHAPE], tf32=False)
+        compiling = pool.submit(inductor_process.run, "compile", tmp_path, facts)
+        command = ["pgrep", "-P", str(os.getpid()), "-f", "inductor_process compile"]
+        while not (found := subprocess.run(command, capture_output=True, text=True).stdout):
+            assert not compiling.done()
+        os.kill(int(found), signal.SIGSEGV)
+        with pytest.raises(RuntimeError, match="ended with SIGSEGV while compiling"):
+            compiling.result()
+
+
+def _write_program(folder: Path) -> None:
+    model = Uint8Input(Tiny(), mean=(0.5,) * 3, std=(0.5,) * 3).eval()
+    clips = torch.zeros(1, *SHAPE, dtype=torch.uint8)
+    program.save(program.export(model, clips, Target().batches), folder / PROGRAM)

@@ -77,7 +77,7 @@ def _steps_of(*names: str) -> list[tuple[str, str]]:
     """The steps that words of `--only` name, as pairs of a part and a step."""
     found = []
     for name in names:
-        part, _, step = name.partition(":")
+        part, _, step = map(str.strip, name.partition(":"))
         if part not in PARTS or (step and step not in PARTS[part]):
             raise argparse.ArgumentTypeError(f"there is no {name}")
         found += [(part, one) for one in PARTS[part] if step in ("", one)]
@@ -92,17 +92,18 @@ def _run_parts(options: argparse.Namespace, context: Context) -> int:
     result: dict[str, Any] = json.loads(path.read_text()) if path.is_file() else {}
     result["command"] = "python -m benchmarks.gpu_proof"
     writing = threading.Lock()
+    left: list[str] = []
 
     def run_step(part: str, name: str) -> bool:
         """Whether a step failed."""
         if time.monotonic() > ends_at:
-            print(f"time is up before {part}:{name}; the same command continues")
+            left.append(f"{part}: {name}")
             return False
-        print(f"{part}:{name} …", flush=True)
+        print(f"{part}: {name} …", flush=True)
         found = _in_a_process(part, name, context)
         with writing:
             result.setdefault("parts", {}).setdefault(part, {})[name] = found
-            print(f"{part}:{name}", json.dumps(found, indent=2), flush=True)
+            print(f"{part}: {name}", json.dumps(found, indent=2), flush=True)
             new = path.with_suffix(".new")
             new.write_text(json.dumps(result, indent=2) + "\n")
             new.replace(path)
@@ -117,6 +118,8 @@ def _run_parts(options: argparse.Namespace, context: Context) -> int:
     ]
     with ThreadPoolExecutor(options.jobs) as pool:
         num_failed = sum(pool.map(lambda step: run_step(*step), missing))
+    if left:
+        print(f"time is up before {left[0]}; the same command continues")
     print(f"written to {path}")
     return num_failed
 

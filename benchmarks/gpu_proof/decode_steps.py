@@ -10,10 +10,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-from PIL import Image
-
 from benchmarks.gpu_proof.step import LAST_LINES, ROOT, Context, Skipped, Step, helper_of_tests
 
 MAX_REAL = 200
@@ -93,8 +89,11 @@ def _rated(paths: list[Path], of_row: dict[str, Any], context: Context) -> Itera
         yield {**of_row, "busiest_decoder_percent": use.highest, **summary(name, each)}
 
 
-def _moving(index: int, width: int, height: int) -> NDArray[np.uint8]:
+def _moving(index: int, width: int, height: int) -> Any:
     """A textured picture that moves by two pixels per frame."""
+    import numpy as np
+    from PIL import Image
+
     rng = np.random.default_rng(0)
     small = rng.integers(0, 256, (height // 8, width // 8, 3), np.uint8)
     picture = np.asarray(Image.fromarray(small).resize((width, height), Image.Resampling.BICUBIC))

@@ -12,7 +12,7 @@ from typing import Any
 
 from engine import atomic
 from engine.compilation.compile_source import BATCH_SIZE, CompileSource, row_facts
-from engine.compilation.request import CompileRequest
+from engine.compilation.request import CompileRequest, after_failure
 from engine.errors import RefusedError, UserError
 from engine.memory import keep_freed_memory
 from engine.progress import progress_bar
@@ -264,11 +264,23 @@ def compile_run(
 ) -> ArtifactConfig:
     """Build an artifact, check its parity and write it to `out`.
 
+    Where the backend wasn't asked for and can't compile the model, the next one is tried.
+
     Raises:
+        CompileError: The backend can't compile the model.
         RefusedError: The parity check failed; nothing is written.
     """
     gpu = _prepare(out)
-    return cached(request, gpu, out, log)
+    failed: set[str] = set()
+    while True:
+        try:
+            return cached(request, gpu, out, log)
+        except CompileError as error:
+            failed.add(request.backend)
+            if not request.is_auto or request.backend == "eager":
+                raise
+            log(str(error))
+            request = after_failure(request, failed, gpu, log)
 
 
 def rebuild_in(folder: Path, out: Path, *, log: Callable[[str], None]) -> ArtifactConfig:

@@ -1,6 +1,7 @@
 """Options of a compilation, checked against this machine before anything is built."""
 
-from collections.abc import Callable
+import dataclasses
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -8,7 +9,7 @@ from engine.errors import RefusedError, unknown_name
 from trt.backends import BACKENDS, choose
 from trt.config import PRECISIONS, BatchRange, Precision, Target
 from trt.parity import Budget
-from trt.probe import this_gpu
+from trt.probe import Gpu, this_gpu
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,6 +26,8 @@ class CompileRequest:
     num_calibration_clips: int
     cache: Path | None = None
     """Folder for finished builds and the fp32 model's logits."""
+    is_auto: bool = False
+    """Whether the backend was chosen here, and another one may replace it."""
 
 
 def make_request(
@@ -68,7 +71,8 @@ def make_request(
     if precision not in PRECISIONS:
         raise unknown_name("precision", precision, list(PRECISIONS))
     gpu = this_gpu()
-    if backend == "auto":
+    is_auto = backend == "auto"
+    if is_auto:
         backend, why = choose(gpu)
         log(f"backend {backend}: {why}")
     if backend not in BACKENDS:
@@ -76,9 +80,7 @@ def make_request(
     status = BACKENDS[backend].probe(gpu)
     if not status.usable:
         raise RefusedError(f"{backend} can't be used here: {status.why}; {status.fix or 'no fix'}.")
-    runs, reason = BACKENDS[backend].resolve_precision(precision, gpu)
-    if reason:
-        log(f"{reason}: using {runs} instead")
+    runs = _resolve(precision, backend, gpu, log)
     if not BACKENDS[backend].runs_on(gpu) and not unproved:
         raise RefusedError(
             f"{backend} can be built but not run here, so its parity can't be checked: "
@@ -105,4 +107,27 @@ def make_request(
         num_proof_clips=num_clips,
         num_calibration_clips=num_calibration_clips,
         cache=cache,
+        is_auto=is_auto,
     )
+
+
+def after_failure(
+    request: CompileRequest, failed: Collection[str], gpu: Gpu | None, log: Callable[[str], None]
+) -> CompileRequest:
+    """The same request for the next backend."""
+    backend, why = choose(gpu, failed)
+    log(f"backend {backend}: {why}")
+    runs = _resolve(request.precision, backend, gpu, log)
+    return dataclasses.replace(
+        request, backend=backend, target=dataclasses.replace(request.target, precision=runs)
+    )
+
+
+def _resolve(
+    precision: Precision, backend: str, gpu: Gpu | None, log: Callable[[str], None]
+) -> Precision:
+    """The precision that a backend runs for the requested one."""
+    runs, reason = BACKENDS[backend].resolve_precision(precision, gpu)
+    if reason:
+        log(f"{reason}: using {runs} instead")
+    return runs

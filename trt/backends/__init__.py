@@ -14,6 +14,7 @@ load(folder, config)         returns the callable of an artifact
 runs_on(gpu)                 "cuda", "cpu", or "" if this machine can build but not run it
 """
 
+from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -83,11 +84,19 @@ def build(name: str, inputs: "BuildInput", folder: Path) -> dict[str, Any]:
         ) from error
 
 
-def choose(gpu: Gpu | None) -> tuple[str, str]:
-    """Return the fastest backend that can be used on this machine, and the reason."""
+def choose(gpu: Gpu | None, failed: Collection[str] = ()) -> tuple[str, str]:
+    """Return the fastest backend that can be used on this machine, and the reason.
+
+    Args:
+        gpu: The GPU; None chooses for the CPU.
+        failed: Backends that couldn't compile the model.
+    """
     order = ("tensorrt", "inductor", "eager") if gpu else ("openvino", "inductor", "eager")
     rejected: list[str] = []
     for name in order:
+        if name in failed:
+            rejected.append(f"{name} failed")
+            continue
         status = BACKENDS[name].probe(gpu)
         if status.usable:
             why = f"the fastest installed backend for {gpu.name if gpu else 'a CPU'}"
