@@ -208,3 +208,21 @@ def _write_program(folder: Path) -> None:
     model = Uint8Input(Tiny(), mean=(0.5,) * 3, std=(0.5,) * 3).eval()
     clips = torch.zeros(1, *SHAPE, dtype=torch.uint8)
     program.save(program.export(model, clips, Target().batches), folder / PROGRAM)
+
+
+def test_what_does_not_compile_is_tried_with_fewer_optimizations(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """The way of a GPU, here on a CPU."""
+    _write_program(tmp_path)
+    facts = inductor_process.Facts(shape=[2, *SHAPE], tf32=False)
+    steps: list[str] = []
+    example = torch.zeros(1, *SHAPE, dtype=torch.uint8)
+    inputs = BuildInput(model=None, example=example, target=Target(), on_step=steps.append)
+    made = inductor_backend._build_what_runs(inputs, tmp_path, facts)
+    assert made == {"freezing": True, "cuda_graphs": True}
+    assert steps == ["compiling", "running it"]
+    monkeypatch.setenv("CXX", "/bin/false")
+    with pytest.raises(RuntimeError, match="No working C"):
+        inductor_backend._build_what_runs(inputs, tmp_path, facts)
+    assert "compiling without freezing" in steps

@@ -53,19 +53,44 @@ def build(inputs: BuildInput, folder: Path) -> dict[str, Any]:
         shape=[min(batches.opt, batches.max), *inputs.example.shape[1:]],
         tf32=inputs.target.precision == "tf32",
     )
+    partition = {"engines": 1, "in_engine": program.num_operators(exported), "in_torch": 0}
+    if torch.cuda.is_available():
+        return {**partition, **_build_what_runs(inputs, folder, facts)}
     inputs.on_step("compiling")
     inductor_process.run("compile", folder, facts)
-    partition = {"engines": 1, "in_engine": program.num_operators(exported), "in_torch": 0}
-    if not torch.cuda.is_available():
-        return partition
-    inputs.on_step("trying it")
-    try:
-        inductor_process.run("try", folder, facts)
-    except RuntimeError as error:
-        inputs.on_step(f"trying it without CUDA graphs, since {error}")
-        facts = dataclasses.replace(facts, cuda_graphs=False)
-        inductor_process.run("try", folder, facts)
-    return {**partition, "cuda_graphs": facts.cuda_graphs}
+    return partition
+
+
+def _build_what_runs(
+    inputs: BuildInput, folder: Path, facts: inductor_process.Facts
+) -> dict[str, bool]:
+    """Compile for a GPU, with fewer optimizations if the result doesn't run.
+
+    Returns:
+        The optimizations.
+
+    Raises:
+        RuntimeError: It doesn't compile, or doesn't run without them.
+    """
+    failure = RuntimeError()
+    for freezing in (True, False):
+        inputs.on_step("compiling" if freezing else "compiling without freezing")
+        facts = dataclasses.replace(facts, freezing=freezing)
+        try:
+            inductor_process.run("compile", folder, facts)
+            for cuda_graphs in (True, False):
+                inputs.on_step("running it" if cuda_graphs else "running it without CUDA graphs")
+                facts = dataclasses.replace(facts, cuda_graphs=cuda_graphs)
+                try:
+                    inductor_process.run("try", folder, facts)
+                    return {"freezing": freezing, "cuda_graphs": cuda_graphs}
+                except RuntimeError as error:
+                    inputs.on_step(str(error))
+                    failure = error
+        except RuntimeError as error:
+            inputs.on_step(str(error))
+            failure = error
+    raise failure
 
 
 def load(folder: Path, config: ArtifactConfig) -> "Run":

@@ -45,8 +45,15 @@ def _with_cuda_home() -> Iterator[None]:
         cpp_extension.CUDA_HOME = before
 
 
-def compile_package(folder: Path, shape: Sequence[int], *, tf32: bool) -> None:
-    """Compile the program in a folder for batches of this shape, above all."""
+def compile_package(folder: Path, shape: Sequence[int], *, tf32: bool, freezing: bool) -> None:
+    """Compile the program in a folder.
+
+    Args:
+        folder: Holds the program; the package is written into it.
+        shape: Shape of a batch of clips, of the size to optimize for.
+        tf32: Whether a GPU may compute in TF32.
+        freezing: Whether the weights are constants, which the compiler may rearrange.
+    """
     import torch
     from torch._inductor import aoti_compile_and_package
 
@@ -64,7 +71,7 @@ def compile_package(folder: Path, shape: Sequence[int], *, tf32: bool) -> None:
         aoti_compile_and_package(
             exported,
             package_path=str(folder / PACKAGE),
-            inductor_configs={"freezing": True},
+            inductor_configs={"freezing": freezing},
         )
 
 

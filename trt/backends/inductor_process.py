@@ -27,6 +27,8 @@ class Facts:
     shape: list[int]
     """Shape of a batch of clips, of the size to optimize for."""
     tf32: bool
+    freezing: bool = True
+    """Whether the weights are constants, which the compiler may rearrange."""
     cuda_graphs: bool = True
 
 
@@ -36,15 +38,27 @@ def run(step: Literal["compile", "try"], folder: Path, facts: Facts) -> None:
     Raises:
         RuntimeError: It failed, or its process crashed.
     """
-    command = [sys.executable, "-m", __name__, step, str(folder), json.dumps(asdict(facts))]
+    command = [
+        sys.executable,
+        "-X",
+        "faulthandler",
+        "-m",
+        __name__,
+        step,
+        str(folder),
+        json.dumps(asdict(facts)),
+    ]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
     ended = subprocess.run(command, capture_output=True, text=True, env=environment)
     if ended.returncode == 0:
         return
-    reason = (ended.stderr.strip().splitlines() or ["no message"])[-1]
+    lines = ended.stderr.strip().splitlines() or ["no message"]
+    reason = lines[-1]
     if ended.returncode < 0:
         how = "while compiling" if step == "compile" else "while running what was compiled"
         reason = f"its process ended with {signal.Signals(-ended.returncode).name} {how}"
+        stack = [line.strip() for line in lines if line.strip().startswith("File ")]
+        reason += f", in {stack[0]}" if stack else ""
     raise RuntimeError(reason)
 
 
@@ -67,7 +81,9 @@ if __name__ == "__main__":
     step, folder, facts = sys.argv[1], Path(sys.argv[2]), Facts(**json.loads(sys.argv[3]))
     try:
         if step == "compile":
-            inductor_package.compile_package(folder, facts.shape, tf32=facts.tf32)
+            inductor_package.compile_package(
+                folder, facts.shape, tf32=facts.tf32, freezing=facts.freezing
+            )
         else:
             try_package(folder, facts)
     except Exception as error:
