@@ -286,11 +286,18 @@ def _size(folder: Path) -> int:
     return sum(entry.stat().st_size for entry in folder.iterdir())
 
 
-def test_what_is_cached_is_not_decoded_by_dali(tmp_path: Path) -> None:
+def test_dali_decodes_what_no_longer_fits_into_the_cache(tmp_path: Path) -> None:
     (row,) = rows_of([videos.write_video(tmp_path / "clip.webm", codec="vp9")])
+
+    def read(cache: FrameCache | None) -> str:
+        config = LoaderConfig(spec=SMALL)
+        reader = ClipReader(config=config, cache=cache, takes_video=lambda row: True)
+        return reader.read(row, 0).read_by
+
     cache = FrameCache(tmp_path / "cache", max_gb=1)
-    config = LoaderConfig(spec=SMALL)
-    offered = ClipReader(config=config, cache=cache, takes_video=lambda row: True)
-    assert offered.read(row, 0).read_by == "DALI's video decoder"
-    assert ClipReader(config=config, cache=cache).read(row, 0).read_by == "PyAV"
-    assert offered.read(row, 0).read_by == "the cache"
+    assert read(cache) == "PyAV"
+    assert read(cache) == "the cache"
+    small = FrameCache(tmp_path / "small", max_gb=1e-6)
+    assert read(small) == "PyAV"  # only now it is known to be full
+    assert read(small) == "DALI's video decoder"
+    assert read(None) == "DALI's video decoder"

@@ -28,9 +28,11 @@ from dali_pipelines.decode import clip_file
 from dali_pipelines.errors import LoaderError, SpecError
 from dali_pipelines.loaders.clip_reader import ClipReader
 from dali_pipelines.loaders.dali_graph import ClipGraph
-from dali_pipelines.loaders.dali_loader import MAX_REFUSED, DaliLoader
+from dali_pipelines.loaders.dali_loader import DaliLoader
+from dali_pipelines.loaders.frame_cache import FrameCache
 from dali_pipelines.loaders.loader_config import Batch, ClipLoader, LoaderConfig, Sample
 from dali_pipelines.loaders.torch_loader import TorchLoader
+from dali_pipelines.loaders.video_choice import MAX_REFUSED
 from dali_pipelines.loaders.window_loader import WindowLoader
 from dali_pipelines.spec import ClipSpec, Sampling
 
@@ -242,6 +244,21 @@ def test_files_of_a_kind_that_dalis_decoder_refuses_are_not_offered_again(tmp_pa
         loader = assert_loaders_agree(rows, config, decoder="dali")
         assert loader.report.read_by == {"DALI's video decoder": 2, "PyAV": 7}
         assert len(loader.report.refused) == MAX_REFUSED
+
+
+def test_dalis_decoder_waits_until_the_cache_is_full(tmp_path: Path) -> None:
+    rows = rows_of([videos.write_video(tmp_path / f"{n}", codec="vp9") for n in range(6)])
+    frames = SMALL.num_frames * SMALL.resize * SMALL.resize * 4 // 3 * 3  # of one clip, 4:3
+    cache = FrameCache(tmp_path / "cache", max_gb=4.5 * frames / 1e9)
+    config = LoaderConfig(spec=SMALL, batch_size=1)
+    loader = DaliLoader(rows, config, cache=cache, decoder="dali", num_threads=1)
+    first = by_id(loader)
+    assert loader.report.read_by == {"PyAV": 5, "DALI's video decoder": 1}
+    loader.report.read_by.clear()
+    second = by_id(loader)
+    assert loader.report.read_by == {"the cache": 4, "DALI's video decoder": 2}
+    for number, clips in first.items():
+        assert_same_pixels(clips[0], second[number][0], SMALL)
 
 
 def test_clips_in_one_block_are_those_frame_by_frame(tmp_path: Path) -> None:
@@ -532,6 +549,7 @@ from pathlib import Path
 sys.path.insert(0, {str(Path(__file__).parent)!r})
 from rows import SMALL, rows_of
 from dali_pipelines.loaders.dali_loader import DaliLoader
+from dali_pipelines.loaders.frame_cache import FrameCache
 from dali_pipelines.loaders.loader_config import LoaderConfig
 from dali_pipelines.loaders.torch_loader import TorchLoader
 gc.disable()

@@ -270,3 +270,14 @@ def test_an_interrupted_build_leaves_nothing(trained, tmp_path) -> None:
     assert not (tmp_path / "fast").exists()
     assert [path for path in (tmp_path / "cache").iterdir() if path.is_dir()] == []
     shutil.rmtree(tmp_path / "cache")
+
+
+def test_8_bits_that_are_slower_than_bf16_are_refused() -> None:
+    from engine.compilation.speed import require_faster_than_bf16
+
+    clips = torch.zeros(2, 8)
+    small, large = torch.nn.Linear(8, 8), torch.nn.Sequential(*[torch.nn.Linear(8, 8)] * 200)
+    rates = require_faster_than_bf16("int8", small, large, clips)
+    assert rates["int8"] > rates["bf16, not compiled"]
+    with pytest.raises(RefusedError, match=r"in int8 this GPU runs .* in bf16 without a compiler"):
+        require_faster_than_bf16("int8", large, small, clips)

@@ -38,6 +38,8 @@ class ClipPart(NamedTuple):
     """Frame number in the original file → frame number in the part."""
     nvdec_numbers: dict[int, int]
     """The same as DALI counts on a GPU: with the pictures of VP8 and VP9 that aren't shown."""
+    frame_bytes: int
+    """Size of a decoded frame in RGB."""
 
 
 def cut_part(path: Path, wanted: IntArray) -> ClipPart | None:
@@ -126,4 +128,5 @@ def _write(
         encoded=np.frombuffer(buffer.getbuffer(), np.uint8),
         numbers={number: shown[position] for number, position in positions.items()},
         nvdec_numbers={number: display_place[position] for number, position in positions.items()},
+        frame_bytes=3 * stream.codec_context.width * stream.codec_context.height,
     )

@@ -69,8 +69,10 @@ class ClipReader:
                     return self._read_images(row, views)
                 return self._read_pixels(row, views, None)
             cached = self._cached(row, views)
-            may_be_video = cached is None and is_plain and self.takes_video(row)
-            if may_be_video and (clip := self._read_video(row, views)):
+            # What DALI's video decoder makes can't be cached, so it waits until the cache is full.
+            fills_cache = self.cache is not None and self.cache.takes_more
+            may_be_video = cached is None and is_plain and not fills_cache
+            if may_be_video and self.takes_video(row) and (clip := self._read_video(row, views)):
                 return clip
             return self._read_pixels(row, views, cached)
         except VideoError as error:

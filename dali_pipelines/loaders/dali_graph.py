@@ -10,9 +10,11 @@ A graph has one of four kinds of input; the other steps are the same for all inp
 Shape letters: B views, T frames, C channels, H height, W width.
 """
 
+import re
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
+from numpy.typing import NDArray
 
 from dali_pipelines.augment import ClipView
 from dali_pipelines.spec import ClipSpec, Values
@@ -54,7 +56,11 @@ class ClipGraph:
         self._input_kind = input_kind
         self._spec = spec
         self._color = color
-        self._pipeline = define(input_kind, spec, gpu=gpu is not None, values=values, color=color)(
+        # `run` sends repeated frame numbers once, so there may be fewer frames.
+        pad = spec.num_frames if input_kind == "video" else None
+        self._pipeline = define(
+            input_kind, spec, gpu=gpu is not None, values=values, color=color, pad=pad
+        )(
             batch_size=max_views if input_kind in BY_VIEW else max_views * spec.num_frames,
             num_threads=num_threads,
             device_id=gpu,
@@ -97,7 +103,7 @@ class ClipGraph:
         (output,) = pipeline.share_outputs()  # waits until they are there
         tensor = torch.from_dlpack(output.as_tensor())
         if tensor.is_cuda:
-            tensor = self._in_torch_memory(tensor)
+            tensor, self._stream = _in_torch_memory(tensor, self._stream)
         pipeline.release_outputs()
         clips_BTCHW = tensor.reshape(len(views), frames, 3, self._spec.crop, self._spec.crop)
         if all(np.array_equal(place, np.arange(frames)) for place in places):
@@ -105,21 +111,81 @@ class ClipGraph:
         order = torch.from_numpy(np.stack(places)).to(clips_BTCHW.device)
         return clips_BTCHW[torch.arange(len(views), device=order.device)[:, None], order]
 
-    def _in_torch_memory(self, tensor: "torch.Tensor") -> "torch.Tensor":
-        """Copy a tensor of DALI on the GPU.
 
-        DALI reuses the memory of an output as soon as nobody holds it, even if a model that was
-        launched on it has not run yet; torch's own memory is safe from that.
+class PartGraph:
+    """A built DALI pipeline that decodes parts of videos to frames with the crop of testing.
+
+    Args:
+        spec: Size, crop and normalization.
+        max_parts: Largest number of parts per run.
+        num_threads: CPU threads of DALI.
+        gpu: GPU index; None runs on the CPU.
+        values: Data type of the output.
+    """
+
+    def __init__(
+        self, spec: ClipSpec, *, max_parts: int, num_threads: int, gpu: int | None, values: Values
+    ) -> None:
+        graph = define("video", spec, gpu=gpu is not None, values=values, centered=True, pad=-1)
+        self._pipeline = graph(
+            batch_size=max_parts,
+            num_threads=num_threads,
+            device_id=gpu,
+            exec_dynamic=True,
+            prefetch_queue_depth=1,
+        )
+        self._pipeline.build()
+        self._stream: torch.cuda.Stream | None = None
+
+    def run(self, sources: list[tuple[NDArray[np.uint8], NDArray[np.int32]]]) -> "torch.Tensor":
+        """Decode parts.
+
+        Args:
+            sources: A part as bytes, and the numbers of its frames, ascending and unique.
+
+        Returns:
+            (N, F, C, H, W) with the F of the part that has most frames; the tensor owns its memory.
+
+        Raises:
+            RuntimeError: DALI rejects a part.
         """
         import torch
 
-        if self._stream is None:
-            self._stream = torch.cuda.Stream(tensor.device)
-        with torch.cuda.stream(self._stream):
-            copy = tensor.clone()
-        self._stream.synchronize()
-        copy.record_stream(torch.cuda.default_stream(tensor.device))
-        return copy
+        self._pipeline.feed_input("source", [encoded for encoded, _ in sources])
+        self._pipeline.feed_input("numbers", [numbers for _, numbers in sources])
+        self._pipeline.schedule_run()
+        (output,) = self._pipeline.share_outputs()
+        tensor = torch.from_dlpack(output.as_tensor())
+        if tensor.is_cuda:
+            tensor, self._stream = _in_torch_memory(tensor, self._stream)
+        self._pipeline.release_outputs()
+        return tensor
+
+
+def _in_torch_memory(
+    tensor: "torch.Tensor", stream: "torch.cuda.Stream | None"
+) -> "tuple[torch.Tensor, torch.cuda.Stream]":
+    """Copy a tensor of DALI on the GPU, in a stream of its own; also returns that stream.
+
+    DALI reuses the memory of an output as soon as nobody holds it, even if a model that was
+    launched on it has not run yet; torch's own memory is safe from that.
+    """
+    import torch
+
+    stream = stream or torch.cuda.Stream(tensor.device)
+    with torch.cuda.stream(stream):
+        copy = tensor.clone()
+    stream.synchronize()
+    copy.record_stream(torch.cuda.default_stream(tensor.device))
+    return copy, stream
+
+
+def reason_of(error: RuntimeError) -> str:
+    """The line of DALI's multi-line message that describes the error."""
+    _, found, after = str(error).partition("encountered:")
+    lines = [line.strip() for line in (after if found else str(error)).splitlines()]
+    first = next((line for line in lines if line), repr(error))
+    return re.sub(r"^Assert on .* failed: ", "", first)
 
 
 def define(
@@ -130,6 +196,7 @@ def define(
     values: Values,
     color: bool = False,
     centered: bool = False,
+    pad: int | None = None,
 ) -> Any:
     """Define the graph as a DALI pipeline function.
 
@@ -140,6 +207,7 @@ def define(
         values: Data type of the output.
         color: Whether to add the color operator.
         centered: Always use the center crop of testing, so that only frames are fed.
+        pad: Number of frames to which videos are padded; -1 is that of the longest in the batch.
 
     Returns:
         A function that takes DALI's pipeline arguments (batch size, device, …) and returns the
@@ -157,9 +225,8 @@ def define(
         frames = _decode(input_kind, gpu=gpu)
         if input_kind in ("images", "video"):
             frames = _resize_short(frames, spec.resize)
-        if input_kind == "video" and not centered:
-            # `run` sends repeated frame numbers once, so there may be fewer frames.
-            frames = fn.pad(frames, axis_names="F", shape=[spec.num_frames])
+        if pad is not None:
+            frames = fn.pad(frames, axis_names="F", shape=[pad])
         crop = {
             "crop": (spec.crop, spec.crop),
             "crop_pos_x": view("crop_x", 0.5),

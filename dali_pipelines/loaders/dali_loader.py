@@ -6,24 +6,21 @@ GPU.
 """
 
 import dataclasses
-import re
 import threading
 import time
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Generator, Iterator, Sequence
 from itertools import chain
-from pathlib import Path
-from typing import TYPE_CHECKING, Literal, NamedTuple, Self
+from typing import TYPE_CHECKING, Literal
 
 from dali_pipelines.cores import num_cores
-from dali_pipelines.decode import video_file
-from dali_pipelines.decode.clip_facts import NVDEC_CODECS, ClipFacts, suits_dali
 from dali_pipelines.errors import LoaderError, Stopped, VideoError
 from dali_pipelines.loaders.clip_reader import ClipReader, ReadClip
-from dali_pipelines.loaders.dali_graph import INPUT_KINDS, ClipGraph, InputKind
+from dali_pipelines.loaders.dali_graph import INPUT_KINDS, ClipGraph, InputKind, reason_of
 from dali_pipelines.loaders.frame_cache import FrameCache
 from dali_pipelines.loaders.loader_config import Batch, ClipLoader, LoaderConfig, Sample, make_batch
 from dali_pipelines.loaders.prefetch import Task, ThreadPool, prefetch
+from dali_pipelines.loaders.video_choice import VideoChoice
 
 if TYPE_CHECKING:
     import torch
@@ -31,27 +28,9 @@ if TYPE_CHECKING:
 BATCHES_AHEAD = 2
 """Batches to decode ahead of the current one, and finished batches to keep ready."""
 TIMEOUT_S = 120.0
-MAX_REFUSED = 2
-"""Files of a kind that DALI may reject: after each, its pipeline is built anew. From then on, PyAV
-decodes all files of this kind."""
-SIZE_STEP = 512
-DALI_ON_CPU = frozenset({"vp8", "vp9", "mjpeg"})
 
 Decoder = Literal["auto", "pyav", "dali"]
 """auto: on a GPU DALI's video decoder for the files it supports; PyAV otherwise."""
-
-
-class _VideoKind(NamedTuple):
-    """What decides whether a GPU can decode a video."""
-
-    codec: str
-    pixel_format: str
-    size: int
-    """Longer side, in steps of SIZE_STEP pixels."""
-
-    @classmethod
-    def of(cls, facts: ClipFacts) -> Self:
-        return cls(facts.codec, facts.pixel_format, max(facts.width, facts.height) // SIZE_STEP)
 
 
 class DaliLoader(ClipLoader):
@@ -85,10 +64,7 @@ class DaliLoader(ClipLoader):
         self._num_threads = num_threads or num_cores()
         self._graphs: dict[InputKind, ClipGraph] = {}
         self._use_dali_decoder = decoder == "dali" or (decoder == "auto" and gpu is not None)
-        self._kinds: dict[Path, _VideoKind | None] = {}
-        """Of each file; None if DALI's video decoder doesn't decode it."""
-        self._refused: Counter[_VideoKind] = Counter()
-        """Number of files of a kind that DALI's video decoder rejected."""
+        self._videos = VideoChoice(for_gpu=gpu is not None)
 
     def _load(self, batches: list[list[Sample]]) -> Iterator[Batch | None]:
         return prefetch(
@@ -190,12 +166,11 @@ class DaliLoader(ClipLoader):
                 return [
                     part for clip in clips for part in self._run_or_split([clip], reader, epoch)
                 ]
-            path, reason = clips[0].row.path, _reason(error)
+            path, reason = clips[0].row.path, reason_of(error)
         if input_kind == "images":
             self.report.failures[path] = reason
             return []
-        if (kind := self._kinds[path]) is not None:
-            self._refused[kind] += 1
+        self._videos.refuse(path)
         self.report.refused[path] = reason
         return self._run_with_pyav(clips[0], reader, epoch)
 
@@ -203,7 +178,7 @@ class DaliLoader(ClipLoader):
         self, clip: ReadClip, reader: ClipReader, epoch: int
     ) -> "list[tuple[list[ReadClip], torch.Tensor]]":
         """Read a clip again, after DALI's video decoder rejected it or others of its kind."""
-        self._kinds[clip.row.path] = None
+        self._videos.leave_out(clip.row.path)
         retried = _read(reader, clip.row, epoch)
         if isinstance(retried, VideoError):
             self.report.failures[retried.path] = retried.reason
@@ -233,15 +208,7 @@ class DaliLoader(ClipLoader):
                 self.report.damaged_frames[clip.row.path] += clip.num_damaged
 
     def _takes_video(self, row: Sample) -> bool:
-        """Whether DALI decodes the file, by its codec in the index and by probing the file."""
-        codecs = DALI_ON_CPU if self._gpu is None else NVDEC_CODECS
-        if not self._use_dali_decoder or row.codec not in codecs:
-            return False
-        if row.path not in self._kinds:
-            facts = video_file.probe(row.path)
-            self._kinds[row.path] = _VideoKind.of(facts) if suits_dali(facts) else None
-        kind = self._kinds[row.path]
-        return kind is not None and self._refused[kind] < MAX_REFUSED
+        return self._use_dali_decoder and self._videos.takes(row.path, row.codec)
 
 
 def _in_order(requested: list[Sample], delivered: list[Sample]) -> list[int]:
@@ -269,11 +236,3 @@ def _read(reader: ClipReader, row: Sample, epoch: int) -> ReadClip | VideoError:
         raise
     except Exception as error:
         raise LoaderError(f"{row.path}: reading it failed ({error!r})") from error
-
-
-def _reason(error: RuntimeError) -> str:
-    """The line of DALI's multi-line message that describes the error."""
-    _, found, after = str(error).partition("encountered:")
-    lines = [line.strip() for line in (after if found else str(error)).splitlines()]
-    first = next((line for line in lines if line), repr(error))
-    return re.sub(r"^Assert on .* failed: ", "", first)

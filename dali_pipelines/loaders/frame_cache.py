@@ -61,6 +61,7 @@ class FrameCache:
         self._log = log
         self._has_warned = False
         self._is_readable = self._is_writable = True
+        self._is_full = False
         self._max_bytes = int(max_gb * 1e9)
         self._lock = threading.Lock()
         self._checked: dict[str, int] = {}
@@ -73,6 +74,11 @@ class FrameCache:
             self._scan()
         except OSError as error:
             raise SpecError(f"{folder} can't be used as a cache ({error.strerror})") from error
+
+    @property
+    def takes_more(self) -> bool:
+        """Whether frames can still be added."""
+        return self._is_readable and self._is_writable and not self._is_full
 
     def get(self, video: Path, short: int, numbers: list[int]) -> list[Frame] | None:
         """Return the frames `numbers` in this order, or None if any of them is missing."""
@@ -100,7 +106,8 @@ class FrameCache:
         except OSError as error:
             self._on_read_error(entry, error)
             return
-        if not self._free_space(sum(frame.nbytes for frame in merged.values())):
+        self._is_full = not self._free_space(sum(frame.nbytes for frame in merged.values()))
+        if self._is_full:
             return
         try:
             written = _write(entry, dict(sorted(merged.items())))

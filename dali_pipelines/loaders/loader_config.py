@@ -143,17 +143,21 @@ class LoaderReport:
     def describe(self) -> str:
         """One-line summary for the end of a run."""
         parts = [f"{count:,} clips by {decoder}" for decoder, count in self.read_by.most_common()]
-        if self.refused:
-            path, reason = next(iter(self.refused.items()))
-            parts.append(
-                f"{len(self.refused):,} files rejected by DALI's decoder ({path}: {reason})"
-            )
+        if refused := self.describe_refused():
+            parts.append(refused)
         if damage := self.describe_damage():
             parts.append(damage)
         if self.failures:
             path, reason = next(iter(self.failures.items()))
             parts.append(f"{len(self.failures):,} files failed ({path}: {reason})")
         return "; ".join(parts) or "no clips read"
+
+    def describe_refused(self) -> str:
+        """One-line note on files that DALI's video decoder rejected; empty if there are none."""
+        if not self.refused:
+            return ""
+        path, reason = next(iter(self.refused.items()))
+        return f"{len(self.refused):,} files rejected by DALI's decoder ({path}: {reason})"
 
     def describe_damage(self) -> str:
         """One-line summary of damaged and incomplete files; empty if there are none."""

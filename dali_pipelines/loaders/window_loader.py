@@ -19,6 +19,8 @@ from dali_pipelines.loaders.clip_reader import pixel_kind, pixel_sources
 from dali_pipelines.loaders.dali_graph import ClipGraph
 from dali_pipelines.loaders.loader_config import LoaderReport
 from dali_pipelines.loaders.prefetch import Task, ThreadPool, prefetch, put_unless_stopped
+from dali_pipelines.loaders.video_choice import VideoChoice
+from dali_pipelines.loaders.window_parts import PartDecoder, read_parts
 from dali_pipelines.loaders.windows import ReadWindow, Window, plan_windows, read_windows
 from dali_pipelines.spec import ClipSpec, Values
 
@@ -53,6 +55,8 @@ class WindowLoader:
         values: Data type of the clips.
         known: Returns how many windows to skip at the start of a file.
         timeout_s: Seconds to wait for the next window of a file before it counts as failed.
+        videos: Chooses files that DALI's video decoder reads; None reads all with PyAV, which
+            reports damaged frames, as DALI's doesn't.
     """
 
     def __init__(
@@ -68,6 +72,7 @@ class WindowLoader:
         values: Values = "float32",
         known: Callable[[Path], int] = lambda path: 0,
         timeout_s: float = TIMEOUT_S,
+        videos: VideoChoice | None = None,
     ) -> None:
         self.report = LoaderReport()
         self._paths = paths
@@ -79,6 +84,10 @@ class WindowLoader:
         self._known = known
         self._timeout_s = timeout_s
         self._for_gpu = gpu is not None
+        self._videos = videos
+        self._parts = PartDecoder(
+            spec, max_parts=batch_size, num_threads=self._num_threads, gpu=gpu, values=values
+        )
         self._graph = ClipGraph(
             pixel_kind(for_gpu=self._for_gpu),
             spec,
@@ -101,10 +110,9 @@ class WindowLoader:
             for window in windows:
                 pending.append(window)
                 if len(pending) == self._batch_size:
-                    yield self._make_batch(pending)
+                    yield from self._make_batch(pending)
                     pending = []
-        if pending:
-            yield self._make_batch(pending)
+        yield from self._make_batch(pending)
 
     def _windows(self, stop: Event) -> Generator[ReadWindow, None, None]:
         pool = ThreadPool(self._num_threads + 1)
@@ -153,7 +161,7 @@ class WindowLoader:
         end: BaseException | None = None
         try:
             windows = plan_windows(path, window_s=self._window_s, stride_s=self._stride_s)
-            for window in read_windows(windows[self._known(path) :], self._spec, stop=stop):
+            for window in self._read_windows(windows[self._known(path) :], stop):
                 if not put_unless_stopped(results, window, stop):
                     return
         except Stopped:
@@ -164,21 +172,63 @@ class WindowLoader:
             end = error
         put_unless_stopped(results, end, stop)
 
-    def _make_batch(self, windows: list[ReadWindow]) -> WindowBatch:
-        sources = pixel_sources([window.frames for window in windows], for_gpu=self._for_gpu)
-        clips_BTCHW = self._graph.run(sources, [window.view for window in windows])
+    def _read_windows(self, windows: list[Window], stop: Event) -> Iterator[ReadWindow]:
+        if self._videos is None or not windows or windows[0].path.is_dir():
+            return read_windows(windows, self._spec, stop=stop)
+        if not self._videos.takes(windows[0].path):
+            return read_windows(windows, self._spec, stop=stop)
+        return read_parts(windows, self._spec, for_gpu=self._for_gpu, stop=stop)
+
+    def _make_batch(self, windows: list[ReadWindow]) -> Iterator[WindowBatch]:
+        """The batch of these windows; nothing if none of them can be read after all."""
+        import torch
+
+        by_parts = iter(self._parts.clips([window for window in windows if not window.frames]))
+        read: list[ReadWindow] = []
+        clips: list[torch.Tensor | None] = []
         for window in windows:
-            self.report.read_by["PyAV"] += 1
-            if window.window.flaw:
-                self.report.flaws[window.window.path] = window.window.flaw
-            if window.window.num_streams > 1:
-                self.report.num_streams[window.window.path] = window.window.num_streams
-            if window.num_damaged:
-                self.report.damaged_frames[window.window.path] += window.num_damaged
-        return WindowBatch(
-            clips=clips_BTCHW,
-            windows=[window.window for window in windows],
-        )
+            clip = None
+            if not window.frames and (clip := next(by_parts)) is None:
+                again = self._read_again(window)
+                if again is None:
+                    continue
+                window = again
+            read.append(window)
+            clips.append(clip)
+        pixels = [window for window in read if window.frames]
+        if pixels:
+            sources = pixel_sources([window.frames for window in pixels], for_gpu=self._for_gpu)
+            clips_BTCHW = self._graph.run(sources, [window.view for window in pixels])
+        if len(pixels) < len(read):
+            others = iter(clips_BTCHW) if pixels else iter(())
+            clips_BTCHW = torch.stack([next(others) if clip is None else clip for clip in clips])
+        for window in read:
+            self._count(window)
+        if read:
+            yield WindowBatch(clips=clips_BTCHW, windows=[window.window for window in read])
+
+    def _read_again(self, window: ReadWindow) -> ReadWindow | None:
+        """Read a window with PyAV, because DALI has rejected a part of its file."""
+        path = window.window.path
+        if path not in self.report.refused:
+            self.report.refused[path] = self._parts.refused[path]
+            assert self._videos is not None
+            self._videos.refuse(path)
+        try:
+            return next(read_windows([window.window], self._spec))
+        except VideoError as error:
+            self.report.failures[path] = error.reason
+            return None
+
+    def _count(self, window: ReadWindow) -> None:
+        path = window.window.path
+        self.report.read_by["PyAV" if window.frames else "DALI's video decoder"] += 1
+        if window.window.flaw:
+            self.report.flaws[path] = window.window.flaw
+        if window.window.num_streams > 1:
+            self.report.num_streams[path] = window.window.num_streams
+        if window.num_damaged:
+            self.report.damaged_frames[path] += window.num_damaged
 
 
 class _OpenFile(NamedTuple):

@@ -12,6 +12,7 @@ from threading import Event
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from dali_pipelines.augment import ClipView
 from dali_pipelines.decode import frame_folder
@@ -48,14 +49,28 @@ class Window:
     """Number of video streams in the file; the first one is read."""
 
 
+class WindowPart(NamedTuple):
+    """A part of a file, cut out by remux."""
+
+    encoded: NDArray[np.uint8]
+    numbers: dict[int, int]
+    """Frame number in the file → frame number in the part, as its decoder counts."""
+    num_bytes: int
+    """Size of its wanted frames when they are decoded."""
+
+
 class ReadWindow(NamedTuple):
-    """A window with its decoded frames."""
+    """A window with its decoded frames, or with the parts of the file that hold them."""
 
     window: Window
     view: ClipView
     frames: list[Frame]
-    """T frames with the short side resized."""
+    """T frames with the short side resized; none if there are parts."""
     num_damaged: int
+    parts: tuple[WindowPart, ...] = ()
+    """Parts with frames that no earlier window has needed."""
+    keep_from: int = 0
+    """The first frame that later windows need."""
 
 
 def plan_windows(
@@ -124,7 +139,6 @@ def read_windows(
     If one window covers the whole file, a damaged file is rejected, as in `clip_file.check`. If the
     file has several windows, all windows that can be decoded are yielded.
 
-
     Args:
         windows: Windows from `plan_windows`.
         spec: Preprocessing settings.
@@ -136,10 +150,8 @@ def read_windows(
     """
     if not windows:
         return
-    is_whole = windows[0].is_last and not windows[0].number
-    if is_whole and windows[0].flaw:
-        raise VideoError(windows[0].path, windows[0].flaw)
-    views = [ClipView(plan=_shifted(plan_frames(w.frames, w.fps, spec), w.first)) for w in windows]
+    is_whole = require_whole(windows)
+    views = views_of(windows, spec)
     sources = [view.plan.source_indices for view in views]
     last_use: dict[int, int] = {}
     for index, numbers in enumerate(sources):
@@ -164,6 +176,23 @@ def read_windows(
             yield ReadWindow(windows[index], views[index], list(pixels), num_damaged)
             decoded = {source: item for source, item in decoded.items() if last_use[source] > index}
             index += 1
+
+
+def require_whole(windows: list[Window]) -> bool:
+    """Whether one window covers the whole file.
+
+    Raises:
+        VideoError: It does, and the file is incomplete.
+    """
+    is_whole = windows[0].is_last and not windows[0].number
+    if is_whole and windows[0].flaw:
+        raise VideoError(windows[0].path, windows[0].flaw)
+    return is_whole
+
+
+def views_of(windows: list[Window], spec: ClipSpec) -> list[ClipView]:
+    """The frames to take from each window, by their numbers in the file."""
+    return [ClipView(plan=_shifted(plan_frames(w.frames, w.fps, spec), w.first)) for w in windows]
 
 
 def _decode(

@@ -141,6 +141,15 @@ def label(
             help="Workers with --cluster. Default: one per GPU, or per node.",
         ),
     ] = None,
+    decoder: Annotated[
+        str,
+        typer.Option(
+            rich_help_panel=ADVANCED,
+            help="On a GPU: pyav (the CPU decodes, and damaged frames are reported), nvdec (the "
+            "GPU decodes what it can, and doesn't notice damage), or auto (a short measurement "
+            "decides per codec and size).",
+        ),
+    ] = "pyav",
     batch_size: Annotated[
         int, typer.Option(min=1, rich_help_panel=ADVANCED, help="Windows in a batch.")
     ] = 8,
@@ -178,6 +187,6 @@ def label(
         stride_s=stride, segments=segments, subtitles=vtt, smooth_s=smooth, top_k=top_k,
         min_confidence=min_confidence, fresh=not resume, retry=retry, mix=mix, shard=shard,
         merge=merge, cluster=cluster, workers=workers, watch=watch, dry_run=dry_run,
-        batch_size=batch_size, timeout_s=timeout, device=device,
+        batch_size=batch_size, timeout_s=timeout, device=device, decoder=decoder,
     )  # fmt: skip
     raise typer.Exit(merge_shards(options) if merge else run(options))

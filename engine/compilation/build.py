@@ -162,12 +162,25 @@ def _attempt(
         proved_on = this_device()
     else:
         run, proved_on = model, "PyTorch on the CPU instead: this machine can't run the engine"
+    if device == "cuda" and target.precision in ("int8", "fp8"):
+        partition = {**partition, "clips_per_s": _speeds(source, run, target.precision)}
+        config = dataclasses.replace(config, partition=partition)
     logits = source.predict(run, "Running the compiled model")
     parity = compare(
         source.reference, logits, source.labels, budget=request.budget, proved_on=proved_on
     )
     facts = {**parity.to_dict(), "proved": bool(device), **_intervals(source, logits)}
     return dataclasses.replace(config, parity=facts), parity
+
+
+def _speeds(source: CompileSource, run: Any, precision: str) -> dict[str, float]:
+    """Clips per second of the compiled model and of bf16; raises RefusedError if bf16 is faster."""
+    from engine.compilation.speed import require_faster_than_bf16
+    from trt.program import lowered
+
+    in_bf16 = lowered(source.folded, "bf16").to("cuda")
+    clips = source.proof[0].clips.to("cuda")
+    return require_faster_than_bf16(precision, run, in_bf16, clips)
 
 
 def _keep_proof(source: CompileSource, stage: Path) -> None:

@@ -21,6 +21,7 @@ from engine.labelling.outputs import (
 from engine.labelling.source import Source, folder_of, is_gone
 
 if TYPE_CHECKING:
+    from engine.labelling.decoder_choice import Decoder
     from engine.labelling.label import LabelSettings, Progress
 
 POLL_S = 2.0
@@ -43,12 +44,14 @@ def run(options: LabelOptions) -> int:
     from engine.predictor import class_names_of, digest_of
 
     digest = digest_of(model)
-    facts = {
+    facts: dict[str, Any] = {
         "classes": class_names_of(model),
         "window": options.window_s, "stride": options.stride_s,
         "shard": options.shard, "model": digest, "root": source.root,
         "include": sorted(options.include), "exclude": sorted(options.exclude),
     }  # fmt: skip
+    if options.decoder != "auto":
+        facts["decoder"] = options.decoder
     if options.dry_run:
         return _dry_run(options, source, journal_path, facts)
     started = time.perf_counter()
@@ -59,8 +62,12 @@ def run(options: LabelOptions) -> int:
         with Journal(journal_path) as journal:
             facts = _resumed_facts(facts, journal, source, mix=options.mix)
             journal.check(facts, mix=options.mix)
+            facts = {"decoder": journal.facts().get("decoder", "pyav"), **facts}
     claimed = claimed_before(outputs, fresh=options.fresh)
-    label_all = (_on_cluster if options.cluster else _locally)(options, digest)
+    if options.cluster:
+        label_all = _on_cluster(options, digest)
+    else:
+        label_all, facts["decoder"] = _locally(options, digest, source, facts.get("decoder"))
     if options.fresh:
         journal_file.remove(journal_path)
     with Journal(journal_path) as journal:
@@ -151,19 +158,36 @@ def _resumed_facts(
 LabelAll = Callable[[Journal, Iterator[Item], "Callable[[Progress], None]"], "Progress"]
 
 
-def _locally(options: LabelOptions, digest: str) -> LabelAll:
+def _locally(
+    options: LabelOptions, digest: str, source: Source, decoder: "Decoder | None"
+) -> "tuple[LabelAll, Decoder]":
+    """Open the model; also returns the decoder, which is measured if it is None."""
+    from engine.labelling import decoder_choice
     from engine.labelling.label import label
     from engine.memory import keep_freed_memory
     from engine.predictor import open_predictor
 
     assert options.model is not None
     predictor = open_predictor(options.model, options.device)
-    if predictor.device.type == "cpu":
+    gpu = predictor.device.index
+    if gpu is None:
         keep_freed_memory()
-    settings = _settings(options, digest)
+    if decoder is None and gpu is None:
+        decoder = "pyav"
+    if decoder is None:
+        print("Measuring the decoders …")
+        rates = decoder_choice.measure(
+            (item.path for item in source.items()), predictor.clip, gpu=gpu,
+            window_s=options.window_s, stride_s=options.stride_s, batch_size=options.batch_size,
+        )  # fmt: skip
+        print("\n".join(decoder_choice.describe(rates)))
+        decoder = decoder_choice.faster_kinds(rates)
+    if decoder not in ("pyav", []):
+        decoder_choice.require_gpu(gpu)
+    settings = _settings(options, digest, decoder)
     return lambda journal, items, on_file: label(
         items, predictor, journal, settings, on_file=on_file
-    )
+    ), decoder
 
 
 def _on_cluster(options: LabelOptions, digest: str) -> LabelAll:
@@ -171,13 +195,14 @@ def _on_cluster(options: LabelOptions, digest: str) -> LabelAll:
 
     require_ray()
     assert options.model is not None
-    model, device, settings = options.model.absolute(), options.device, _settings(options, digest)
+    model, device = options.model.absolute(), options.device
+    settings = _settings(options, digest, "nvdec" if options.decoder == "nvdec" else "pyav")
     return lambda journal, items, on_file: label_on_cluster(
         items, model, journal, settings, device=device, workers=options.workers, on_file=on_file
     )
 
 
-def _settings(options: LabelOptions, digest: str) -> "LabelSettings":
+def _settings(options: LabelOptions, digest: str, decoder: "Decoder") -> "LabelSettings":
     from engine.labelling.label import LabelSettings
 
     return LabelSettings(
@@ -186,6 +211,7 @@ def _settings(options: LabelOptions, digest: str) -> "LabelSettings":
         stride_s=options.stride_s,
         batch_size=options.batch_size,
         timeout_s=options.timeout_s,
+        decoder=decoder,
     )
 
 
@@ -246,7 +272,8 @@ def _write_results(
         parts.append(f"batch size halved {tally.halved} times because memory ran out")
     parts.append(f"{tally.failed:,} failed" + (f": see {outputs.failures}" if tally.failed else ""))
     print("; ".join(parts))
-    for message in (tally.report.describe_damage(), tally.report.describe_streams()):
+    report = tally.report
+    for message in (report.describe_damage(), report.describe_streams(), report.describe_refused()):
         if message:
             print(message)
     if num_left_out:

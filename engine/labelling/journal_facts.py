@@ -2,7 +2,7 @@
 
 from typing import Any
 
-MIXABLE = ("model", "root", "include", "exclude")
+MIXABLE = ("model", "root", "include", "exclude", "decoder")
 """Facts that may differ with `mix`."""
 
 

@@ -18,6 +18,7 @@ from dali_pipelines.loaders.loader_config import LoaderReport
 from dali_pipelines.loaders.window_loader import WindowLoader
 from dali_pipelines.loaders.windows import Window
 from engine.batched_predictor import BatchedPredictor, VideoModel
+from engine.labelling.decoder_choice import Decoder, videos_of
 from engine.labelling.discovery import Item, item_of
 from engine.labelling.journal import Journal, WindowAnswer
 
@@ -30,6 +31,7 @@ class LabelSettings:
     stride_s: float | None = None
     batch_size: int = 8
     timeout_s: float = 120.0
+    decoder: Decoder = "pyav"
 
 
 @dataclass(kw_only=True)
@@ -113,6 +115,7 @@ class _Pass:
             values="uint8",
             known=lambda path: self._in_progress[path][1],
             timeout_s=settings.timeout_s,
+            videos=videos_of(settings.decoder, for_gpu=model.device.index is not None),
         )
         with ThreadPoolExecutor(1, thread_name_prefix="journal") as writer:
             writing: Future[None] | None = None

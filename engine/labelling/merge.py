@@ -117,7 +117,7 @@ def _shared_facts(parts: list[Part], *, mix: bool) -> dict[str, Any]:
 
 
 SHARD = re.compile(r"\d+/(\d+)")
-NOT_SHARED = ("shard", "parts", "merged", "finished")
+NOT_SHARED = ("shard", "parts", "merged", "finished", "decoder")
 """Facts that differ between the shards of a run."""
 
 

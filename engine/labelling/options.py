@@ -4,7 +4,9 @@ import math
 from dataclasses import dataclass
 from pathlib import Path
 
-from engine.errors import UserError
+from engine.errors import UserError, unknown_name
+
+DECODERS = ("pyav", "nvdec", "auto")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,6 +39,7 @@ class LabelOptions:
     batch_size: int
     timeout_s: float
     device: str
+    decoder: str
 
     def __post_init__(self) -> None:
         for name, value in (("window", self.window_s), ("stride", self.stride_s)):
@@ -48,5 +51,9 @@ class LabelOptions:
             raise UserError(
                 f"`min_confidence` takes a fraction from 0 to 1, not {self.min_confidence:g}."
             )
+        if self.decoder not in DECODERS:
+            raise unknown_name("decoder", self.decoder, list(DECODERS))
+        if self.cluster and self.decoder == "auto":
+            raise UserError("`decoder='auto'` measures one machine: name one with `cluster`.")
         if not 1 <= self.timeout_s < math.inf:
             raise UserError(f"`timeout` takes seconds from 1 up, not {self.timeout_s:g}.")

@@ -1,0 +1,166 @@
+"""Windows whose frames DALI decodes: from parts of the file, each decoded once.
+
+A part holds all wanted frames of some consecutive groups of pictures. Windows that overlap, or
+that lie in one group, share its frames, which are kept until the last window that needs them.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+from threading import Event
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from dali_pipelines.decode.indexed_video import open_indexed
+from dali_pipelines.decode.remux import cut_part
+from dali_pipelines.errors import Stopped
+from dali_pipelines.frame_plan import IntArray
+from dali_pipelines.loaders.dali_graph import PartGraph, reason_of
+from dali_pipelines.loaders.windows import (
+    ReadWindow,
+    Window,
+    WindowPart,
+    read_windows,
+    require_whole,
+    views_of,
+)
+from dali_pipelines.spec import ClipSpec, Values
+
+if TYPE_CHECKING:
+    import torch
+
+MIN_FRAMES = 32
+"""Smallest number of frames in a part, except in the last one: a group may hold a single one."""
+MAX_BYTES = 2 << 30
+"""Decoded frames of one run of DALI, in their full size; a single part may be larger."""
+
+
+def read_parts(
+    windows: list[Window], spec: ClipSpec, *, for_gpu: bool, stop: Event | None = None
+) -> Iterator[ReadWindow]:
+    """Like `read_windows`, but with parts of the file instead of frames, where they can be cut."""
+    num_yielded = 0
+    for window in _by_parts(windows, spec, for_gpu):
+        if stop is not None and stop.is_set():
+            raise Stopped
+        yield window
+        num_yielded += 1
+    yield from read_windows(windows[num_yielded:], spec, stop=stop)
+
+
+def _by_parts(windows: list[Window], spec: ClipSpec, for_gpu: bool) -> Iterator[ReadWindow]:
+    """The windows up to the first whose frames can't be cut out."""
+    views = views_of(windows, spec)
+    if not windows or windows[0].path.is_dir() or not all(view.plan.is_plain for view in views):
+        return
+    require_whole(windows)
+    path, numbers = windows[0].path, [view.plan.left for view in views]
+    groups = _groups(path, np.unique(np.concatenate(numbers)))
+    cut_until = -1
+    for index, (window, view) in enumerate(zip(windows, views, strict=True)):
+        parts = []
+        while cut_until < numbers[index].max():
+            group = next(groups, None)
+            part = cut_part(path, group) if group is not None else None
+            if group is None or part is None:
+                return
+            places = part.nvdec_numbers if for_gpu else part.numbers
+            parts.append(WindowPart(part.encoded, places, len(group) * part.frame_bytes))
+            cut_until = int(group[-1])
+        later = numbers[index + 1 :]
+        keep_from = int(later[0].min()) if later else cut_until + 1
+        yield ReadWindow(window, view, [], 0, tuple(parts), keep_from)
+
+
+def _groups(path: Path, wanted: IntArray) -> Iterator[IntArray]:
+    """Split frame numbers where decoding can start anew; nothing if the file has no index."""
+    with open_indexed(path) as video:
+        index = video.index
+    if index is None or wanted[-1] >= len(index):
+        return
+    starts = [index.keyframe_for(position) for position in index.positions[wanted].tolist()]
+    begin = 0
+    for place in range(1, len(wanted)):
+        if starts[place] != starts[place - 1] and place - begin >= MIN_FRAMES:
+            yield wanted[begin:place]
+            begin = place
+    yield wanted[begin:]
+
+
+class PartDecoder:
+    """Decodes the parts of windows with DALI.
+
+    Args:
+        spec: Preprocessing settings.
+        max_parts: Largest number of parts in one run of DALI.
+        num_threads: CPU threads of DALI.
+        gpu: GPU index; None decodes on the CPU.
+        values: Data type of the clips.
+    """
+
+    def __init__(
+        self, spec: ClipSpec, *, max_parts: int, num_threads: int, gpu: int | None, values: Values
+    ) -> None:
+        self._max_parts = max_parts
+        self._make_graph = lambda: PartGraph(
+            spec, max_parts=max_parts, num_threads=num_threads, gpu=gpu, values=values
+        )
+        self._graph: PartGraph | None = None
+        self._frames: dict[Path, dict[int, torch.Tensor]] = {}
+        """Decoded frames (C, H, W) of each file that are still needed, by their number."""
+        self.refused: dict[Path, str] = {}
+        """Files of which DALI has rejected a part, with the reason."""
+
+    def clips(self, windows: list[ReadWindow]) -> "list[torch.Tensor | None]":
+        """The clips (T, C, H, W) of windows that are passed in order; None of rejected files."""
+        self._decode([(window.window.path, part) for window in windows for part in window.parts])
+        return [self._clip(window) for window in windows]
+
+    def _clip(self, window: ReadWindow) -> "torch.Tensor | None":
+        import torch
+
+        path = window.window.path
+        if path in self.refused:
+            self._frames.pop(path, None)
+            return None
+        frames = self._frames[path]
+        clip = torch.stack([frames[number] for number in window.view.plan.left.tolist()])
+        if window.window.is_last:
+            del self._frames[path]
+        else:
+            self._frames[path] = {n: frames[n] for n in frames if n >= window.keep_from}
+        return clip
+
+    def _decode(self, parts: list[tuple[Path, WindowPart]]) -> None:
+        """Decode parts and keep their frames."""
+        run: list[tuple[Path, WindowPart]] = []
+        num_bytes = 0
+        for path, part in parts:
+            if run and (len(run) == self._max_parts or num_bytes + part.num_bytes > MAX_BYTES):
+                self._run(run)
+                run, num_bytes = [], 0
+            run.append((path, part))
+            num_bytes += part.num_bytes
+        if run:
+            self._run(run)
+
+    def _run(self, parts: list[tuple[Path, WindowPart]]) -> None:
+        if self._graph is None:
+            self._graph = self._make_graph()
+        numbers = [sorted(part.numbers, key=part.numbers.__getitem__) for _, part in parts]
+        try:
+            clips_NFCHW = self._graph.run([
+                (part.encoded, np.array([part.numbers[n] for n in of_part], np.int32))
+                for (_, part), of_part in zip(parts, numbers, strict=True)
+            ])  # fmt: skip
+        except RuntimeError as error:
+            self._graph = None  # a DALI pipeline can't be used after an error
+            if len(parts) > 1:
+                for part in parts:
+                    self._run([part])
+            else:
+                self.refused[parts[0][0]] = reason_of(error)
+            return
+        for (path, _), of_part, frames_FCHW in zip(parts, numbers, clips_NFCHW, strict=True):
+            of_file = self._frames.setdefault(path, {})
+            of_file.update(zip(of_part, frames_FCHW, strict=False))  # short ones are padded
