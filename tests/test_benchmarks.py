@@ -131,7 +131,7 @@ def test_documents_say_what_was_proved_on_a_gpu(tmp_path: Path) -> None:
         "decoded the others. Done: decode: codecs, decode: frames.\n"
         "  Failed: decode: tests, train: killed run.\n"
         "  Could not run there: decode: real (no videos).\n"
-        "  Not run yet: 19 of 24 checks.\n"
+        "  Not run yet: 20 of 25 checks.\n"
         "  Source: `python -m benchmarks.gpu_proof`, "
         "in `benchmarks/results/gpu_nvidiah100_202701.json`.\n"
         "  [docs/gpu.md]"

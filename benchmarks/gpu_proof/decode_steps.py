@@ -51,20 +51,25 @@ def real(context: Context) -> list[dict[str, Any]]:
 def rates(context: Context) -> list[dict[str, Any]]:
     """Clips per second of 8 frames by NVDEC and by PyAV, of drawn and of real videos."""
     rows: list[dict[str, Any]] = []
-    write_video = helper_of_tests("videos").write_video
-    num_clips, num_frames = (2, 20) if context.rehearse else (32, 60)
+    num_clips = 2 if context.rehearse else 32
     with tempfile.TemporaryDirectory() as folder:
         for codec, size in RATED[:1] if context.rehearse else RATED:
-            path = write_video(
-                Path(folder) / f"{codec}-{size}", codec=codec, size=SIZES[size], frames=num_frames,
-                draw=_moving,
-            )  # fmt: skip
+            path = drawn_video(Path(folder), codec, size, context)
             rows += _rated([path] * num_clips, {"codec": codec, "size": size}, context)
     for clips in context.clips:
         real = _videos(clips)
         real *= -(-num_clips // len(real))
         rows += _rated(real, {"clips": clips.name}, context)
     return rows
+
+
+def drawn_video(folder: Path, codec: str, size: str, context: Context) -> Path:
+    """A video of a textured picture that moves."""
+    path: Path = helper_of_tests("videos").write_video(
+        folder / f"{codec}-{size}", codec=codec, size=SIZES[size],
+        frames=20 if context.rehearse else 60, draw=_moving,
+    )  # fmt: skip
+    return path
 
 
 def _rated(paths: list[Path], of_row: dict[str, Any], context: Context) -> Iterator[dict[str, Any]]:
