@@ -1,6 +1,7 @@
 """Losses, optimizers, schedules and recipes: what is decided before a run begins."""
 
 import json
+import re
 import tomllib
 from collections import Counter
 from dataclasses import fields
@@ -128,7 +129,7 @@ def test_the_head_learns_fastest_and_the_stem_slowest(family: str) -> None:
     names = [name for name, _ in small(family).named_parameters()]
     depths = depths_of(names)
     assert max(depths.values()) >= 3
-    head = [depth for name, depth in depths.items() if name.startswith("head")]
+    head = [depth for name, depth in depths.items() if re.match(r"head|network\.classifier", name)]
     assert set(head) == {max(depths.values())}
     assert depths[names[0]] == min(depths.values())
     over_time = [depth for name, depth in depths.items() if "over_time" in name]

@@ -12,7 +12,11 @@ def train(
     out: Annotated[Path, typer.Option(help="Folder of the run: checkpoints, curves and settings.")],
     data: Annotated[Path | None, typer.Option(help="Folder of a dataset with splits.")] = None,
     model: Annotated[
-        str | None, typer.Option(help="vit-lstm, cnn-lstm, cnn-birnn, timesformer or vivit.")
+        str | None,
+        typer.Option(
+            help="vit-lstm, cnn-lstm, cnn-birnn, timesformer or vivit; hf is any video classifier "
+            "of transformers, named by --weights."
+        ),
     ] = None,
     preset: Annotated[
         str | None,

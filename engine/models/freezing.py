@@ -4,6 +4,8 @@ from torch import nn
 
 NEW_PARTS = ("embed", "recurrent", "transition", "dropout", "head")
 """Layers, in any family, that are not pretrained; all others come with published weights."""
+NEW_IN_NETWORK = (".classifier.", "network.pooler.", "network.head.", "network.head_layernorm.")
+"""The same in classifiers of `transformers`: their poolers, too."""
 
 
 def set_frozen(model: nn.Module, frozen: bool) -> None:
@@ -22,4 +24,4 @@ def set_frozen(model: nn.Module, frozen: bool) -> None:
 
 def is_new(name: str) -> bool:
     """True if the parameter `name` belongs to a layer that is not pretrained."""
-    return name.partition(".")[0] in NEW_PARTS or ".classifier." in name
+    return name.partition(".")[0] in NEW_PARTS or any(part in name for part in NEW_IN_NETWORK)

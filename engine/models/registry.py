@@ -12,7 +12,7 @@ from torch import nn
 
 from dali_pipelines.spec import ClipSpec
 from engine.errors import UserError, unknown_name
-from engine.models import cnn_birnn, cnn_lstm, timesformer, vit_lstm, vivit
+from engine.models import cnn_birnn, cnn_lstm, hf, timesformer, vit_lstm, vivit
 from engine.models.recurrent import Recurrence, RecurrentClassifier, RecurrentOptions
 
 FAMILIES: dict[str, ModuleType] = {
@@ -21,6 +21,7 @@ FAMILIES: dict[str, ModuleType] = {
     "cnn-birnn": cnn_birnn,
     "timesformer": timesformer,
     "vivit": vivit,
+    hf.FAMILY: hf,
 }
 
 _HALF: dict[str, Any] = {"mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5)}
@@ -50,6 +51,16 @@ class Preset:
     training: dict[str, Any] = field(default_factory=dict)
     """Recipe settings that differ from the general defaults."""
 
+
+_FINE_TUNING: dict[str, Any] = {
+    "lr": 1e-4, "weight_decay": 0.05, "epochs": 15, "batch_size": 8,
+}  # fmt: skip
+_VIDEOMAE = Preset(
+    clip=ClipSpec(num_frames=16, sampling="uniform", stride=4),
+    options={"config": {"model_type": "videomae"}},
+    weights="MCG-NJU/videomae-base-finetuned-kinetics",
+    training=_FINE_TUNING,
+)
 
 PRESETS: dict[str, dict[str, Preset]] = {
     "vit-lstm": {
@@ -122,6 +133,45 @@ PRESETS: dict[str, dict[str, Preset]] = {
             options={
                 "kind": "factorised", "dim": 96, "depth": 3, "time_depth": 2, "heads": 4,
                 "mlp_ratio": 2.0, "patch": 16, "convolutional_stem": True,
+            },
+            training=_SMALL | {"lr": 1e-3},
+        ),
+    },
+    hf.FAMILY: {
+        "base": _VIDEOMAE,
+        "videomae": _VIDEOMAE,
+        "timesformer": Preset(
+            clip=ClipSpec(num_frames=8, sampling="uniform", stride=32, **_KINETICS),
+            options={"config": {"model_type": "timesformer"}},
+            weights="facebook/timesformer-base-finetuned-k400",
+            training=_TIMESFORMER,
+        ),
+        "vivit": Preset(
+            clip=ClipSpec(num_frames=32, sampling="uniform", stride=2, **_HALF),
+            options={"config": {"model_type": "vivit"}},
+            weights="google/vivit-b-16x2-kinetics400",
+            training=_TIMESFORMER,
+        ),
+        "vjepa2": Preset(
+            clip=ClipSpec(num_frames=16, sampling="uniform", stride=4, resize=292, crop=256),
+            options={"config": {"model_type": "vjepa2"}},
+            weights="facebook/vjepa2-vitl-fpc16-256-ssv2",
+            training=_FINE_TUNING,
+        ),
+        "videoprism": Preset(
+            clip=ClipSpec(num_frames=16, sampling="uniform", stride=4, resize=288, crop=288,
+                          mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0)),
+            options={"config": {"model_type": "videoprism_vision_model"}},
+            weights="google/videoprism-base-f16r288",
+            training=_FINE_TUNING,
+        ),
+        "small": Preset(
+            clip=_SMALL_CLIP,
+            options={
+                "config": {
+                    "model_type": "videomae", "hidden_size": 96, "num_hidden_layers": 3,
+                    "num_attention_heads": 4, "intermediate_size": 192,
+                },
             },
             training=_SMALL | {"lr": 1e-3},
         ),

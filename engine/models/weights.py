@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from engine.errors import UserError
-from engine.models import timesformer
+from engine.models import hf, timesformer
 from engine.models.backbone import offline
 from engine.models.freezing import is_new
 from engine.models.vivit import JointViViT
@@ -63,9 +63,14 @@ def load(model: nn.Module, source: str) -> WeightsReport:
     Raises:
         UserError: The weights can't be found, fetched or read, or don't fit the model.
     """
-    path = _find(source)
-    grids = _token_grids(model, path)
-    weights = _best_naming(model, _read_vivit(path.parent) if grids else _read(path))
+    published: dict[str, Any] = {}
+    grids = None
+    if isinstance(model, hf.HfClassifier) and not Path(source).is_file():
+        weights, published = hf.read_weights(source)
+    else:
+        path = _find(source)
+        grids = _token_grids(model, path)
+        weights = _best_naming(model, _read_vivit(path.parent) if grids else _read(path))
     report = WeightsReport(source=source)
     own = model.state_dict()
     fitting: dict[str, Tensor] = {}
@@ -76,7 +81,7 @@ def load(model: nn.Module, source: str) -> WeightsReport:
             fitting[name] = weight
         elif _is_head(name):
             report.new_head.append(name)
-        elif (resized := _interpolate(name, weight, own[name], grids)) is not None:
+        elif (resized := _resized(model, name, weight, own[name], grids, published)) is not None:
             fitting[name] = resized
             report.interpolated.append(name)
         else:
@@ -95,6 +100,22 @@ def load(model: nn.Module, source: str) -> WeightsReport:
     report.num_loaded = len(fitting)
     report.missing = [name for name in own if name not in fitting and name not in report.new_head]
     return report
+
+
+def _resized(
+    model: nn.Module,
+    name: str,
+    weight: Tensor,
+    target: Tensor,
+    grids: "tuple[TokenGrid, TokenGrid] | None",
+    published: dict[str, Any],
+) -> Tensor | None:
+    """A position embedding in the model's size; None if it doesn't fit, or for other weights."""
+    if not published:
+        return _interpolate(name, weight, target, grids)
+    assert isinstance(model, hf.HfClassifier)
+    resized = hf.resize_positions(name, weight, published, model)
+    return resized if resized is not None and resized.shape == target.shape else None
 
 
 def _find(source: str) -> Path:

@@ -75,7 +75,8 @@ def depths_of(names: list[str]) -> dict[str, int]:
     parameters after them the largest depth, and parameters between two blocks the depth of the
     first of the two.
     """
-    block = re.compile(r"^((?:\w+\.)*?(?:blocks|layers?|layer\d|features|space|time)\.\d+)\.")
+    kinds = r"blocks|(?:\w+_)?layers?|layer\d|features|space|time"
+    block = re.compile(rf"^((?:\w+\.)*?(?:{kinds})\.\d+)\.")
     blocks = list(dict.fromkeys(match[1] for name in names if (match := block.match(name))))
     depth_of = {name: number for number, name in enumerate(blocks, 1)}
     num_left = sum(1 for name in names if block.match(name))

@@ -23,6 +23,7 @@ from dali_pipelines.settings import (
 )
 from dali_pipelines.spec import ClipSpec
 from engine.errors import UserError, unknown_name
+from engine.models import hf
 from engine.models.registry import PRESETS, ModelSpec
 from engine.training.losses import LossConfig
 from engine.training.optim import OptimConfig
@@ -118,6 +119,7 @@ class Recipe:
             for setting in MODEL_SETTINGS:
                 if setting in given:
                     check_value(cls, setting, given[setting])
+            given = _of_checkpoint(given)
             family, name = given["model"], given.get("preset", "base")
             ModelSpec.of_preset(family, name, 1, **given.get("options", {}))  # checks the options
             preset = PRESETS[family][name]
@@ -145,6 +147,27 @@ class Recipe:
         """The spec of the model for `num_classes` classes."""
         spec, _ = ModelSpec.of_preset(self.model, self.preset, num_classes, **self.options)
         return spec
+
+
+def _of_checkpoint(given: dict[str, Any]) -> dict[str, Any]:
+    """Add the settings of the checkpoint of `hf` that is named, below those that are given."""
+    source = given.get("weights", "none")
+    if given["model"] != hf.FAMILY or source == "none" or Path(source).is_file():
+        return given
+    preset = given.get("preset", "base")
+    is_own = preset in PRESETS[hf.FAMILY] and source == PRESETS[hf.FAMILY][preset].weights
+    if is_own or "config" in given.get("options", {}):
+        return given  # it is known
+    published = {
+        each.options["config"]["model_type"]: (name, each.clip.stride)
+        for name, each in PRESETS[hf.FAMILY].items()
+        if each.weights != "none"
+    }
+    settings = hf.read_checkpoint(source)
+    name, stride = published[settings["options"]["config"]["model_type"]]
+    settings |= {"sampling": "uniform", "stride": stride}
+    given = {**given, "preset": name if preset in ("base", "small") else preset}
+    return merge(settings, given)
 
 
 def setting_names() -> list[str]:

@@ -182,7 +182,11 @@ class _Runner:
         hints = {"INFERENCE_PRECISION_HINT": self._hint, "PERFORMANCE_HINT": performance}
         if self._files:
             hints["CACHE_DIR"] = str(_cache(self._files, hints))
-        return self._core.compile_model(self._model, "CPU", hints)
+        try:
+            return self._core.compile_model(self._model, "CPU", hints)
+        except RuntimeError:  # in int8, means over time of the TimeSformer of `transformers` do so
+            self._model.reshape([-1, *list(self._model.input(0).partial_shape)[1:]])
+            return self._core.compile_model(self._model, "CPU", hints)
 
     def __call__(self, clips: "torch.Tensor") -> "torch.Tensor":
         import torch
