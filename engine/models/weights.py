@@ -6,6 +6,7 @@ interpolated or skipped.
 """
 
 import math
+import re
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,6 +21,10 @@ from engine.models.backbone import offline
 from engine.models.freezing import is_new
 from engine.models.vivit import JointViViT
 
+TokenGrid = tuple[int, int, int]
+"""Number of tokens of a joint ViViT over time, height and width."""
+ALONG_ONE_AXIS = re.compile(r"\.(temporal_pos|rel_pos_[thw])$")
+"""Embeddings of MViT with one row for each time step, or for each distance."""
 FILES = ("model.safetensors", "pytorch_model.bin")
 
 
@@ -65,7 +70,28 @@ def load(model: nn.Module, source: str) -> WeightsReport:
     """
     path = _find(source)
     grids = _token_grids(model, path)
-    weights = _best_naming(model, _read_vivit(path.parent) if grids else _read(path))
+    weights = _read_vivit(path.parent) if grids else _read(path)
+    return fit(model, weights, source, grids)
+
+
+def fit(
+    model: nn.Module,
+    weights: dict[str, Tensor],
+    source: str,
+    grids: tuple[TokenGrid, TokenGrid] | None = None,
+) -> WeightsReport:
+    """Load weights that are in memory; `source` is their name in the report and in errors.
+
+    Args:
+        model: The model to change.
+        weights: Weights by name, in any naming convention that is known here or to the model.
+        source: Where they come from.
+        grids: Token grids of the weights and of the model; only for a joint ViViT.
+
+    Raises:
+        UserError: The weights don't fit the model.
+    """
+    weights = _best_naming(model, weights)
     report = WeightsReport(source=source)
     own = model.state_dict()
     fitting: dict[str, Tensor] = {}
@@ -144,7 +170,7 @@ def _read(path: Path) -> dict[str, Tensor]:
     except Exception as error:  # torch raises many types for a damaged file
         reason = (str(error) or repr(error)).splitlines()[0]
         raise UserError(f"{path} can't be read as weights ({reason}).") from error
-    for key in ("state_dict", "model"):
+    for key in ("state_dict", "model_state", "model"):
         if isinstance(content, dict) and isinstance(content.get(key), dict):
             content = content[key]
     if not isinstance(content, dict):
@@ -176,16 +202,14 @@ def _best_naming(model: nn.Module, weights: dict[str, Tensor]) -> dict[str, Tens
         {f"network.{name}": weight for name, weight in weights.items()},
         timesformer.from_transformers(weights, attention),
     ]
+    if hasattr(model, "from_published"):
+        namings.append(model.from_published(weights))
     own = set(model.state_dict())
     return max(namings, key=lambda naming: len(own & set(naming)))
 
 
 def _is_head(name: str) -> bool:
     return name.startswith("head.") or ".classifier." in name
-
-
-TokenGrid = tuple[int, int, int]
-"""Number of tokens of a joint ViViT over time, height and width."""
 
 
 def _token_grids(model: nn.Module, path: Path) -> tuple[TokenGrid, TokenGrid] | None:
@@ -219,6 +243,11 @@ def _interpolate(
     from timm.layers import resample_abs_pos_embed
     from torch.nn.functional import interpolate
 
+    if ALONG_ONE_AXIS.search(name) and weight.shape[1:] == target.shape[1:]:
+        return interpolate(weight.T[None], len(target), mode="linear")[0].T
+    if name.endswith(".spatial_pos") and weight.shape[1:] == target.shape[1:]:
+        side = math.isqrt(len(target))
+        return resample_abs_pos_embed(weight[None], [side, side], num_prefix_tokens=0)[0]
     if weight.ndim != 3 or weight.shape[0] != 1 or weight.shape[2] != target.shape[2]:
         return None
     count = target.shape[1]
