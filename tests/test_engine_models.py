@@ -1,4 +1,4 @@
-"""The five families: equal to the libraries' own on the same weights, exportable, trainable."""
+"""All families: equal to the libraries' own on the same weights, exportable, trainable."""
 
 from typing import Any
 

@@ -35,7 +35,7 @@ def job_of(family: str, precision: Precision = "fp32", **wanted: object) -> Buil
     torch.manual_seed(0)
     model = registry.build(spec, clip).eval()
     for each in model.modules():
-        if isinstance(each, nn.BatchNorm2d):
+        if isinstance(each, nn.BatchNorm2d | nn.BatchNorm3d):
             each.running_mean.normal_(std=0.1)
             each.running_var.uniform_(0.8, 1.2)
             nn.init.normal_(each.bias, std=0.1)

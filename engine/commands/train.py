@@ -14,15 +14,16 @@ def train(
     model: Annotated[
         str | None,
         typer.Option(
-            help="vit-lstm, cnn-lstm, cnn-birnn, timesformer or vivit; hf is any video classifier "
-            "of transformers, named by --weights."
+            help="vit-lstm, cnn-lstm, cnn-birnn, timesformer, vivit, torchvision or x3d; hf is any "
+            "video classifier of transformers, named by --weights."
         ),
     ] = None,
     preset: Annotated[
         str | None,
         typer.Option(
             help="Model size: base is the published one, small trains on a laptop; timesformer "
-            "also has hr and l. Default: base with a GPU, else small."
+            "also has hr and l, x3d has s and m, and torchvision the names of its video models, "
+            "such as swin3d_t. Default: base with a GPU, else small."
         ),
     ] = None,
     epochs: Annotated[int | None, typer.Option(min=1, help="Passes over the clips.")] = None,

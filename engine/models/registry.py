@@ -4,6 +4,7 @@
 """
 
 import dataclasses
+import inspect
 from dataclasses import dataclass, field
 from types import ModuleType
 from typing import Any, Self
@@ -12,8 +13,17 @@ from torch import nn
 
 from dali_pipelines.spec import ClipSpec
 from engine.errors import UserError, unknown_name
-from engine.models import cnn_birnn, cnn_lstm, hf, timesformer, vit_lstm, vivit
-from engine.models.recurrent import Recurrence, RecurrentClassifier, RecurrentOptions
+from engine.models import (
+    cnn_birnn,
+    cnn_lstm,
+    hf,
+    timesformer,
+    torchvision_video,
+    vit_lstm,
+    vivit,
+    x3d,
+)
+from engine.models.recurrent import Recurrence, RecurrentClassifier
 
 FAMILIES: dict[str, ModuleType] = {
     "vit-lstm": vit_lstm,
@@ -22,10 +32,15 @@ FAMILIES: dict[str, ModuleType] = {
     "timesformer": timesformer,
     "vivit": vivit,
     hf.FAMILY: hf,
+    "torchvision": torchvision_video,
+    "x3d": x3d,
 }
 
 _HALF: dict[str, Any] = {"mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5)}
 _KINETICS: dict[str, Any] = {"mean": (0.45, 0.45, 0.45), "std": (0.225, 0.225, 0.225)}
+_KINETICS_RESNET: dict[str, Any] = {
+    "mean": (0.43216, 0.394666, 0.37645), "std": (0.22803, 0.22145, 0.216989),
+}  # fmt: skip
 _SMALL_CLIP = ClipSpec(num_frames=12, resize=64, crop=64, **_HALF)
 _TIMESFORMER = {
     "optimizer": "sgd", "lr": 0.0035, "momentum": 0.9, "weight_decay": 0.003, "epochs": 15,
@@ -60,6 +75,22 @@ _VIDEOMAE = Preset(
     options={"config": {"model_type": "videomae"}},
     weights="MCG-NJU/videomae-base-finetuned-kinetics",
     training=_FINE_TUNING,
+)
+
+
+def _published(name: str, clip: ClipSpec, **options: Any) -> Preset:
+    """A video model of torchvision and the clips that its weights were trained on."""
+    return Preset(clip=clip, options={"name": name, **options}, weights="backbone")
+
+
+_RESNET_CLIP = ClipSpec(
+    num_frames=16, sampling="uniform", stride=1, fps=15, resize=128, crop=112, **_KINETICS_RESNET
+)
+_S3D_CLIP = dataclasses.replace(_RESNET_CLIP, num_frames=128, resize=256, crop=224)
+_MVIT_CLIP = ClipSpec(num_frames=16, sampling="uniform", stride=1, fps=7.5, **_KINETICS)
+_SWIN_CLIP = ClipSpec(num_frames=32, sampling="uniform", stride=1, fps=15)
+_X3D_M = Preset(
+    clip=ClipSpec(num_frames=16, sampling="uniform", stride=5, **_KINETICS), weights="backbone"
 )
 
 PRESETS: dict[str, dict[str, Preset]] = {
@@ -176,6 +207,37 @@ PRESETS: dict[str, dict[str, Preset]] = {
             training=_SMALL | {"lr": 1e-3},
         ),
     },
+    "torchvision": {
+        "base": _published("mvit_v2_s", _MVIT_CLIP, dropout=0.5),
+        "small": Preset(
+            clip=_SMALL_CLIP,
+            options={"name": "r2plus1d_18", "width": 0.25},
+            training=_SMALL,
+        ),
+        "r3d_18": _published("r3d_18", _RESNET_CLIP),
+        "mc3_18": _published("mc3_18", _RESNET_CLIP),
+        "r2plus1d_18": _published("r2plus1d_18", _RESNET_CLIP),
+        "s3d": _published("s3d", _S3D_CLIP, dropout=0.2),
+        "mvit_v1_b": _published("mvit_v1_b", _MVIT_CLIP, dropout=0.5),
+        "mvit_v2_s": _published("mvit_v2_s", _MVIT_CLIP, dropout=0.5),
+        "swin3d_t": _published("swin3d_t", _SWIN_CLIP),
+        "swin3d_s": _published("swin3d_s", _SWIN_CLIP),
+        "swin3d_b": _published("swin3d_b", _SWIN_CLIP),
+    },
+    "x3d": {
+        "base": _X3D_M,
+        "small": Preset(
+            clip=_SMALL_CLIP, options={"width": 1.0, "depth": 1.0, "dropout": 0.0},
+            training=_SMALL,
+        ),
+        "s": Preset(
+            clip=ClipSpec(
+                num_frames=13, sampling="uniform", stride=6, resize=182, crop=160, **_KINETICS
+            ),
+            weights="backbone",
+        ),
+        "m": _X3D_M,
+    },
 }  # fmt: skip
 
 
@@ -205,6 +267,12 @@ class ModelSpec:
         options = _options(family, overrides, _options(family, chosen.options))
         return cls(family=family, options=options, num_classes=num_classes), chosen.clip
 
+    @property
+    def published(self) -> str:
+        """Name of the network whose published weights `backbone` means."""
+        name = getattr(self.options, "backbone", None) or getattr(self.options, "name", None)
+        return name or self.family
+
     def to_dict(self) -> dict[str, Any]:
         return dataclasses.asdict(self)
 
@@ -226,7 +294,8 @@ def build(spec: ModelSpec, clip: ClipSpec, *, pretrained: bool = False) -> nn.Mo
     Args:
         spec: The family, its options and the number of classes.
         clip: Frames and size of the clips.
-        pretrained: Load the published weights of the backbone; only for recurrent families.
+        pretrained: Load the weights that the backbone's library publishes; only for families
+            that have such weights.
 
     Raises:
         UserError: The options don't fit the family, or the weights can't be fetched.
@@ -234,7 +303,7 @@ def build(spec: ModelSpec, clip: ClipSpec, *, pretrained: bool = False) -> nn.Mo
     family = FAMILIES[spec.family]
     extra: dict[str, Any] = {}
     if pretrained:
-        if not isinstance(spec.options, RecurrentOptions):
+        if "pretrained" not in inspect.signature(family.build).parameters:
             raise UserError(f"{spec.family} has no backbone: pass `weights` with a name, or none.")
         extra["pretrained"] = True
     return family.build(

@@ -6,6 +6,7 @@ interpolated or skipped.
 """
 
 import math
+import re
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,6 +21,10 @@ from engine.models.backbone import offline
 from engine.models.freezing import is_new
 from engine.models.vivit import JointViViT
 
+TokenGrid = tuple[int, int, int]
+"""Number of tokens of a joint ViViT over time, height and width."""
+ALONG_ONE_AXIS = re.compile(r"\.(temporal_pos|rel_pos_[thw])$")
+"""Embeddings of MViT with one row for each time step, or for each distance."""
 FILES = ("model.safetensors", "pytorch_model.bin")
 
 
@@ -63,14 +68,35 @@ def load(model: nn.Module, source: str) -> WeightsReport:
     Raises:
         UserError: The weights can't be found, fetched or read, or don't fit the model.
     """
-    published: dict[str, Any] = {}
-    grids = None
     if isinstance(model, hf.HfClassifier) and not Path(source).is_file():
         weights, published = hf.read_weights(source)
-    else:
-        path = _find(source)
-        grids = _token_grids(model, path)
-        weights = _best_naming(model, _read_vivit(path.parent) if grids else _read(path))
+        return fit(model, weights, source, published=published)
+    path = _find(source)
+    grids = _token_grids(model, path)
+    weights = _read_vivit(path.parent) if grids else _read(path)
+    return fit(model, weights, source, grids)
+
+
+def fit(
+    model: nn.Module,
+    weights: dict[str, Tensor],
+    source: str,
+    grids: tuple[TokenGrid, TokenGrid] | None = None,
+    published: dict[str, Any] | None = None,
+) -> WeightsReport:
+    """Load weights that are in memory; `source` is their name in the report and in errors.
+
+    Args:
+        model: The model to change.
+        weights: Weights by name, in any naming convention that is known here or to the model.
+        source: Where they come from.
+        grids: Token grids of the weights and of the model; only for a joint ViViT.
+        published: Config of the checkpoint; only for `hf`.
+
+    Raises:
+        UserError: The weights don't fit the model.
+    """
+    weights = _best_naming(model, weights)
     report = WeightsReport(source=source)
     own = model.state_dict()
     fitting: dict[str, Tensor] = {}
@@ -108,10 +134,10 @@ def _resized(
     weight: Tensor,
     target: Tensor,
     grids: "tuple[TokenGrid, TokenGrid] | None",
-    published: dict[str, Any],
+    published: dict[str, Any] | None,
 ) -> Tensor | None:
     """A position embedding in the model's size; None if it doesn't fit, or for other weights."""
-    if not published:
+    if published is None:
         return _interpolate(name, weight, target, grids)
     assert isinstance(model, hf.HfClassifier)
     resized = hf.resize_positions(name, weight, published, model)
@@ -165,7 +191,7 @@ def _read(path: Path) -> dict[str, Tensor]:
     except Exception as error:  # torch raises many types for a damaged file
         reason = (str(error) or repr(error)).splitlines()[0]
         raise UserError(f"{path} can't be read as weights ({reason}).") from error
-    for key in ("state_dict", "model"):
+    for key in ("state_dict", "model_state", "model"):
         if isinstance(content, dict) and isinstance(content.get(key), dict):
             content = content[key]
     if not isinstance(content, dict):
@@ -197,16 +223,14 @@ def _best_naming(model: nn.Module, weights: dict[str, Tensor]) -> dict[str, Tens
         {f"network.{name}": weight for name, weight in weights.items()},
         timesformer.from_transformers(weights, attention),
     ]
+    if hasattr(model, "from_published"):
+        namings.append(model.from_published(weights))
     own = set(model.state_dict())
     return max(namings, key=lambda naming: len(own & set(naming)))
 
 
 def _is_head(name: str) -> bool:
     return name.startswith("head.") or ".classifier." in name
-
-
-TokenGrid = tuple[int, int, int]
-"""Number of tokens of a joint ViViT over time, height and width."""
 
 
 def _token_grids(model: nn.Module, path: Path) -> tuple[TokenGrid, TokenGrid] | None:
@@ -240,6 +264,11 @@ def _interpolate(
     from timm.layers import resample_abs_pos_embed
     from torch.nn.functional import interpolate
 
+    if ALONG_ONE_AXIS.search(name) and weight.shape[1:] == target.shape[1:]:
+        return interpolate(weight.T[None], len(target), mode="linear")[0].T
+    if name.endswith(".spatial_pos") and weight.shape[1:] == target.shape[1:]:
+        side = math.isqrt(len(target))
+        return resample_abs_pos_embed(weight[None], [side, side], num_prefix_tokens=0)[0]
     if weight.ndim != 3 or weight.shape[0] != 1 or weight.shape[2] != target.shape[2]:
         return None
     count = target.shape[1]

@@ -375,7 +375,7 @@ def _make_model(recipe: Recipe, spec: Any, *, is_new: bool) -> tuple[Any, str]:
     if source == "none":
         return network, ""
     if source == "backbone":
-        return network, f"{spec.options.backbone}: published weights; other layers are random"
+        return network, f"{spec.published}: published weights; other layers are random"
     return network, weights.load(network, source).describe()
 
 
