@@ -22,7 +22,7 @@ FLAGS = {
     "train": set(
         "--data --model --preset --weights --loader --epochs --out --recipe --resume --batch-size "
         "--lr --optimizer --precision --no-flip --cache --cache-gb --device --devices --nodes "
-        "--set --option --seed".split()
+        "--set --option --seed --folds".split()
     ),
     "evaluate": {"--data", "--split", "--splits", "--views", "--out", "--device"},
     "compile": set(
