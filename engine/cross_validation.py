@@ -107,16 +107,10 @@ def iterate_folds(
         its_facts = dataclasses.replace(facts, fold=number, scheme=divided.describe(number))
         trained = run.train(
             *(run.read(folder, Path(data)) if resume else (recipe, its_facts)),
-            folder,
-            resume=resume,
-            loader=loader,
-            cache=Path(cache) if cache is not None else None,
-            cache_gb=cache_gb,
-            device=device,
-            save_every_s=save_minutes * 60,
-            log=log,
-            on_ready=keep,
-        )
+            folder, resume=resume, loader=loader,
+            cache=Path(cache) if cache is not None else None, cache_gb=cache_gb, device=device,
+            save_every_s=save_minutes * 60, log=log, on_ready=keep,
+        )  # fmt: skip
         is_stopped = trainers.pop().stop_asked  # also after its last step
         yield number, trained
         if is_stopped:

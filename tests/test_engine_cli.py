@@ -44,7 +44,7 @@ FLAGS = {
     "data synth": {"--classes", "--clips-per-class", "--seed"},
     "data hmdb51": {"--out"},
     "data index": {"--list", "--skip-missing", "--frames-fps"},
-    "data split": {"--scheme", "--fold", "--seed"},
+    "data split": {"--scheme", "--fold", "--folds", "--seed"},
     "data check": {"--timeout"},
     "data audit": {"--strict", "--look", "--seed"},
     "export triton": {"--name", "--device"},

@@ -225,6 +225,10 @@ def test_what_holds_no_folds_is_told(synth: Path, tmp_path: Path, run_engine) ->
     taken = run_engine(*flags, synth)
     assert taken.returncode == 2
     assert f"{synth} is the folder of a run or a dataset: name another --out" in taken.stderr
+    (tmp_path / "folds" / "fold-7").mkdir(parents=True)
+    strays = run_engine(*flags, tmp_path / "folds")
+    assert strays.returncode == 2
+    assert "has no folds.json for fold-7: name another --out" in strays.stderr
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"recipe": {}, "folds": {"digests": []}}'])

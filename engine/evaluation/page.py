@@ -95,7 +95,8 @@ def _folds(folds: "Sequence[Evaluated]") -> str:
         for fold in folds
     ]
     heads = ("fold", "test sources", "test clips", "top-1", "top-5", "F1, macro")
-    return "<h2>Folds</h2>" + table(heads, rows)
+    note = "<p>Each clip is tested once, by the run of the fold that holds it out.</p>"
+    return "<h2>Folds</h2>" + note + table(heads, rows)
 
 
 def _protocols(runs: "Sequence[Evaluated]") -> str:

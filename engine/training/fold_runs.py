@@ -57,6 +57,8 @@ def begin(out: Path, folds: Folds, recipe: Recipe) -> None:
     for name in (run_folder.FACTS, run_folder.MANIFEST):
         if (out / name).exists():
             raise UserError(f"{out} is the folder of a run or a dataset: name another `out`.")
+    if strays := sorted(out.glob("fold-*")):
+        raise UserError(f"{out} has no {FACTS} for {strays[0].name}: name another `out`.")
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
