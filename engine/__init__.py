@@ -24,6 +24,7 @@ if TYPE_CHECKING:
         make_loader,
         train,
     )
+    from engine.cross_validation import evaluate_folds, train_folds
     from engine.errors import RefusedError, UserError
     from engine.frames import read_frames
     from engine.prediction import Prediction
@@ -43,11 +44,13 @@ _HOMES = {
     "create_model": "engine.api",
     "enable_progress_bars": "engine.progress",
     "evaluate": "engine.api",
+    "evaluate_folds": "engine.cross_validation",
     "list_models": "engine.api",
     "load": "engine.api",
     "make_loader": "engine.api",
     "read_frames": "engine.frames",
     "train": "engine.api",
+    "train_folds": "engine.cross_validation",
 }
 """Where a public name is defined."""
 
@@ -65,11 +68,13 @@ __all__ = [
     "create_model",
     "enable_progress_bars",
     "evaluate",
+    "evaluate_folds",
     "list_models",
     "load",
     "make_loader",
     "read_frames",
     "train",
+    "train_folds",
 ]
 
 

@@ -15,7 +15,9 @@ if TYPE_CHECKING:
     from engine.evaluation.results import Evaluated
     from engine.predictor import Predictor
     from engine.training.loop import Trainer
+    from engine.training.recipe import Recipe
     from engine.training.run import Trained
+    from engine.training.run_folder import RunFacts
     from trt.config import ArtifactConfig, Precision
 
 
@@ -52,6 +54,7 @@ def train(
     model: str | None = None,
     preset: str | None = None,
     scheme: str | None = None,
+    fold: int | None = None,
     size: int | None = None,
     loader: Literal["dali", "torch"] | None = None,
     cache: str | Path | None = None,
@@ -77,6 +80,7 @@ def train(
         model: One of `list_models()`. Required unless a recipe names it.
         preset: `base` or `small`. Default: `base` with a GPU, else `small`.
         scheme: Split the clips this way for this run only, for example `"grouped"`.
+        fold: Train on this fold, as `engine data split` made it; `train_folds` trains on all.
         size: Height and width of a frame in pixels.
         loader: The DALI pipeline, or plain PyTorch. Default: DALI if it is installed.
         cache: Keep decoded frames in this folder for later epochs.
@@ -104,27 +108,20 @@ def train(
         'wave'
     """
     from engine.training import run
-    from engine.training.recipe import merge
 
     chosen = {"model": model, "preset": preset, **settings}
     given = {name: value for name, value in chosen.items() if value is not None}
     if resume:
-        if given or size or recipe or scheme:
+        if given or size or recipe or scheme or fold:
             raise UserError("a resumed run keeps its settings: don't pass any.")
         resolved, facts = run.read(Path(out), _as_path(data))
     elif data is None:
         raise UserError("no dataset given: pass its folder.")
     else:
-        resolved, facts = run.begin(
-            merge(_settings_of(recipe), given) if recipe else given,
-            data=Path(data),
-            scheme=scheme,
-            size=size,
-            is_preset_free=not recipe and not {"preset", "weights", "options"} & given.keys(),
-            device=device,
-            command=command,
-            log=log or print,
-        )
+        resolved, facts = begin_run(
+            data, recipe=recipe, scheme=scheme, fold=fold, size=size, device=device,
+            command=command, log=log or print, **given,
+        )  # fmt: skip
     return run.train(
         resolved,
         facts,
@@ -140,6 +137,33 @@ def train(
         log=log,
         on_ready=on_ready,
     )
+
+
+def begin_run(
+    data: str | Path,
+    *,
+    recipe: str | Path | None = None,
+    scheme: str | None = None,
+    fold: int | None = None,
+    size: int | None = None,
+    device: str = "auto",
+    command: str = "",
+    log: Callable[[str], None] = lambda line: None,
+    **settings: Any,
+) -> "tuple[Recipe, RunFacts]":
+    """Complete the settings of a new run, without starting it; see `train` for the arguments."""
+    from engine.training import run
+    from engine.training.recipe import merge
+
+    if scheme and fold:
+        raise UserError("a fold has its own split: don't pass `scheme` with it.")
+    given = {name: value for name, value in settings.items() if value is not None}
+    is_preset_free = not recipe and not {"preset", "weights", "options"} & given.keys()
+    return run.begin(
+        merge(_settings_of(recipe), given) if recipe else given,
+        data=Path(data), scheme=scheme, fold=fold, size=size, is_preset_free=is_preset_free,
+        device=device, command=command, log=log,
+    )  # fmt: skip
 
 
 def evaluate(

@@ -20,8 +20,8 @@ MAY_IMPORT = {
     "dali_pipelines.loaders": "dali_pipelines dali_pipelines.decode",
     "trt": "trt.backends",
     "trt.backends": "trt",
-    "engine": "dali_pipelines.* trt.* engine.api engine.prediction engine.predictor "
-    "engine.training",
+    "engine": "dali_pipelines.* trt.* engine.api engine.cross_validation engine.prediction "
+    "engine.predictor engine.training",
     "engine.data": "dali_pipelines.*",
     "engine.models": "dali_pipelines.*",
     "engine.prediction": "dali_pipelines.*",
@@ -38,9 +38,11 @@ MAY_IMPORT = {
     "engine.predictor",
     "engine.api": "dali_pipelines.* trt.* engine.compilation engine.data engine.evaluation "
     "engine.experiments engine.models engine.predictor engine.training",
+    "engine.cross_validation": "dali_pipelines.* trt.* engine.api engine.data engine.evaluation "
+    "engine.training",
     "engine.commands": "dali_pipelines.* trt.* benchmarks.* engine.api engine.app "
-    "engine.compilation engine.data engine.demo engine.evaluation engine.experiments "
-    "engine.labelling engine.predictor engine.serving engine.training",
+    "engine.compilation engine.cross_validation engine.data engine.demo engine.evaluation "
+    "engine.experiments engine.labelling engine.predictor engine.serving engine.training",
     "engine.cli": "dali_pipelines.* trt.* engine.commands",
     "engine.__main__": "engine.cli",
     "benchmarks": "dali_pipelines.* trt.* engine.* benchmarks.*",

@@ -266,6 +266,9 @@ def test_the_documents_code_runs(
     for path in folder.iterdir():
         shutil.copy(path, tmp_path)
     (tmp_path / "my_videos").symlink_to(synth)
+    folded = shutil.copytree(synth, tmp_path / "folded")
+    folds = ("--scheme", "grouped", "--folds", 3)
+    assert run_engine("data", "split", folded, *folds).returncode == 0
     random_run(tmp_path / "run", manifest.load(synth).class_names)
     blocks = re.findall(r"```python\n(.+?)```", DOCS.read_text(), re.DOTALL)
     assert len(blocks) >= 5

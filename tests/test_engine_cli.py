@@ -22,7 +22,7 @@ FLAGS = {
     "train": set(
         "--data --model --preset --weights --loader --epochs --out --recipe --resume --batch-size "
         "--lr --optimizer --precision --no-flip --cache --cache-gb --device --devices --nodes "
-        "--set --option --seed".split()
+        "--set --option --seed --folds".split()
     ),
     "evaluate": {"--data", "--split", "--splits", "--views", "--out", "--device"},
     "compile": set(
@@ -44,7 +44,7 @@ FLAGS = {
     "data synth": {"--classes", "--clips-per-class", "--seed"},
     "data hmdb51": {"--out"},
     "data index": {"--list", "--skip-missing", "--frames-fps"},
-    "data split": {"--scheme", "--fold", "--seed"},
+    "data split": {"--scheme", "--fold", "--folds", "--seed"},
     "data check": {"--timeout"},
     "data audit": {"--strict", "--look", "--seed"},
     "export triton": {"--name", "--device"},

@@ -18,7 +18,7 @@ from trainers import trainer_of
 
 from dali_pipelines.decode.clip_facts import ClipHealth
 from engine import atomic
-from engine.data import manifest, splits, validate
+from engine.data import folds, manifest, splits, validate
 from engine.data.file_digest import file_digest
 from engine.errors import UserError
 from engine.experiments import outcome, search
@@ -478,6 +478,32 @@ def test_a_study_runs_every_combination_once(run_engine, dataset: Path, tmp_path
     other = run_engine(*arguments, "--set", "lr=0.5")
     assert other.returncode == 2
     assert "differs from this one in lr: name another --out, or remove that folder" in other.stderr
+
+
+@pytest.mark.slow
+def test_a_study_cross_validates(run_engine, dataset: Path, tmp_path: Path) -> None:
+    root = Path(shutil.copytree(dataset, tmp_path / "set"))
+    study = write(tmp_path, '[train]\nmodel = "vit-lstm"\n')
+    arguments = ("study", study, "--data", root, "--scheme", "folds", "--out", tmp_path / "out",
+                 *SMALL)  # fmt: skip
+    undivided = run_engine(*arguments)
+    assert undivided.returncode == 2
+    assert "isn't divided into folds" in undivided.stderr
+    folds.apply(manifest.load(root), "grouped", num_folds=3)
+    result = run_engine(*arguments)
+    assert result.returncode == 0, result.stderr
+    (row,) = rows_of(tmp_path / "out")
+    trial = tmp_path / "out" / "folds"
+    pooled, *each = json.loads((trial / "evaluation" / "report.json").read_text())
+    assert (pooled["video"]["num_clips"], len(each)) == (30, 3)
+    assert float(row["top1"]) == pytest.approx(100 * pooled["video"]["top1"], abs=0.1)
+    best = [checkpoint.read_best(trial / f"fold-{number}")["value"] for number in (1, 2, 3)]
+    assert float(row["val"]) == pytest.approx(sum(best) / 3, rel=1e-3)
+    (trial / "result.json").unlink()
+    again = run_engine(*arguments)
+    assert again.returncode == 0, again.stderr
+    assert "training clips" not in again.stderr
+    assert rows_of(tmp_path / "out") == [row]
 
 
 @pytest.mark.slow

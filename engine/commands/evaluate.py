@@ -1,6 +1,7 @@
 """`engine evaluate`: accuracy of one or more runs on held-out clips."""
 
 import itertools
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, cast
 
@@ -46,15 +47,31 @@ def evaluate(
     """Test the best checkpoint of each run; write a report as JSON, CSV and one HTML page.
 
     The test clips are those of the split that the run was trained with, even if the dataset was
-    split again since. Several runs appear side by side.
+    split again since. Several runs appear side by side. For a folder of engine train --folds, each
+    clip is tested by the run of its fold, and the results are pooled.
 
     Example: [bold]engine evaluate run --data my_videos --split test --views 5x3[/bold]
+
+    Example: [bold]engine evaluate folds[/bold]
     """
     from engine import api
     from engine.errors import UserError
     from engine.evaluation import report
     from engine.evaluation.clips import parse_views
+    from engine.training.fold_runs import is_folder_of_folds
 
+    if any(map(is_folder_of_folds, runs)):
+        if len(runs) > 1 or split != "test" or splits is not None:
+            raise UserError(
+                "a folder of folds is tested alone, on the test clips of its folds: leave out "
+                "other runs, --split and --splits."
+            )
+        raise typer.Exit(
+            _evaluate_folds(
+                runs[0], out, data=data, views=views, loader=loader, batch_size=batch_size,
+                device=device,
+            )
+        )  # fmt: skip
     if len(runs) > 1 and out is None:
         raise UserError("several runs share one report: pass a folder for it with --out.")
     num_clips, num_crops = parse_views(views)
@@ -81,6 +98,22 @@ def evaluate(
     print(f"written to {report.write(folder, evaluated)}")
     failed = sum(len(each.predictions.failures) for each in evaluated)
     raise typer.Exit(1 if failed else 0)
+
+
+def _evaluate_folds(out: Path, folder: Path | None, *, views: str, **settings: Any) -> int:
+    """Test a folder of folds, print and write the results, and return the exit code."""
+    from engine.cross_validation import evaluate_folds
+    from engine.evaluation import report
+    from engine.evaluation.clips import parse_views
+
+    results = evaluate_folds(out, views=views, log=print, **settings)
+    _print([results.pooled], results.folds)
+    if results.pooled.predictions.damage:
+        print(results.pooled.predictions.damage)
+    views = "{}x{}".format(*parse_views(views))
+    folder = folder or report.folder_of(out, split="test", views=views)
+    print(f"written to {report.write(folder, [results.pooled], results.folds)}")
+    return 1 if results.pooled.predictions.failures else 0
 
 
 def _names(runs: list[Path]) -> list[str]:
@@ -114,7 +147,8 @@ def _check_folds(splits: str, evaluated: "list[Evaluated]") -> None:
         )
 
 
-def _print(evaluated: "list[Evaluated]") -> None:
+def _print(evaluated: "list[Evaluated]", folds: "Sequence[Evaluated]" = ()) -> None:
+    """Print a table of the runs, with the mean over repeated runs or over folds."""
     from rich.console import Console
     from rich.markup import escape
     from rich.table import Table
@@ -122,21 +156,22 @@ def _print(evaluated: "list[Evaluated]") -> None:
     from engine.evaluation.page import HEADLINES, PERCENT, spread
     from engine.evaluation.results import are_repeats
 
-    with_mean = are_repeats(evaluated)
+    repeats = folds or (evaluated if are_repeats(evaluated) else [])
     table = Table()
     table.add_column("")
     columns = [(each, level) for each in evaluated for level in each.levels]
     for each, level in columns:
         table.add_column(f"{escape(each.name)}\neach {level}", justify="right")
-    if with_mean:
-        table.add_column("mean ± std\nof videos", justify="right")
+    if repeats:
+        over = f"over {len(folds)} folds" if folds else "of videos"
+        table.add_column(f"mean ± std\n{over}", justify="right")
     for key, words in HEADLINES.items():
         cells = [
             f"{each.levels[level][key]:.1%}" if key in PERCENT else f"{each.levels[level][key]:.3f}"
             for each, level in columns
         ]
-        if with_mean:
-            cells.append(spread([each.levels["video"][key] for each in evaluated], key in PERCENT))
+        if repeats:
+            cells.append(spread([each.levels["video"][key] for each in repeats], key in PERCENT))
         table.add_row(words, *cells)
     table.add_row(
         "top-1, 95%",

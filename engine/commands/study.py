@@ -13,7 +13,7 @@ OUT = typer.Option(help="Folder of runs and results; finished runs are not repea
 SET = typer.Option("--set", help="Override a setting of the file, as KEY=VALUE; may be repeated.")
 CACHE = typer.Option(help="Keep decoded frames in this folder for later epochs and runs.")
 DEVICE = typer.Option(help="auto, gpu or cpu.")
-SCHEME = typer.Option(help="Split scheme instead of the file's.")
+SCHEME = typer.Option(help="Split scheme instead of the file's; folds cross-validates.")
 
 
 def study(

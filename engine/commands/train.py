@@ -43,6 +43,14 @@ def train(
             help="Split the clips this way for this run; the dataset keeps its own splits.",
         ),
     ] = None,
+    folds: Annotated[
+        str | None,
+        typer.Option(
+            rich_help_panel=DATA,
+            help="Cross-validation: all, or numbers such as 1,3. Trains one run for each fold of "
+            "engine data split --folds, in OUT/fold-1 and so on; the same command continues.",
+        ),
+    ] = None,
     flip: Annotated[
         bool | None,
         typer.Option(
@@ -210,6 +218,8 @@ def train(
 
     Example: [bold]engine train --data my_videos --model cnn-lstm --preset small --epochs 12
     --cache cache --out run[/bold]
+
+    Example: [bold]engine train --data my_videos --folds all --model cnn-lstm --out folds[/bold]
     """
     given = dict(locals())
 
@@ -218,12 +228,13 @@ def train(
 
     from engine import api
     from engine.commands.setting_flags import nested, setting
+    from engine.commands.train_folds import train_folds
     from engine.commands.train_output import conclude
     from engine.errors import UserError
     from engine.interrupt import stop_kindly
     from engine.training.recipe import merge, setting_names
 
-    settings = {
+    settings: dict[str, Any] = {
         name: str(value.absolute()) if isinstance(value, Path) else value
         for name, value in given.items()
         if name in setting_names() and value is not None
@@ -238,10 +249,23 @@ def train(
         )
     if data is None and not resume:
         raise UserError("no dataset given: pass --data with its folder.")
+    command = shlex.join(["engine", *sys.argv[1:]])
+    if folds is not None:
+        if resume or scheme or devices or nodes > 1:
+            raise UserError(
+                "--folds continues by itself, splits as `engine data split` did, and trains on one "
+                "device: leave out --resume, --scheme, --devices and --nodes."
+            )
+        assert data is not None
+        code = train_folds(
+            data, out, folds, command=command, recipe=recipe, size=size, loader=loader, cache=cache,
+            cache_gb=cache_gb, device=device, save_minutes=save_minutes, **settings,
+        )  # fmt: skip
+        raise typer.Exit(code)
     trained = api.train(
         data, out, resume=resume, recipe=recipe, scheme=scheme, size=size,
         loader=cast(Any, loader), cache=cache, cache_gb=cache_gb, device=cast(Any, device),
         devices=devices, nodes=nodes, save_minutes=save_minutes,
-        command=shlex.join(["engine", *sys.argv[1:]]), log=None, on_ready=stop_kindly, **settings,
+        command=command, log=None, on_ready=stop_kindly, **settings,
     )  # fmt: skip
     raise typer.Exit(conclude(trained))

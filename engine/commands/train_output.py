@@ -9,8 +9,8 @@ if TYPE_CHECKING:
     from engine.training.run import Trained
 
 
-def conclude(trained: "Trained") -> int:
-    """Print the result of a run, and return the exit code."""
+def conclude(trained: "Trained", *, go_on: str = "") -> int:
+    """Print the result of a run, and return the exit code; `go_on` says how to continue it."""
     from engine.training import history
 
     if not trained.is_first:
@@ -22,7 +22,8 @@ def conclude(trained: "Trained") -> int:
     if damage := trained.report.describe_damage():
         print(f"{damage}: `engine data check` lists the bad ones", file=sys.stderr)
     if not trained.finished:
-        print(f"stopped; `engine train --out {out} --resume` continues", file=sys.stderr)
+        go_on = go_on or f"`engine train --out {out} --resume` continues"
+        print(f"stopped; {go_on}", file=sys.stderr)
         return INTERRUPTED
     if trained.best is not None:
         row = trained.best_row

@@ -1,4 +1,4 @@
-"""Assigns whole sources to splits and keeps the proportions of each class.
+"""Assigns whole sources to splits, or to folds, and keeps the proportions of each class.
 
 A source may have clips of several classes, so this is a packing problem. It is solved greedily,
 largest source first, then by moving and swapping sources while this lowers the cost.
@@ -11,6 +11,8 @@ from numpy.typing import NDArray
 
 NUM_STARTS = 4
 MAX_PASSES = 50
+SIZE_WEIGHT = 0.5
+"""How much an imbalance of all clips counts, relative to one of a class."""
 
 
 def assign_sources(
@@ -29,13 +31,61 @@ def assign_sources(
     """
     if not sources:
         return []
+    counts, source_of = _count(sources, labels)
+    # If a class has enough sources, leaving a split empty costs more than any imbalance.
+    # Train is filled first, then test, then the splits between them.
+    num_parts = len(fractions)
+    rank = [0, *range(2, num_parts), 1] if num_parts > 2 else [0, 1]
+    needed = np.array([(counts > 0).sum(axis=0) > r for r in rank])
+    return _pack(counts, source_of, np.array(fractions), needed, seed)
+
+
+def assign_folds(
+    sources: Sequence[str], labels: Sequence[str], num_folds: int, seed: int
+) -> list[int]:
+    """Assign each clip to one of several folds of equal size; clips of one source stay together.
+
+    Args:
+        sources: Source of each clip; at least `num_folds` different ones.
+        labels: Class of each clip.
+        num_folds: Number of folds. None of them is empty.
+        seed: Seed of the random order. The result also depends on the order of the clips.
+
+    Returns:
+        The index of the fold for each clip.
+    """
+    counts, source_of = _count(sources, labels)
+    # A further column balances the number of clips, also where each class has few sources.
+    counts = np.column_stack([counts, counts.sum(axis=1) * SIZE_WEIGHT])
+    needed = np.tile((counts > 0).sum(axis=0) >= num_folds, (num_folds, 1))
+    fractions = np.full(num_folds, 1 / num_folds)
+    return _pack(counts, source_of, fractions, needed, seed, num_further_columns=1)
+
+
+def _count(
+    sources: Sequence[str], labels: Sequence[str]
+) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    """Clips of each source (row) and class (column), and the row of each clip."""
     source_names, source_of = np.unique(np.array(sources, dtype=object), return_inverse=True)
     class_names, class_of = np.unique(np.array(labels, dtype=object), return_inverse=True)
     counts = np.zeros((len(source_names), len(class_names)))
     np.add.at(counts, (source_of, class_of), 1)
+    return counts, source_of
+
+
+def _pack(
+    counts: NDArray[np.float64],
+    source_of: NDArray[np.int64],
+    fractions: NDArray[np.float64],
+    needed: NDArray[np.bool_],
+    seed: int,
+    *,
+    num_further_columns: int = 0,
+) -> list[int]:
+    """The best of several packings, as the part of each clip."""
     best: tuple[float, NDArray[np.int64]] | None = None
     for rng in np.random.default_rng(seed).spawn(NUM_STARTS):
-        packing = _Packing(counts, np.array(fractions), rng)
+        packing = _Packing(counts, fractions, needed, rng, num_further_columns)
         packing.assign_greedily()
         packing.improve()
         cost = packing.total_cost()
@@ -46,12 +96,21 @@ def assign_sources(
 
 
 class _Packing:
-    """An assignment of sources to splits, and its cost. A "part" is the index of a split."""
+    """An assignment of sources to splits, and its cost. A "part" is the index of a split.
+
+    `needed` says which classes each part has to contain.
+    """
 
     def __init__(
-        self, counts: NDArray[np.float64], fractions: NDArray[np.float64], rng: np.random.Generator
+        self,
+        counts: NDArray[np.float64],
+        fractions: NDArray[np.float64],
+        needed: NDArray[np.bool_],
+        rng: np.random.Generator,
+        num_further_columns: int,
     ) -> None:
         self.rng = rng
+        self.columns_of_one_class = 1 + num_further_columns
         self.num_parts = len(fractions)
         self.classes = [np.flatnonzero(row) for row in counts]
         self.amounts = [row[cols] for row, cols in zip(counts, self.classes, strict=True)]
@@ -59,11 +118,7 @@ class _Packing:
         self.target = np.outer(fractions, totals)
         self.filled = np.zeros_like(self.target)
         self.part_of = np.full(len(counts), -1, np.int64)
-        # If a class has enough sources, leaving a split empty costs more than any imbalance.
-        # Train is filled first, then test, then the splits between them.
-        num_sources = (counts > 0).sum(axis=0)
-        rank = [0, *range(2, self.num_parts), 1] if self.num_parts > 2 else [0, 1]
-        self.empty_cost = np.array([totals**2 * 4 * (num_sources > r) for r in rank])
+        self.empty_cost = totals**2 * 4 * needed
 
     def assign_greedily(self) -> None:
         sizes = np.array([amounts.sum() for amounts in self.amounts])
@@ -96,7 +151,7 @@ class _Packing:
         """Swap two sources of one class where moving only one of them would not lower the cost."""
         by_class: dict[int, list[int]] = {}
         for source, classes in enumerate(self.classes):
-            if len(classes) == 1:
+            if len(classes) == self.columns_of_one_class:
                 by_class.setdefault(int(classes[0]), []).append(source)
         for members in by_class.values():
             if len(members) > 60:  # moves alone balance so many sources to within one clip

@@ -11,7 +11,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -24,6 +24,8 @@ from engine.errors import UserError, unknown_name
 
 NOTE = "splits/current.json"
 """Records the scheme that made the manifest's splits."""
+COLUMNS = ("path", "label", "split")
+"""Of a CSV file in the folder `splits`."""
 
 PARTS: tuple[Split, ...] = ("train", "val", "test")
 FRACTIONS = (0.8, 0.1, 0.1)
@@ -164,43 +166,72 @@ def load_split(root: Path, scheme: str | None) -> tuple[Manifest, str]:
     if scheme not in SCHEMES:
         raise unknown_name("scheme", scheme, list(SCHEMES))
     chosen = SCHEMES[scheme]()
-    return assign(manifest, chosen), _describe(chosen.name, dataclasses.asdict(chosen))
+    return assign(manifest, chosen), describe(chosen.name, dataclasses.asdict(chosen))
 
 
 def apply(manifest: Manifest, scheme: Scheme) -> Manifest:
     """Split the manifest, save it, and write the files in its `splits` folder."""
     split = assign(manifest, scheme)
-    split.save()
-    folder = manifest.root / "splits"
-    folder.mkdir(exist_ok=True)
     settings = dataclasses.asdict(scheme)
-    stem = "-".join([scheme.name, *(f"{key}{value}" for key, value in settings.items())])
-    rows = [(clip.path, clip.label, clip.split) for clip in split.clips if clip.split]
-    atomic.write_csv(folder / f"{stem}.csv", ("path", "label", "split"), rows)
-    with atomic.new_text(manifest.root / NOTE) as file:
-        note = {"scheme": scheme.name, **settings, "digest": digest(split)}
-        file.write(json.dumps(note, indent=2) + "\n")
+    split.save()
+    write_table(split, scheme.name, settings)
+    write_note(split, scheme.name, settings)
     return split
+
+
+def table_of(root: Path, scheme: str, settings: dict[str, object]) -> Path:
+    """The CSV file of a scheme's splits."""
+    stem = "-".join([scheme, *(f"{key}{value}" for key, value in settings.items())])
+    return root / "splits" / f"{stem}.csv"
+
+
+def write_table(split: Manifest, scheme: str, settings: dict[str, object]) -> None:
+    """Write the splits of `split` as a CSV file for other programs."""
+    path = table_of(split.root, scheme, settings)
+    path.parent.mkdir(exist_ok=True)
+    rows = [(clip.path, clip.label, clip.split) for clip in split.clips if clip.split]
+    atomic.write_csv(path, COLUMNS, rows)
+
+
+def write_note(
+    split: Manifest, scheme: str, settings: dict[str, object], **further: object
+) -> None:
+    """Record the scheme that made the splits of `split`; `current` doesn't describe `further`."""
+    with atomic.new_text(split.root / NOTE) as file:
+        note = {"scheme": scheme, **settings, "digest": digest(split), **further}
+        file.write(json.dumps(note, indent=2) + "\n")
 
 
 def current(manifest: Manifest) -> str:
     """A description of the scheme that made the manifest's splits, for reports."""
-    path = manifest.root / NOTE
     if not any(clip.split for clip in manifest.clips):
         return "none"
-    if not path.is_file():
+    note = read_note(manifest.root)
+    if not note:
         return "as found in the folders"
-    try:
-        note = json.loads(path.read_text("utf-8"))
-        scheme, recorded = note.pop("scheme"), note.pop("digest")
-    except (ValueError, KeyError, AttributeError) as error:
-        raise UserError(f"{path} is damaged; run `engine data split` again.") from error
+    scheme, recorded = note.pop("scheme"), note.pop("digest")
+    note.pop("fold_digests", None)
     if recorded != digest(manifest):
         return f"{scheme}, edited since"
-    return _describe(scheme, note)
+    return describe(scheme, note)
 
 
-def _describe(scheme: str, settings: dict[str, object]) -> str:
+def read_note(root: Path) -> dict[str, Any]:
+    """What `write_note` recorded; empty if nothing was."""
+    path = root / NOTE
+    if not path.is_file():
+        return {}
+    try:
+        note = json.loads(path.read_text("utf-8"))
+        if not {"scheme", "digest"} <= note.keys():
+            raise ValueError("it lacks the scheme or the digest")
+    except (ValueError, AttributeError) as error:
+        raise UserError(f"{path} is damaged; run `engine data split` again.") from error
+    return note
+
+
+def describe(scheme: str, settings: dict[str, object]) -> str:
+    """A scheme and its settings as text, for reports."""
     return " ".join([scheme, *(f"{key} {value}" for key, value in settings.items())])
 
 

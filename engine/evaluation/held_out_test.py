@@ -9,7 +9,7 @@ from engine.data.loading import default_loader, make_loader
 from engine.data.manifest import Split
 from engine.data.samples import samples_of
 from engine.evaluation.clips import find_clips, parse_views
-from engine.evaluation.metrics import measure
+from engine.evaluation.metrics import measure_levels
 from engine.evaluation.predict import predict
 from engine.evaluation.results import Evaluated, Protocol
 from engine.memory import keep_freed_memory
@@ -79,18 +79,12 @@ class HeldOutTest:
             predictions = predict(model, self._loader, after_clip)
         source_of = {number: entry.source for number, entry in enumerate(self._listed.clips)}
         sources = [source_of[row.id] for row in predictions.rows]
-        levels = {"video": measure(predictions.of_videos_NC, predictions.labels_N, sources)}
-        num_views = self._loader_config.num_views
-        if num_views > 1:
-            of_views = predictions.probabilities_NVC.reshape(-1, len(model.class_names))
-            labels = predictions.labels_N.repeat(num_views)
-            groups = [source for source in sources for _ in range(num_views)]
-            levels["clip"] = measure(of_views, labels, groups)
         return Evaluated(
             name=self._name,
             class_names=model.class_names,
-            levels=levels,
+            levels=measure_levels(predictions.probabilities_NVC, predictions.labels_N, sources),
             predictions=predictions,
+            sources=sources,
             spec=clip,
             are_own_clips=self.are_own,
             protocol=Protocol(

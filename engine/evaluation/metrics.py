@@ -1,4 +1,4 @@
-"""Classification metrics. Shape letters: N clips, C classes, G groups."""
+"""Classification metrics. Shape letters: N clips, V views, C classes, G groups."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -48,6 +48,25 @@ def measure(
     figures["confusion"] = confusion_CC.tolist()
     figures["per_class"] = {name: rate_C.tolist() for name, rate_C in per_class.items()}
     return figures
+
+
+def measure_levels(
+    probabilities_NVC: NDArray[np.float64], labels_N: NDArray[np.int64], sources: Sequence[str]
+) -> dict[str, dict[str, Any]]:
+    """Metrics of each `video` and, with several views, of each `clip` of one.
+
+    Args:
+        probabilities_NVC: Predicted probabilities of each view of each video.
+        labels_N: Correct classes.
+        sources: Source of each video.
+    """
+    _, num_views, num_classes = probabilities_NVC.shape
+    levels = {"video": measure(probabilities_NVC.mean(axis=1), labels_N, sources)}
+    if num_views > 1:
+        of_views = probabilities_NVC.reshape(-1, num_classes)
+        groups = [source for source in sources for _ in range(num_views)]
+        levels["clip"] = measure(of_views, labels_N.repeat(num_views), groups)
+    return levels
 
 
 def _calibration_error(probabilities_NC: NDArray[np.float64], right_N: NDArray[np.bool_]) -> float:

@@ -1,11 +1,11 @@
 """Renders the report as one self-contained HTML page."""
 
 import dataclasses
-import statistics
 from collections.abc import Sequence
 from html import escape
 from typing import TYPE_CHECKING, Any
 
+from engine.evaluation.results import mean_and_std
 from engine.html import document, table
 
 if TYPE_CHECKING:
@@ -23,25 +23,32 @@ HEADLINES = {
 PERCENT = {"top1", "top5"}
 
 
-def render(parts: "Sequence[tuple[Evaluated, str, list[Confused]]]", *, mean: bool) -> str:
+def render(
+    parts: "Sequence[tuple[Evaluated, str, list[Confused]]]",
+    *,
+    repeats: "Sequence[Evaluated]" = (),
+    folds: "Sequence[Evaluated]" = (),
+) -> str:
     """Render the page.
 
     Args:
         parts: For each run: its results, a data URL of its confusion matrix, and misclassified
             clips.
-        mean: Whether to show the mean over the runs; see `results.are_repeats`.
+        repeats: Runs over which to show the mean; see `results.are_repeats`.
+        folds: The folds of a cross-validation whose pooled results are in `parts`.
     """
     runs = [run for run, _, _ in parts]
     body = [
         "<h1>Evaluation</h1>",
-        _figures(runs, mean),
+        _figures(runs, repeats, "over folds" if folds else "of videos"),
+        *([_folds(folds)] if folds else []),
         _protocols(runs),
         *(_details(run, matrix, confused) for run, matrix, confused in parts),
     ]
     return document("Evaluation", body)
 
 
-def _figures(runs: "Sequence[Evaluated]", several: bool) -> str:
+def _figures(runs: "Sequence[Evaluated]", repeats: "Sequence[Evaluated]", repeated: str) -> str:
     columns = [(run, level) for run in runs for level in run.levels]
     head = "".join(
         f"<th>{escape(run.name)}<br><span class=note>each {level}</span></th>"
@@ -50,10 +57,10 @@ def _figures(runs: "Sequence[Evaluated]", several: bool) -> str:
     rows = []
     for key, title in HEADLINES.items():
         cells = [_cell(key, run.levels[level]) for run, level in columns]
-        if several:
-            cells.append(spread([run.levels["video"][key] for run in runs], key in PERCENT))
+        if repeats:
+            cells.append(spread([run.levels["video"][key] for run in repeats], key in PERCENT))
         rows.append(f"<tr><td>{title}</td>{''.join(f'<td>{cell}</td>' for cell in cells)}</tr>")
-    more = "<th>mean ± std<br><span class=note>of videos</span></th>" if several else ""
+    more = f"<th>mean ± std<br><span class=note>{repeated}</span></th>" if repeats else ""
     return f"<div class=wide><table><tr><th></th>{head}{more}</tr>{''.join(rows)}</table></div>"
 
 
@@ -69,9 +76,27 @@ def _cell(key: str, figures: dict[str, Any]) -> str:
 
 
 def spread(values: Sequence[float], percent: bool) -> str:
-    """Mean ± standard deviation over runs, as text."""
-    mean, std = statistics.mean(values), statistics.stdev(values)
+    """Mean ± standard deviation over runs, as text; the mean alone for a single run."""
+    mean, std = mean_and_std(values)
+    if std is None:
+        return f"{mean:.1%}" if percent else f"{mean:.3f}"
     return f"{mean:.1%} ± {100 * std:.1f}" if percent else f"{mean:.3f} ± {std:.3f}"
+
+
+def _folds(folds: "Sequence[Evaluated]") -> str:
+    rows = [
+        (
+            fold.name,
+            ", ".join(names) if len(names := sorted(set(fold.sources))) <= 3 else str(len(names)),
+            str(fold.scores["num_clips"]),
+            *(f"{fold.scores[key]:.1%}" for key in ("top1", "top5")),
+            f"{fold.scores['f1_macro']:.3f}",
+        )
+        for fold in folds
+    ]
+    heads = ("fold", "test sources", "test clips", "top-1", "top-5", "F1, macro")
+    note = "<p>Each clip is tested once, by the run of the fold that holds it out.</p>"
+    return "<h2>Folds</h2>" + note + table(heads, rows)
 
 
 def _protocols(runs: "Sequence[Evaluated]") -> str:

@@ -1,6 +1,6 @@
 """Writes the report of one or more runs as JSON, CSV, PNG, GIF and a self-contained HTML page.
 
-OUT/report.json  report.html                for all runs
+OUT/report.json  report.html                for all runs, or all folds after their pooled results
     NAME/predictions.csv  per_class.csv     for each run
          confusion.png  confused/*.gif
 """
@@ -9,13 +9,14 @@ import dataclasses
 import hashlib
 import json
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from engine import atomic
 from engine.evaluation import filmstrips
 from engine.evaluation.metrics import most_confused
-from engine.evaluation.results import Confused, Evaluated, are_repeats
+from engine.evaluation.results import Confused, Evaluated, are_repeats, mean_and_std
 from engine.html import embed_png
 
 REPORT = "report.json"
@@ -45,8 +46,12 @@ def read(folder: Path) -> list[dict[str, Any]]:
     return json.loads((folder / REPORT).read_text())
 
 
-def write(out: Path, runs: list[Evaluated]) -> Path:
-    """Write all files of the report to `out`; return the path of the HTML page."""
+def write(out: Path, runs: list[Evaluated], folds: Sequence[Evaluated] = ()) -> Path:
+    """Write all files of the report to `out`; return the path of the HTML page.
+
+    `folds` are those of a cross-validation, whose pooled results are the only one in `runs`. Their
+    tables are written too, and they follow in report.json.
+    """
     from engine.evaluation import page
 
     out.mkdir(parents=True, exist_ok=True)
@@ -57,13 +62,25 @@ def write(out: Path, runs: list[Evaluated]) -> Path:
         _write_tables(folder, run)
         matrix = _draw_confusion(folder / "confusion.png", run)
         parts.append((run, embed_png(matrix), _confused_clips(folder / "confused", run)))
+    for fold in folds:
+        (out / fold.name).mkdir(exist_ok=True)
+        _write_tables(out / fold.name, fold)
+    entries = [_as_json(run) for run in [*runs, *folds]]
+    if folds:
+        entries[0]["over_folds"] = {key: _over(folds, key) for key in page.HEADLINES}
     with atomic.new_text(out / REPORT) as file:
-        json.dump([_as_json(run) for run in runs], file, indent=2)
+        json.dump(entries, file, indent=2)
         file.write("\n")
     path = out / "report.html"
     with atomic.new_text(path) as file:
-        file.write(page.render(parts, mean=are_repeats(runs)))
+        repeats = folds or (runs if are_repeats(runs) else ())
+        file.write(page.render(parts, repeats=repeats, folds=folds))
     return path
+
+
+def _over(folds: Sequence[Evaluated], metric: str) -> dict[str, float | None]:
+    mean, std = mean_and_std([fold.scores[metric] for fold in folds])
+    return {"mean": mean, "std": std}
 
 
 def _as_json(run: Evaluated) -> dict[str, Any]:

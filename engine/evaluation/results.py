@@ -1,8 +1,9 @@
 """The results of an evaluation and its protocol."""
 
 import re
+import statistics
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,8 @@ class Evaluated:
     """Metrics, see `metrics.measure`, of each `video` and, with several views, of each `clip`."""
     predictions: Predictions
     spec: ClipSpec
+    sources: list[str] = field(default_factory=list)
+    """Source of each row of `predictions`."""
     are_own_clips: bool = True
     """Whether the clips are from the dataset that the run was trained on."""
 
@@ -57,6 +60,11 @@ def are_repeats(runs: Sequence[Evaluated]) -> bool:
         for protocol in protocols
     }
     return len(runs) > 1 and len(facts) == 1
+
+
+def mean_and_std(values: Sequence[float]) -> tuple[float, float | None]:
+    """Mean and sample standard deviation; None as the deviation of a single value."""
+    return statistics.mean(values), statistics.stdev(values) if len(values) > 1 else None
 
 
 @dataclass(frozen=True, kw_only=True)

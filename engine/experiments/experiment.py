@@ -1,7 +1,8 @@
 """Experiment files: settings for `engine train`, values to vary, and published results.
 
 title, about
-schemes = ["grouped"]          how the dataset is split; every trial runs with each scheme
+schemes = ["grouped"]          how the dataset is split; every trial runs with each scheme. With
+                               "folds", a trial is a cross-validation on the dataset's own folds
 views = "1x1"                  views for testing
 [train]                        settings as in a recipe
 [vary]                         lists of values; every combination is a trial
@@ -28,6 +29,8 @@ from engine.training.recipe import Recipe, merge, setting_names
 from engine.training.recipe import read as read_toml
 
 FOLDER = Path(__file__).parents[1] / "recipes"
+FOLDS = "folds"
+"""The scheme of a trial that is a cross-validation."""
 LONGEST_NAME = 80
 """In characters; file systems allow 255 bytes."""
 FIGURES = {"top1": 100.0, "top5": 100.0, "f1": 1.0}
@@ -119,8 +122,8 @@ class Experiment:
         from engine.data.splits import SCHEMES
 
         for scheme in self.schemes:
-            if scheme not in SCHEMES:
-                raise unknown_name("scheme", scheme, list(SCHEMES))
+            if scheme not in (names := [*SCHEMES, FOLDS]):
+                raise unknown_name("scheme", scheme, names)
         for name, values in {"schemes": self.schemes, **self.vary}.items():
             if not values:
                 raise UserError(

@@ -12,6 +12,7 @@ import hashlib
 import json
 import os
 import signal
+import statistics
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -20,12 +21,12 @@ from pathlib import Path
 from typing import Any
 
 from engine import atomic
-from engine.data import splits
+from engine.data import folds, splits
 from engine.data.file_digest import digest_of_path
 from engine.errors import UserError
 from engine.evaluation import report
-from engine.experiments.experiment import Trial
-from engine.training import checkpoint, run_folder
+from engine.experiments.experiment import FOLDS, Trial
+from engine.training import checkpoint, fold_runs, run_folder
 from engine.training import recipe as recipes
 from engine.training.recipe import Recipe
 
@@ -119,15 +120,33 @@ def run(
             return Result(trial=trial, figures={}, val=float("nan"), error=error)
         figures = report.read(reports)[0]["video"]
         with atomic.new_text(folder / RESULT) as file:
-            facts = {"val": checkpoint.read_best(folder)["value"], "figures": figures}
+            facts = {"val": _validation(trial, folder), "figures": figures}
             json.dump(facts, file, indent=2)
     result = _read(folder / RESULT, {"figures": dict, "val": int | float})
     return Result(trial=trial, figures=result["figures"], val=result["val"])
 
 
-def _facts_of(trial: Trial, root: Path, views: str, files: str) -> dict[str, Any]:
+def _validation(trial: Trial, folder: Path) -> float:
+    """The metric that selected the checkpoint, or its mean over the folds."""
+    if trial.scheme != FOLDS:
+        return checkpoint.read_best(folder)["value"]
+    numbers = range(1, fold_runs.read(folder).num_folds + 1)
+    runs = [fold_runs.run_of(folder, number) for number in numbers]
+    return statistics.mean(checkpoint.read_best(run)["value"] for run in runs)
+
+
+def _load_clips(trial: Trial, root: Path) -> tuple[str, str]:
+    """The clips with their splits as text, and a description of the scheme."""
+    if trial.scheme == FOLDS:
+        made = folds.load_folds(root)
+        clips = repr([[dataclasses.astuple(clip) for clip in made.manifest.clips], made.splits])
+        return clips, f"{made.scheme} folds {len(made)} seed {made.seed}"
     listed, scheme = splits.load_split(root, trial.scheme)
-    clips = repr([dataclasses.astuple(clip) for clip in listed.clips])
+    return repr([dataclasses.astuple(clip) for clip in listed.clips]), scheme
+
+
+def _facts_of(trial: Trial, root: Path, views: str, files: str) -> dict[str, Any]:
+    clips, scheme = _load_clips(trial, root)
     recipe = Recipe.resolve(trial.settings)
     return {
         **recipe.flat(),
@@ -170,9 +189,9 @@ def _train(trial: Trial, root: Path, folder: Path, flags: list[str]) -> str:
     recipe = folder / "trial.toml"
     with atomic.new_text(recipe) as file:
         file.write(recipes.to_toml(trial.settings))
+    split = ("--folds", "all") if trial.scheme == FOLDS else ("--scheme", trial.scheme)
     return _engine(
-        "train", "--data", root, "--scheme", trial.scheme, "--recipe", recipe, "--out", folder,
-        *flags,
+        "train", "--data", root, *split, "--recipe", recipe, "--out", folder, *flags
     )  # fmt: skip
 
 

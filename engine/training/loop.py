@@ -102,7 +102,7 @@ class Trainer:
     def run(self) -> bool:
         """Train to the end; return False if the run was stopped before."""
         state, loop = self.state, self.recipe.loop
-        while state.epoch < loop.epochs and not self._is_stale():
+        while not state.is_at_end(epochs=loop.epochs, patience=loop.patience):
             try:
                 finished = self._train_epoch()
             except Stopped:
@@ -139,10 +139,6 @@ class Trainer:
         self.stop_asked = True
         if self.fabric.world_size == 1:
             self.train.stop()
-
-    def _is_stale(self) -> bool:
-        patience = self.recipe.loop.patience
-        return bool(patience) and self.state.epochs_without_gain >= patience
 
     def _train_epoch(self) -> bool:
         state = self.state

@@ -12,7 +12,7 @@ import torch
 
 from dali_pipelines.cores import num_cores
 from dali_pipelines.loaders.loader_config import LoaderConfig, LoaderReport, Sample
-from engine.data import splits
+from engine.data import folds
 from engine.data.loading import default_loader, make_loader, open_cache
 from engine.data.manifest import Manifest
 from engine.data.samples import samples_of
@@ -70,6 +70,7 @@ def begin(
     *,
     data: Path,
     scheme: str | None,
+    fold: int | None,
     size: int | None,
     is_preset_free: bool,
     device: str,
@@ -82,6 +83,7 @@ def begin(
         settings: Flat settings, as `Recipe.resolve` takes them.
         data: The dataset's folder.
         scheme: Scheme that splits the dataset; None keeps its own splits.
+        fold: Number of the dataset's fold, instead of a scheme.
         size: Width and height of the clips; None keeps the recipe's.
         is_preset_free: Whether to use the preset `small` if there is no GPU.
         device: `auto`, `gpu` or `cpu`.
@@ -99,7 +101,7 @@ def begin(
     if size is not None:
         clip = Recipe.resolve(settings).clip
         settings = settings | {"crop": size, "resize": round(size * clip.resize / clip.crop)}
-    manifest, scheme_used = splits.load_split(data, scheme)
+    manifest, scheme_used = folds.load_split(data, scheme, fold)
     classes = manifest.class_names
     sided = [name for name in classes if SIDES & set(re.split(r"[\W_]+", name.lower()))]
     if sided and "flip" not in settings:
@@ -114,6 +116,7 @@ def begin(
         classes=classes,
         scheme=scheme_used,
         split_by=scheme,
+        fold=fold,
     )
     return Recipe.resolve(settings), facts
 
@@ -298,7 +301,7 @@ def _resume(trainer: Trainer, last: Path, started_with: int) -> None:
 
 def _gather_clips(recipe: Recipe, facts: RunFacts, out: Path, *, resume: bool) -> _Clips:
     root = Path(facts.data)
-    manifest, _ = splits.load_split(root, facts.split_by)
+    manifest, _ = folds.load_split(root, facts.split_by, facts.fold)
     if len(manifest.class_names) < 2:
         raise UserError(f"{root} has only one class; training needs at least two.")
     train_rows, num_bad = samples_of(manifest, "train")

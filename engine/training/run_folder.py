@@ -36,6 +36,8 @@ class RunFacts:
     """Description of the scheme that split the dataset."""
     split_by: str | None = None
     """Name of the scheme from --scheme; None if the dataset's own splits are used."""
+    fold: int | None = None
+    """Number of the dataset's fold; None if it isn't divided into folds."""
     command: str = ""
     classes: list[str] = field(default_factory=list)
     digest: str = ""
@@ -51,6 +53,7 @@ NEEDED: dict[str, Any] = {"data": str, "scheme": str}
 TO_RESUME: dict[str, Any] = {
     **NEEDED,
     "split_by": str | None,
+    "fold": int | None,
     "classes": list,
     "digest": str,
     "world_size": int,

@@ -21,3 +21,7 @@ class TrainState:
     waited_s: float = 0.0
     history: list[dict[str, float]] = field(default_factory=list)
     """One row for each completed epoch."""
+
+    def is_at_end(self, *, epochs: int, patience: int) -> bool:
+        """Whether all epochs are done, or `patience` of them brought no improvement (0: never)."""
+        return self.epoch >= epochs or 0 < patience <= self.epochs_without_gain
