@@ -149,9 +149,13 @@ def fake_gpu() -> Iterator[None]:
     originals = {(owner, name): getattr(owner, name) for owner, name in answers}
     for (owner, name), answer in answers.items():
         setattr(owner, name, answer)
+    has_onednn = torch._C._get_mkldnn_enabled()
+    # with it, the choice of a convolution's CPU kernel would bound the batch size
+    torch._C._set_mkldnn_enabled(False)
     try:
         yield
     finally:
+        torch._C._set_mkldnn_enabled(has_onednn)
         for (owner, name), function in originals.items():
             setattr(owner, name, function)
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import conv3d, pad, scaled_dot_product_attention
+from torch.nn.functional import pad, scaled_dot_product_attention
 
 Grid = tuple[int, int, int]
 """Number of tokens over time, height and width."""
@@ -45,8 +45,9 @@ class PooledAttention(nn.Module):
     def forward(self, tokens: Tensor, grid: Grid) -> tuple[Tensor, Grid]:
         projected = self.qkv(tokens).unflatten(2, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4)
         query, key, value = projected.unbind(0)
-        query = _pool(query, grid, self.pool_q)
-        key, value = _pool(key, grid, self.pool_k), _pool(value, grid, self.pool_v)
+        query = query if self.pool_q is None else self.pool_q(query, grid)[0]
+        key = key if self.pool_k is None else self.pool_k(key, grid)[0]
+        value = value if self.pool_v is None else self.pool_v(value, grid)[0]
         bias = self._bias(query[:, :, 1:]) if self.is_relative else None
         mixed = scaled_dot_product_attention(query, key, value, attn_mask=bias, scale=self.scale)
         if self.adds_query:
@@ -76,28 +77,6 @@ def _distances(queries: int, keys: int) -> Tensor:
     query_Q1 = torch.arange(queries)[:, None] * query_step
     key_1K = (torch.arange(keys)[None] + (1.0 - keys)) * key_step
     return (query_Q1 - key_1K).long()
-
-
-def _pool(tokens_BNLD: Tensor, grid: Grid, pool: Any) -> Tensor:
-    """Pool all tokens but the class token with torchvision's `Pool`.
-
-    The heads are channels of the convolution, not a part of its batch: on the batch, PyTorch's
-    choice of a kernel would fix a lower bound of the exported batch size.
-    """
-    if pool is None:
-        return tokens_BNLD
-    heads, convolution = tokens_BNLD.shape[1], pool.pool
-    weight = convolution.weight.repeat(heads, 1, 1, 1, 1)
-    maps_BCTHW = tokens_BNLD[:, :, 1:].transpose(2, 3).flatten(1, 2).unflatten(2, grid)
-    maps_BCTHW = conv3d(
-        maps_BCTHW,
-        weight,
-        stride=convolution.stride,
-        padding=convolution.padding,
-        groups=len(weight),
-    )
-    pooled = maps_BCTHW.flatten(2).unflatten(1, (heads, -1)).transpose(2, 3)
-    return pool.norm_act(torch.cat((tokens_BNLD[:, :, :1], pooled), dim=2))
 
 
 def _pooled(grid: Grid, pool: Any) -> Grid:

@@ -108,6 +108,11 @@ def _quantized(model: Any, inputs: BuildInput) -> Any:
     nncf, clips = nncf_and_clips(inputs)
     has_attention = any(op.get_type_name() == "ScaledDotProductAttention" for op in model.get_ops())
     patterns = [_pattern(name) for name in inputs.target.fp32_layers]
+    depthwise_3d = [
+        op.get_friendly_name()
+        for op in model.get_ops()
+        if op.get_type_name() == "GroupConvolution" and len(op.get_input_partial_shape(0)) == 5
+    ]
     _, flags = this_cpu()
     fix = None if flags & VNNI_FLAGS else nncf.OverflowFix.ENABLE
     return nncf.quantize(
@@ -116,7 +121,12 @@ def _quantized(model: Any, inputs: BuildInput) -> Any:
         subset_size=len(clips),
         model_type=nncf.ModelType.TRANSFORMER if has_attention else None,
         preset=nncf.QuantizationPreset.MIXED,
-        ignored_scope=nncf.IgnoredScope(patterns=patterns, types=NOT_QUANTIZED, validate=False),
+        ignored_scope=nncf.IgnoredScope(
+            names=depthwise_3d,  # the CPU has no int8 kernel for them
+            patterns=patterns,
+            types=NOT_QUANTIZED,
+            validate=False,
+        ),
         advanced_parameters=nncf.AdvancedQuantizationParameters(overflow_fix=fix),
     )
 
