@@ -2,7 +2,7 @@
 
 from torch import nn
 
-NEW_PARTS = ("embed", "recurrent", "transition", "dropout", "head")
+NEW_PARTS = ("embed", "recurrent", "transition", "pooling", "dropout", "head")
 """Layers, in any family, that are not pretrained; all others come with published weights."""
 
 
