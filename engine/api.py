@@ -120,7 +120,8 @@ def train(
             data=Path(data),
             scheme=scheme,
             size=size,
-            is_preset_free=not recipe and not {"preset", "weights", "options"} & given.keys(),
+            is_preset_free=not recipe
+            and not {"preset", "weights", "options", "probe"} & given.keys(),
             device=device,
             command=command,
             log=log or print,
