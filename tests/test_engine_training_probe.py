@@ -327,11 +327,12 @@ def test_a_killed_probe_keeps_its_features(dataset: Path, weights: Path, tmp_pat
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("kind", ["recurrent", "attentive"])
 def test_a_probe_labels_as_it_predicts(
-    run_engine, dataset: Path, weights: Path, tmp_path: Path
+    run_engine, dataset: Path, weights: Path, tmp_path: Path, kind: str
 ) -> None:
     out = tmp_path / "run"
-    trained, _ = logged(dataset, out, tmp_path / "cache", settings(weights))
+    trained, _ = logged(dataset, out, tmp_path / "cache", settings(weights, probe=kind))
     assert trained.best is not None
     videos = sorted({dataset / clip.path for clip in manifest.load(dataset).clips})[:6]
     folder = tmp_path / "videos"
@@ -344,6 +345,9 @@ def test_a_probe_labels_as_it_predicts(
         labels = [row["label"] for row in csv.DictReader(file)]
     predicted = engine.load(out).predict(sorted(folder.iterdir()))
     assert labels == [each.label for each in predicted]
+    engine.compile(out, tmp_path / "artifact", cache=tmp_path / "built")
+    compiled = engine.load(tmp_path / "artifact").predict(sorted(folder.iterdir()))
+    assert labels == [each.label for each in compiled]
 
 
 @pytest.mark.parametrize(

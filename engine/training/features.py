@@ -79,7 +79,7 @@ class FeatureSource:
         store: Keeps the features.
         num_views: Views of each sample, as in `views_of`.
         new_loader: Creates a loader of clips.
-        make_encode: Creates the encoder for this number of views.
+        make_encode: Creates the encoder, when it is first needed for this number of views.
     """
 
     def __init__(
@@ -94,6 +94,7 @@ class FeatureSource:
         self._num_views = num_views
         self._new_loader = new_loader
         self._make_encode = make_encode
+        self._encode: Encode | None = None
         self.num_computed = 0
         self.num_found = 0
 
@@ -134,7 +135,9 @@ class FeatureSource:
     ) -> dict[View, Tensor]:
         """Compute features; each repeat has its own loader, in which an id means one sample."""
         features: dict[View, Tensor] = {}
-        encode = self._make_encode(len(rows))
+        if self._encode is None:
+            self._encode = self._make_encode(len(rows))
+        encode = self._encode
         rows = sorted(rows, key=lambda row: row.repeat)
         with progress_bar("Computing features", total=len(rows), unit="clips") as advance:
             for repeat, group in groupby(rows, key=lambda row: row.repeat):
@@ -171,11 +174,11 @@ def make_encoder(
     if is_on_cpu and num_clips >= NUM_WORTH_COMPILING and BACKENDS["openvino"].probe(None).usable:
         try:
             run = _with_openvino(module, spec, precision)
-            log(f"computing features of {num_clips:,} views with OpenVINO")
+            log("computing features with OpenVINO")
             return run
         except CompileError as error:
             log(f"{error} PyTorch computes the features")
-    log(f"computing features of {num_clips:,} views with PyTorch")
+    log("computing features with PyTorch")
 
     def encode(clips_BTCHW: Tensor) -> Tensor:
         clips_BTCHW = clips_BTCHW.to(fabric.device)
