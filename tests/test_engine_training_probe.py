@@ -358,6 +358,7 @@ def test_a_probe_labels_as_it_predicts(
         ({"probe": "spatial"}, "probe"),
         ({"model": "timesformer", "probe": "attentive"}, "pass `probe='linear'`"),
         ({"freeze_epochs": 1}, "a probe has no `freeze_epochs`"),
+        ({"devices": 2}, "a probe trains in one process"),
         ({"probe_views": 0}, "probe_views"),
     ],
 )

@@ -12,7 +12,6 @@ import torch
 from torch import Tensor, nn
 
 from dali_pipelines.loaders.loader_config import LoaderConfig
-from engine.errors import UserError
 from engine.models import freezing
 from engine.models.memory_format import channels_last
 from engine.models.probe import Encoder, Probe
@@ -72,10 +71,8 @@ def feature_loaders(
         log: Called with a line on what is computed.
 
     Raises:
-        UserError: The model or the devices don't fit a probe, or no clip can be read.
+        UserError: The model can't be probed, or no clip can be read.
     """
-    if fabric.world_size > 1:
-        raise UserError("a probe trains in one process: leave out `devices` and `nodes`.")
     encoder = Encoder(channels_last(model).eval())
     kept = {
         name: weight for name, weight in model.state_dict().items() if not freezing.is_new(name)

@@ -14,7 +14,7 @@ from dali_pipelines.cores import num_cores
 from dali_pipelines.loaders.loader_config import ClipLoader, LoaderConfig, LoaderReport
 from engine.data import splits
 from engine.data.loading import default_loader, make_loader, open_cache
-from engine.errors import RefusedError
+from engine.errors import RefusedError, UserError
 from engine.machine import describe_machine, memory_limit
 from engine.memory import is_out_of_memory, keep_freed_memory
 from engine.models import freezing, hub, registry
@@ -198,6 +198,9 @@ def train(
     if resume and devices is None:
         devices = max(1, facts.world_size // nodes)
     fabric, precision = make_fabric(device, devices or 1, nodes, recipe.loop.precision)
+    is_probe = recipe.probe.is_on
+    if is_probe and fabric.world_size > 1:
+        raise UserError("a probe trains in one process: leave out `devices` and `nodes`.")
     recipe = dataclasses.replace(recipe, loop=dataclasses.replace(recipe.loop, precision=precision))
     if fabric.device.type == "cuda":
         set_tf32(precision == "tf32")
@@ -210,7 +213,6 @@ def train(
     class_names = clips.manifest.class_names
     spec = recipe.model_spec(len(class_names))
     last = checkpoint.last_of(out) if resume else None
-    is_probe = recipe.probe.is_on
     network, weights_note = _make_model(recipe, spec, is_new=last is None or is_probe)
     spec = registry.portable(spec, network)
     teacher = _open_teacher(recipe, class_names)
