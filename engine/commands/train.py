@@ -228,7 +228,7 @@ def train(
     Eight clips of a class are enough for a probe on pretrained weights.
 
     Example: [bold]engine train --data my_videos --model cnn-lstm --weights lite0.safetensors
-    --option backbone=tf_efficientnet_lite0 --probe attentive --out run[/bold]
+    --option backbone=tf_efficientnet_lite0 --probe recurrent --out run[/bold]
     """
     given = dict(locals())
 
