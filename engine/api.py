@@ -158,7 +158,8 @@ def begin_run(
     if scheme and fold:
         raise UserError("a fold has its own split: don't pass `scheme` with it.")
     given = {name: value for name, value in settings.items() if value is not None}
-    is_preset_free = not recipe and not {"preset", "weights", "options"} & given.keys()
+    named = {"preset", "weights", "options", "probe"} & given.keys()
+    is_preset_free = not recipe and not named
     return run.begin(
         merge(_settings_of(recipe), given) if recipe else given,
         data=Path(data), scheme=scheme, fold=fold, size=size, is_preset_free=is_preset_free,

@@ -48,7 +48,10 @@ DATA_COMMANDS: dict[str, Callable[..., None]] = {
     "audit": audit,
 }
 EXPORT_COMMANDS: dict[str, Callable[..., None]] = {"triton": triton}
-STOPPED = {"label": "finished labels are kept, and the same command continues"}
+STOPPED = {
+    "train": "checkpoints and features are kept, and `engine train --out RUN --resume` continues",
+    "label": "finished labels are kept, and the same command continues",
+}
 """What Ctrl-C leaves behind, by command; REMOVED for the others."""
 REMOVED = "what was being written is removed"
 

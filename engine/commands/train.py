@@ -30,9 +30,19 @@ def train(
     batch_size: Annotated[
         int | None, typer.Option(min=1, help="Clips in a training step, over all devices.")
     ] = None,
+    probe: Annotated[
+        str | None,
+        typer.Option(
+            help="For few clips: keep the backbone as it is, compute its features once, and train "
+            "only the last layers on them, in seconds: attentive, recurrent or linear.",
+        ),
+    ] = None,
     lr: Annotated[float | None, typer.Option(help="Learning rate.")] = None,
     cache: Annotated[
-        Path | None, typer.Option(help="Keep decoded frames in this folder for later epochs.")
+        Path | None,
+        typer.Option(
+            help="Keep decoded frames in this folder for later epochs; with --probe, features, too."
+        ),
     ] = None,
     device: Annotated[str, typer.Option(help="auto, gpu or cpu.")] = "auto",
     resume: Annotated[bool, typer.Option("--resume", help="Continue the run in --out.")] = False,
@@ -57,6 +67,15 @@ def train(
             "--flip/--no-flip",
             rich_help_panel=DATA,
             help="Mirror half of the clips. Default: on, unless class names contain left or right.",
+        ),
+    ] = None,
+    probe_views: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            rich_help_panel=DATA,
+            help="With --probe: views of each training clip, one plain and the others augmented. "
+            "Default: 4.",
         ),
     ] = None,
     balance: Annotated[
@@ -220,6 +239,11 @@ def train(
     --cache cache --out run[/bold]
 
     Example: [bold]engine train --data my_videos --folds all --model cnn-lstm --out folds[/bold]
+
+    Eight clips of a class are enough for a probe on pretrained weights.
+
+    Example: [bold]engine train --data my_videos --model cnn-lstm --weights lite0.safetensors
+    --option backbone=tf_efficientnet_lite0 --probe recurrent --out run[/bold]
     """
     given = dict(locals())
 

@@ -50,6 +50,8 @@ class Backbone(nn.Module):
         if reduction and source:
             raise UserError(f"reduction needs a timm backbone, not {name}; set it to 0.")
         self._level: int | None = None
+        self.num_places = 1
+        """Positions that the features keep; each has the same channels."""
         try:
             if source == "torchvision":
                 self.network: nn.Module = _from_torchvision(model, pretrained)
@@ -72,6 +74,7 @@ class Backbone(nn.Module):
             maps = self.network.forward_intermediates(
                 frames_BCHW, indices=[self._level], intermediates_only=True
             )
+            self.num_places = maps[0].shape[2] * maps[0].shape[3]
             return maps[0].flatten(1)
         output = self.network(frames_BCHW)
         return output if isinstance(output, Tensor) else output.last_hidden_state[:, 0]

@@ -21,6 +21,7 @@ def build(
     return RecurrentClassifier(
         options,
         size=size,
+        num_frames=num_frames,
         num_classes=num_classes,
         pretrained=pretrained,
         embedding=options.embedding,

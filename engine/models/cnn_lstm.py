@@ -16,4 +16,6 @@ class Options(RecurrentOptions):
 def build(
     options: Options, *, num_frames: int, size: int, num_classes: int, pretrained: bool = False
 ) -> nn.Module:
-    return RecurrentClassifier(options, size=size, num_classes=num_classes, pretrained=pretrained)
+    return RecurrentClassifier(
+        options, size=size, num_frames=num_frames, num_classes=num_classes, pretrained=pretrained
+    )

@@ -2,7 +2,7 @@
 
 from torch import nn
 
-NEW_PARTS = ("embed", "recurrent", "transition", "dropout", "head")
+NEW_PARTS = ("embed", "recurrent", "transition", "pooling", "dropout", "head")
 """Layers, in any family, that are not pretrained; all others come with published weights."""
 NEW_IN_NETWORK = (".classifier.", "network.pooler.", "network.head.", "network.head_layernorm.")
 """The same in classifiers of `transformers`: their poolers, too."""

@@ -10,9 +10,13 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from dali_pipelines.errors import SpecError
 from dali_pipelines.settings import Count, Natural, ShareBelowOne, check
+from engine.models.attention import check_heads
+from engine.models.attentive import HEADS, AttentivePooling
 from engine.models.backbone import Backbone
 
+Head = Literal["recurrent", "attentive", "linear"]
 Cell = Literal["rnn", "gru", "lstm"]
 CELLS: dict[Cell, type[nn.RNNBase]] = {"rnn": nn.RNN, "gru": nn.GRU, "lstm": nn.LSTM}
 
@@ -65,22 +69,33 @@ class RecurrentOptions:
     centered: bool = False
     """Subtract each feature's mean over the clip. This removes static content, so that motion is
     learned from few clips; leave it off if the scene helps to tell classes apart."""
+    head: Head = "recurrent"
+    """What follows the backbone. attentive: a learned query over frames and places, of the width
+    recurrence.hidden. linear: the mean over the frames."""
     backbone_config: dict[str, Any] | None = None
     """Config of a `hf:` backbone; with it, a checkpoint needs nothing from the hub."""
     recurrence: Recurrence = field(default_factory=Recurrence)
 
     def __post_init__(self) -> None:
         check(self)
+        if self.head == "attentive":
+            check_heads(self.recurrence.hidden, HEADS)
+        if self.head == "linear" and self.centered:
+            raise SpecError("head linear takes the mean over the frames: set centered=false")
 
 
 class RecurrentClassifier(nn.Module):
-    """Backbone on each frame, recurrent layer over time, mean over time, classifier."""
+    """Backbone on each frame, recurrent layer over time, mean over time, classifier.
+
+    The option `head` can replace the recurrent layer.
+    """
 
     def __init__(
         self,
         options: RecurrentOptions,
         *,
         size: int,
+        num_frames: int,
         num_classes: int,
         pretrained: bool = False,
         embedding: int | None = None,
@@ -95,17 +110,28 @@ class RecurrentClassifier(nn.Module):
             reduction=options.reduction,
             config=options.backbone_config,
         )
-        self.embed: nn.Module = (
-            nn.Linear(self.backbone.width, embedding) if embedding else nn.Identity()
-        )
-        self.recurrent = recurrence.build(embedding or self.backbone.width)
-        self.transition: nn.Module = (
-            nn.Sequential(nn.Conv1d(recurrence.width, recurrence.width, 3, padding=1), nn.ReLU())
-            if transition
-            else nn.Identity()
-        )
+        self.kind = options.head
+        width = self.backbone.width
+        if options.head == "recurrent":
+            self.embed: nn.Module = nn.Linear(width, embedding) if embedding else nn.Identity()
+            self.recurrent = recurrence.build(embedding or width)
+            width = recurrence.width
+            self.transition: nn.Module = (
+                nn.Sequential(nn.Conv1d(width, width, 3, padding=1), nn.ReLU())
+                if transition
+                else nn.Identity()
+            )
+        elif options.head == "attentive":
+            self.pooling = AttentivePooling(
+                width,
+                num_places=self.backbone.num_places,
+                num_frames=num_frames,
+                dim=recurrence.hidden,
+                dropout=recurrence.dropout,
+            )
+            width = recurrence.hidden
         self.dropout = nn.Dropout(recurrence.dropout)
-        self.head = nn.Linear(recurrence.width, num_classes)
+        self.head = nn.Linear(width, num_classes)
         self.centered = options.centered
         self.frozen = options.freeze_backbone
         if self.frozen:
@@ -119,14 +145,34 @@ class RecurrentClassifier(nn.Module):
         return self
 
     def forward(self, clips_BTCHW: Tensor) -> Tensor:
+        return self.classify(self.encode(clips_BTCHW))
+
+    def encode(self, clips_BTCHW: Tensor) -> Tensor:
+        """Features (B, T, F) of the backbone, one row for each frame."""
         batch, frames = clips_BTCHW.shape[:2]
         images = clips_BTCHW.flatten(0, 1).contiguous(memory_format=torch.channels_last)
-        features_BTF = self.backbone(images).unflatten(0, (batch, frames))
+        return self.backbone(images).unflatten(0, (batch, frames))
+
+    def classify(self, features_BTF: Tensor) -> Tensor:
+        """Logits from the features of `encode`."""
         if self.centered:
             features_BTF = features_BTF - features_BTF.mean(dim=1, keepdim=True)
+        if self.kind == "linear":
+            return self.head(self.dropout(features_BTF.mean(dim=1)))
+        if self.kind == "attentive":
+            return self.head(self.dropout(self.pooling(features_BTF)))
         hidden_BTF = self._run_recurrent(self.embed(features_BTF))
         hidden_BFT = self.transition(hidden_BTF.transpose(1, 2))
         return self.head(self.dropout(hidden_BFT.mean(dim=2)))
+
+    @property
+    def first_new_layer(self) -> nn.Module:
+        """The layer that takes the features."""
+        if self.kind == "linear":
+            return self.head
+        if self.kind == "attentive":
+            return self.pooling.embed
+        return self.embed if isinstance(self.embed, nn.Linear) else self.recurrent
 
     def _run_recurrent(self, features_BTF: Tensor) -> Tensor:
         is_on_cpu = features_BTF.device.type == "cpu"

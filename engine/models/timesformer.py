@@ -72,20 +72,24 @@ class TimeSformer(nn.Module):
                 nn.init.zeros_(block.time_out.weight)
 
     def forward(self, clips_BTCHW: Tensor) -> Tensor:
+        return self.head(self.encode(clips_BTCHW))
+
+    def encode(self, clips_BTCHW: Tensor) -> Tensor:
+        """Features (B, D), which the head maps to logits."""
         batch = clips_BTCHW.shape[0]
         patches_BTND = self.stem(clips_BTCHW) + self.positions[:, None, 1:]
         cls_B1D = (self.cls_token + self.positions[:, :1]).expand(batch, -1, -1)
         if self.kind == "space":
-            return self.head(self._space_attention(cls_B1D, patches_BTND))
+            return self._space_attention(cls_B1D, patches_BTND)
         patches_BTND = patches_BTND + self.times[:, :, None]
         if self.kind == "joint":
             tokens = torch.cat([cls_B1D, patches_BTND.flatten(1, 2)], dim=1)
             for block in self.blocks:
                 tokens = block(tokens)
-            return self.head(self.norm(tokens[:, 0]))
+            return self.norm(tokens[:, 0])
         for block in self.blocks:
             cls_B1D, patches_BTND = block(cls_B1D, patches_BTND)
-        return self.head(self.norm(cls_B1D[:, 0]))
+        return self.norm(cls_B1D[:, 0])
 
     def _space_attention(self, cls_B1D: Tensor, patches_BTND: Tensor) -> Tensor:
         frames = patches_BTND.shape[1]

@@ -61,7 +61,11 @@ class TorchvisionVideo(nn.Module):
         self.head = nn.Linear(features, num_classes)
 
     def forward(self, clips_BTCHW: Tensor) -> Tensor:
-        return self.head(self.dropout(self.network(clips_BTCHW.transpose(1, 2))))
+        return self.head(self.dropout(self.encode(clips_BTCHW)))
+
+    def encode(self, clips_BTCHW: Tensor) -> Tensor:
+        """Features (B, F)."""
+        return self.network(clips_BTCHW.transpose(1, 2))
 
     @staticmethod
     def from_published(state: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -58,12 +58,16 @@ class FactorizedViViT(nn.Module):
             nn.init.trunc_normal_(embedding, std=0.02)
 
     def forward(self, clips_BTCHW: Tensor) -> Tensor:
+        return self.head(self.encode(clips_BTCHW))
+
+    def encode(self, clips_BTCHW: Tensor) -> Tensor:
+        """Features (B, D), which the head maps to logits."""
         tokens_BTND = self.stem(clips_BTCHW)
         batch = tokens_BTND.shape[0]
         encoded = self.space(tokens_BTND.flatten(0, 1) + self.positions)
         means_BTD = encoded.mean(dim=1).unflatten(0, (batch, -1))
         encoded_BTD = self.time(means_BTD + self.times)
-        return self.head(self.norm(encoded_BTD.mean(dim=1)))
+        return self.norm(encoded_BTD.mean(dim=1))
 
 
 class JointViViT(nn.Module):
@@ -90,6 +94,14 @@ class JointViViT(nn.Module):
 
     def forward(self, clips_BTCHW: Tensor) -> Tensor:
         return self.network(pixel_values=clips_BTCHW).logits
+
+    @property
+    def head(self) -> nn.Module:
+        return self.network.classifier
+
+    def encode(self, clips_BTCHW: Tensor) -> Tensor:
+        """Features (B, D), which the head maps to logits."""
+        return self.network.vivit(pixel_values=clips_BTCHW).last_hidden_state[:, 0]
 
 
 def build(options: Options, *, num_frames: int, size: int, num_classes: int) -> nn.Module:

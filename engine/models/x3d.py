@@ -63,10 +63,14 @@ class X3D(nn.Module):
         self.apply(_init)
 
     def forward(self, clips_BTCHW: Tensor) -> Tensor:
+        return self.head(self.dropout(self.encode(clips_BTCHW)))
+
+    def encode(self, clips_BTCHW: Tensor) -> Tensor:
+        """Features (B, F)."""
         maps_BCTHW = clips_BTCHW.transpose(1, 2)
         for block in self.blocks:
             maps_BCTHW = block(maps_BCTHW)
-        return self.head(self.dropout(maps_BCTHW.flatten(1)))
+        return maps_BCTHW.flatten(1)
 
     @staticmethod
     def from_published(state: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -32,6 +32,7 @@ class Display:
         self._steps_since_start = 0
 
     def __enter__(self) -> Self:
+        self._started_at = time.monotonic()
         from rich.console import Console
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 

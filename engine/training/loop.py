@@ -24,6 +24,7 @@ from dali_pipelines.errors import Stopped
 from dali_pipelines.loaders.loader_config import Batch, ClipLoader, LoaderReport
 from engine.errors import RefusedError, UserError
 from engine.models.freezing import set_frozen
+from engine.models.memory_format import channels_last
 from engine.models.registry import ModelSpec
 from engine.training import checkpoint, history
 from engine.training.checkpoint import CheckpointConfig
@@ -73,7 +74,7 @@ class Trainer:
         if teacher:
             teacher.to(fabric.device)
         self.criterion = Criterion(recipe.loss, class_weights_N)
-        self.raw = _channels_last(model).to(fabric.device)
+        self.raw = channels_last(model).to(fabric.device)
         loop = recipe.loop
         self.steps_per_epoch = -(-len(train) // loop.accumulate)
         optimizer = make_optimizer(self.raw, recipe.optim)
@@ -344,10 +345,14 @@ class Trainer:
         if self.averaged:
             saved["raw"] = self.raw.state_dict()
             saved["num_averaged"] = int(self.averaged.n_averaged)
-        path = checkpoint.save(self.run_folder, config, self.eval_model.state_dict(), saved)
+        path = checkpoint.save(self.run_folder, config, self._weights(), saved)
         if is_best:
             self._mark_best(path)
         history.write(self.run_folder, state.history)
+
+    def _weights(self) -> dict[str, Tensor]:
+        """Weights of the checkpoint."""
+        return self.eval_model.state_dict()
 
     def _loader_state(self) -> dict[str, int]:
         loader_state = self.train.state_dict()
@@ -380,14 +385,6 @@ class Trainer:
     def _mark_best(self, path: Path) -> None:
         metric, value = self.recipe.loop.metric, self.state.best_value
         checkpoint.mark_best(self.run_folder, path, metric, -value if metric == "loss" else value)
-
-
-def _channels_last(model: nn.Module) -> nn.Module:
-    """Convert 2D convolutions to channels_last, which is faster on CPUs and GPUs."""
-    for weight in model.parameters():
-        if weight.ndim == 4:
-            weight.data = weight.data.contiguous(memory_format=torch.channels_last)
-    return model
 
 
 def _seed_of(*numbers: int) -> int:

@@ -24,7 +24,8 @@ from dali_pipelines.settings import (
 from dali_pipelines.spec import ClipSpec
 from engine.errors import UserError, unknown_name
 from engine.models import hf
-from engine.models.registry import PRESETS, ModelSpec
+from engine.models.recurrent import RecurrentOptions
+from engine.models.registry import FAMILIES, PRESETS, ModelSpec
 from engine.training.losses import LossConfig
 from engine.training.optim import OptimConfig
 
@@ -72,7 +73,37 @@ class LoopConfig:
         return self.batch_size // parts
 
 
+ProbeKind = Literal["none", "attentive", "recurrent", "linear"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProbeConfig:
+    """Settings of a probe, which trains only the last layers, on features computed once."""
+
+    probe: ProbeKind = "none"
+    """The layers that are trained: see `head` in the options of recurrent families; `linear` is for
+    any family. none: the whole model is trained."""
+    probe_views: Count = 4
+    """Views of each training clip: the one of testing, and augmented ones."""
+
+    @property
+    def is_on(self) -> bool:
+        return self.probe != "none"
+
+    def __post_init__(self) -> None:
+        check(self)
+
+
+PROBE_TRAINING: dict[str, Any] = {
+    "optimizer": "adamw", "lr": 1e-3, "weight_decay": 0.05, "schedule": "cosine", "warmup": 0.1,
+    "batch_size": 32, "epochs": 10, "label_smoothing": 0.1, "metric": "loss",
+}  # fmt: skip
+"""Defaults of a probe, in place of those of the preset."""
+PROBE_DROPOUT = 0.3
+NOT_OF_A_PROBE = ("mixup", "cutmix", "teacher", "freeze_epochs")
+"""Settings that need clips, or a backbone that is trained."""
 SECTIONS: dict[str, Any] = {
+    "probe": ProbeConfig,
     "clip": ClipSpec,
     "augment": Augment,
     "optim": OptimConfig,
@@ -95,6 +126,7 @@ class Recipe:
     options: dict[str, Any]
     """Model options that override the preset; see each family's Options."""
     clip: ClipSpec
+    probe: ProbeConfig = field(default_factory=ProbeConfig)
     augment: Augment = field(default_factory=Augment)
     optim: OptimConfig = field(default_factory=OptimConfig)
     loss: LossConfig = field(default_factory=LossConfig)
@@ -124,10 +156,16 @@ class Recipe:
             ModelSpec.of_preset(family, name, 1, **given.get("options", {}))  # checks the options
             preset = PRESETS[family][name]
             values = {**preset.clip.to_dict(), "weights": preset.weights, **preset.training}
+            if given.get("probe", "none") != "none":
+                values |= PROBE_TRAINING
             values |= given
+            if issubclass(FAMILIES[family].Options, RecurrentOptions):
+                values["options"] = _probe_options(values)
             sections = {key: from_plain(config, values) for key, config in SECTIONS.items()}
         except SpecError as error:
             raise UserError(f"{error}.") from error
+        if sections["probe"].is_on:
+            _check_probe(values)
         return cls(
             model=family,
             preset=name,
@@ -168,6 +206,33 @@ def _of_checkpoint(given: dict[str, Any]) -> dict[str, Any]:
     settings |= {"sampling": "uniform", "stride": stride}
     given = {**given, "preset": name if preset in ("base", "small") else preset}
     return merge(settings, given)
+
+
+def _probe_options(values: dict[str, Any]) -> dict[str, Any]:
+    """Options of a recurrent family, with those of a probe, if it is one."""
+    options: dict[str, Any] = values.get("options", {})
+    if values.get("probe", "none") == "none":
+        return options
+    kind = values["probe"]
+    defaults = {"centered": kind != "linear", "recurrence": {"dropout": PROBE_DROPOUT}}
+    return merge(defaults, options) | {"head": kind, "freeze_backbone": True}
+
+
+def _check_probe(values: dict[str, Any]) -> None:
+    for name in NOT_OF_A_PROBE:
+        if values.get(name):
+            raise UserError(
+                f"a probe has no `{name}`, because only its last layers are trained, on features: "
+                f"leave out `{name}`, or `probe`."
+            )
+    family = values["model"]
+    if values["probe"] != "linear" and not issubclass(FAMILIES[family].Options, RecurrentOptions):
+        raise UserError(f"{family} has only a linear layer to train: pass `probe='linear'`.")
+    if values["weights"] == "none":
+        raise UserError(
+            "a probe keeps its backbone as it is, and random weights see nothing: pass `weights`, "
+            "for example a file or a folder."
+        )
 
 
 def setting_names() -> list[str]:

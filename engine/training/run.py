@@ -11,21 +11,19 @@ from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec
 import torch
 
 from dali_pipelines.cores import num_cores
-from dali_pipelines.loaders.loader_config import LoaderConfig, LoaderReport, Sample
+from dali_pipelines.loaders.loader_config import ClipLoader, LoaderConfig, LoaderReport
 from engine.data import folds
 from engine.data.loading import default_loader, make_loader, open_cache
-from engine.data.manifest import Manifest
-from engine.data.samples import samples_of
 from engine.errors import RefusedError, UserError
 from engine.machine import describe_machine, memory_limit
 from engine.memory import is_out_of_memory, keep_freed_memory
-from engine.models import hub, registry
-from engine.training import checkpoint, run_folder
+from engine.models import freezing, hub, registry
+from engine.training import checkpoint, probe_run, run_clips, run_folder
 from engine.training.display import Display
 from engine.training.distill import Teacher
 from engine.training.fabric import is_first_process, make_fabric
 from engine.training.loop import Trainer
-from engine.training.losses import class_weights, oversample
+from engine.training.probe_run import ProbeTrainer
 from engine.training.recipe import Recipe
 from engine.training.run_folder import RunFacts
 from trt.tf32 import set_tf32
@@ -199,10 +197,13 @@ def train(
     """
     if recipe.weights != "none" or str(recipe.options.get("backbone")).startswith("hf:"):
         hub.stay_offline_if_unreachable()
-    clips = _gather_clips(recipe, facts, out, resume=resume)
+    clips = run_clips.gather(recipe, facts, out, resume=resume)
     if resume and devices is None:
         devices = max(1, facts.world_size // nodes)
     fabric, precision = make_fabric(device, devices or 1, nodes, recipe.loop.precision)
+    is_probe = recipe.probe.is_on
+    if is_probe and fabric.world_size > 1:
+        raise UserError("a probe trains in one process: leave out `devices` and `nodes`.")
     recipe = dataclasses.replace(recipe, loop=dataclasses.replace(recipe.loop, precision=precision))
     if fabric.device.type == "cuda":
         set_tf32(precision == "tf32")
@@ -215,7 +216,7 @@ def train(
     class_names = clips.manifest.class_names
     spec = recipe.model_spec(len(class_names))
     last = checkpoint.last_of(out) if resume else None
-    network, weights_note = _make_model(recipe, spec, is_new=last is None)
+    network, weights_note = _make_model(recipe, spec, is_new=last is None or is_probe)
     spec = registry.portable(spec, network)
     teacher = _open_teacher(recipe, class_names)
     versions = describe_machine().libraries
@@ -234,22 +235,35 @@ def train(
     train_config, val_config = _loader_configs(recipe, batch_size, fabric)
     num_threads = max(1, num_cores() // max(1, fabric.world_size // nodes))
     first_log = log if fabric.is_global_zero else None
-    with Display(shown=log is None and fabric.is_global_zero, log=first_log) as display:
-        display.log(f"{clips.in_words()}; {name} loader; {_devices_in_words(fabric)}")
-        if weights_note:
-            display.log(weights_note)
-        frame_cache = open_cache(cache, max_gb=cache_gb, log=display.log)
-        new_loader = functools.partial(
-            make_loader, name, gpu=gpu, cache=frame_cache, num_threads=num_threads
-        )
-        trainer = Trainer(
+    display = Display(shown=log is None and fabric.is_global_zero, log=first_log)
+    display.log(f"{clips.in_words()}; {name} loader; {_devices_in_words(fabric)}")
+    if weights_note:
+        display.log(weights_note)
+    frame_cache = open_cache(cache, max_gb=cache_gb, log=display.log)
+    new_loader = functools.partial(
+        make_loader, name, gpu=gpu, cache=frame_cache, num_threads=num_threads
+    )
+    trainer_class: type[Trainer] = Trainer
+    train_loader: ClipLoader
+    val_loader: ClipLoader
+    if is_probe:
+        train_loader, val_loader = probe_run.feature_loaders(
+            fabric, recipe, network, clips, (train_config, val_config),
+            new_loader=new_loader, loader_name=name, cache=cache, log=display.log,
+        )  # fmt: skip
+        network, trainer_class = probe_run.make_probe(network, train_loader), ProbeTrainer
+    else:
+        train_loader = new_loader(clips.train, train_config)
+        val_loader = new_loader(clips.val, val_config)
+    with display:
+        trainer = trainer_class(
             fabric,
             recipe,
             network,
             spec=spec,
             class_names=class_names,
-            train=new_loader(clips.train, train_config),
-            val=new_loader(clips.val, val_config),
+            train=train_loader,
+            val=val_loader,
             run=out,
             display=display,
             versions=versions,
@@ -259,29 +273,11 @@ def train(
         )
         if trainer.train.note:
             display.log(trainer.train.note)
-        if last is not None:
+        if last is not None and not is_probe:
             _resume(trainer, last, facts.world_size)
         on_ready(trainer)
         finished = trainer.run()
     return _result_of(trainer, recipe, out, finished=finished)
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Clips:
-    manifest: Manifest
-    train: list[Sample]
-    val: list[Sample]
-    num_bad: int
-    """Clips of both splits that `engine data check` found bad."""
-    digest: str
-    weights_N: torch.Tensor | None
-    """Weight of each class in the loss; None for equal weights."""
-
-    def in_words(self) -> str:
-        return (
-            f"{len(self.train):,} training clips, {len(self.val):,} validation clips, "
-            f"{len(self.manifest.class_names)} classes; {self.num_bad} bad clips left out"
-        )
 
 
 def _devices_in_words(fabric: "Fabric") -> str:
@@ -297,34 +293,6 @@ def _resume(trainer: Trainer, last: Path, started_with: int) -> None:
             f"the run started with {started_with} processes and continues with {world_size}: "
             "batches are the same, the last bits of the weights are not"
         )
-
-
-def _gather_clips(recipe: Recipe, facts: RunFacts, out: Path, *, resume: bool) -> _Clips:
-    root = Path(facts.data)
-    manifest, _ = folds.load_split(root, facts.split_by, facts.fold)
-    if len(manifest.class_names) < 2:
-        raise UserError(f"{root} has only one class; training needs at least two.")
-    train_rows, num_bad = samples_of(manifest, "train")
-    val_rows, num_bad_val = samples_of(manifest, "val")
-    weights_N = None
-    if recipe.loss.balance == "weights":
-        weights_N = class_weights(train_rows, len(manifest.class_names))
-    elif recipe.loss.balance == "sampling":
-        train_rows = oversample(train_rows)
-    digest = run_folder.digest([*train_rows, *val_rows])
-    if resume and (digest, manifest.class_names) != (facts.digest, facts.classes):
-        raise UserError(
-            f"the clips of {root} are not those that {out} started with (see "
-            f"{out / run_folder.MANIFEST}); restore them, or start a new run."
-        )
-    return _Clips(
-        manifest=manifest,
-        train=train_rows,
-        val=val_rows,
-        num_bad=num_bad + num_bad_val,
-        digest=digest,
-        weights_N=weights_N,
-    )
 
 
 def _open_teacher(recipe: Recipe, class_names: list[str]) -> Teacher | None:
@@ -375,11 +343,17 @@ def _make_model(recipe: Recipe, spec: Any, *, is_new: bool) -> tuple[Any, str]:
 
     source = recipe.weights if is_new else "none"
     network = registry.build(spec, recipe.clip, pretrained=source == "backbone")
+    new_layers = {
+        name: value.clone() for name, value in network.state_dict().items() if freezing.is_new(name)
+    }
     if source == "none":
         return network, ""
     if source == "backbone":
         return network, f"{spec.published}: published weights; other layers are random"
-    return network, weights.load(network, source).describe()
+    note = weights.load(network, source).describe()
+    if recipe.probe.is_on:  # its head is new even if the weights have one
+        network.load_state_dict(new_layers, strict=False)
+    return network, note
 
 
 def _check_memory(recipe: Recipe) -> None:
