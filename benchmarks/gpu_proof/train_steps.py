@@ -11,7 +11,7 @@ from typing import Any
 
 from benchmarks.gpu_proof.step import ROOT, Context, Step, engine, failure
 
-FAMILIES = ("vit-lstm", "cnn-lstm", "cnn-birnn", "timesformer", "vivit", "torchvision", "x3d")
+FAMILIES = ("vit-lstm", "cnn-lstm", "cnn-birnn", "timesformer", "vivit", "hf", "torchvision", "x3d")
 PRECISIONS = ("fp32", "tf32", "bf16")
 KILL_S = 300
 
