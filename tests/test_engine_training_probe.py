@@ -29,6 +29,7 @@ from engine.training import checkpoint
 from engine.training.fabric import make_fabric
 from engine.training.feature_store import FeatureStore, key_of
 from engine.training.features import FeatureSource, make_encoder, views_of
+from engine.training.finished import read_finished
 
 SPEC = ClipSpec(num_frames=4, resize=40, crop=32, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
 FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
@@ -241,6 +242,21 @@ def test_a_probe_is_an_ordinary_run(dataset: Path, weights: Path, tmp_path: Path
     assert (again.best / "model.safetensors").read_bytes() == (
         trained.best / "model.safetensors"
     ).read_bytes()
+
+
+def test_a_probe_whose_best_epoch_is_an_early_one_is_finished(
+    dataset: Path, weights: Path, tmp_path: Path
+) -> None:
+    given = settings(weights, lr=3.0, warmup=0.0)  # after the first epoch the loss only grows
+    trained, _ = logged(dataset, tmp_path / "run", tmp_path / "cache", given)
+    assert trained.best_row["epoch"] < 3
+    finished = read_finished(tmp_path / "run")
+    assert finished is not None
+    assert [row["epoch"] for row in finished.history] == [1, 2, 3]
+    (tmp_path / "run" / "history.csv").write_text(
+        "".join((tmp_path / "run" / "history.csv").read_text().splitlines(keepends=True)[:3])
+    )
+    assert read_finished(tmp_path / "run") is None  # it was stopped after two
 
 
 def test_other_weights_or_clips_compute_new_features(

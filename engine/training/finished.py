@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from dali_pipelines.loaders.loader_config import LoaderReport
-from engine.training import checkpoint, run_folder
+from engine.training import checkpoint, history, run_folder
 from engine.training.run import Trained
 from engine.training.train_state import TrainState
 
@@ -17,6 +17,8 @@ def read_finished(run: Path) -> Trained | None:
         return None
     recipe, _ = run_folder.load(run)
     state = TrainState(**checkpoint.load_state(last)["standing"])
+    if recipe.probe.is_on:
+        _go_on(state, history.read(run))
     if not state.is_at_end(epochs=recipe.loop.epochs, patience=recipe.loop.patience):
         return None
     return Trained(
@@ -28,3 +30,11 @@ def read_finished(run: Path) -> Trained | None:
         finished=True,
         report=LoaderReport(),
     )
+
+
+def _go_on(state: TrainState, rows: list[dict[str, float]]) -> None:
+    """Bring the state of a probe, which saves only its best epoch, to the last epoch."""
+    if rows:
+        state.history = rows
+        state.epoch = int(rows[-1]["epoch"])
+        state.epochs_without_gain = sum(row["step"] > state.best_step for row in rows)
