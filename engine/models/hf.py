@@ -54,8 +54,8 @@ class Options:
         kind = self.config.get("model_type")
         if kind not in TYPES:
             raise UserError(
-                f"hf has no model type {kind!r}; it has {', '.join(TYPES)}. Name one as "
-                "`model_type` in `config`."
+                f"hf has no model type {kind!r}; it has {', '.join(TYPES)}: name one as "
+                "model_type in the option config."
             )
 
 
