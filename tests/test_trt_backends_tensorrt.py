@@ -109,7 +109,7 @@ def test_every_family_is_one_engine(family: str, precision: Precision) -> None:
     assert (report["engines"], report["in_torch"]) == (1, 0)
     assert report["in_engine"] > 80
     assert report["unfused_attention"] == []
-    assert bool(report["attention"]) == (family in ("vit-lstm", "timesformer", "vivit"))
+    assert bool(report["attention"]) == (family in ("vit-lstm", "timesformer", "vivit", "hf"))
 
 
 @flavored
