@@ -113,6 +113,7 @@ def test_poolers_are_trained_with_a_frozen_network(kind: str) -> None:
     assert "network.classifier.weight" in trained
     pooled = any(name.startswith(("network.pooler.", "network.head.")) for name in trained)
     assert pooled == (kind in ("vjepa2", "videoprism_vision_model"))
+    assert not freezing.is_new("backbone.network.head.norm.weight")  # of an image backbone
     assert len(trained) < len(list(model.parameters())) / 2 + 10
     model(torch.randn(2, 8, 3, 64, 64)).sum().backward()
     assert all(weight.grad is not None for weight in model.parameters() if weight.requires_grad)

@@ -4,8 +4,9 @@ from torch import nn
 
 NEW_PARTS = ("embed", "recurrent", "transition", "pooling", "dropout", "head")
 """Layers, in any family, that are not pretrained; all others come with published weights."""
-NEW_IN_NETWORK = (".classifier.", "network.pooler.", "network.head.", "network.head_layernorm.")
-"""The same in classifiers of `transformers`: their poolers, too."""
+NEW_IN_NETWORK = ("network.pooler.", "network.head.", "network.head_layernorm.")
+"""The same in classifiers of `transformers`: their poolers. An image backbone may have parts of
+these names, too, which are pretrained."""
 
 
 def set_frozen(model: nn.Module, frozen: bool) -> None:
@@ -24,4 +25,8 @@ def set_frozen(model: nn.Module, frozen: bool) -> None:
 
 def is_new(name: str) -> bool:
     """True if the parameter `name` belongs to a layer that is not pretrained."""
-    return name.partition(".")[0] in NEW_PARTS or any(part in name for part in NEW_IN_NETWORK)
+    return (
+        name.partition(".")[0] in NEW_PARTS
+        or ".classifier." in name
+        or name.startswith(NEW_IN_NETWORK)
+    )
