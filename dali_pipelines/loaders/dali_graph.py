@@ -58,17 +58,12 @@ class ClipGraph:
         self._color = color
         # `run` sends repeated frame numbers once, so there may be fewer frames.
         pad = spec.num_frames if input_kind == "video" else None
-        self._pipeline = define(
-            input_kind, spec, gpu=gpu is not None, values=values, color=color, pad=pad
-        )(
+        self._pipeline = _Pipeline(
+            define(input_kind, spec, gpu=gpu is not None, values=values, color=color, pad=pad),
             batch_size=max_views if input_kind in BY_VIEW else max_views * spec.num_frames,
             num_threads=num_threads,
-            device_id=gpu,
-            exec_dynamic=True,  # its outputs own their memory, so torch can keep them
-            prefetch_queue_depth=1,
+            gpu=gpu,
         )
-        self._pipeline.build()
-        self._stream: torch.cuda.Stream | None = None
 
     def run(self, sources: list[Any], views: list[ClipView]) -> "torch.Tensor":
         """Process some views.
@@ -86,26 +81,22 @@ class ClipGraph:
         pipeline, frames = self._pipeline, self._spec.num_frames
         places: list[Any] = []
         if self._input_kind == "video":  # unique numbers: DALI restarts decoding for a repeated one
-            pipeline.feed_input("source", [encoded for encoded, _ in sources])
+            pipeline.feed("source", [encoded for encoded, _ in sources])
             pairs = [np.unique(numbers, return_inverse=True) for _, numbers in sources]
-            pipeline.feed_input("numbers", [unique.astype(np.int32) for unique, _ in pairs])
+            pipeline.feed("numbers", [unique.astype(np.int32) for unique, _ in pairs])
             places = [inverse for _, inverse in pairs]
         else:
-            pipeline.feed_input("source", sources)
+            pipeline.feed("source", sources)
         repeat = 1 if self._input_kind in BY_VIEW else frames
         names = ("crop_x", "crop_y", *(COLORS if self._color else ()))
         for name in names:
             values = np.array([getattr(view, name) for view in views], np.float32)
-            pipeline.feed_input(name, np.repeat(values, repeat))
+            pipeline.feed(name, np.repeat(values, repeat))
         mirrored = np.array([view.mirror for view in views], np.int32)
-        pipeline.feed_input("mirror", np.repeat(mirrored, repeat))
-        pipeline.schedule_run()
-        (output,) = pipeline.share_outputs()  # waits until they are there
-        tensor = torch.from_dlpack(output.as_tensor())
-        if tensor.is_cuda:
-            tensor, self._stream = _in_torch_memory(tensor, self._stream)
-        pipeline.release_outputs()
-        clips_BTCHW = tensor.reshape(len(views), frames, 3, self._spec.crop, self._spec.crop)
+        pipeline.feed("mirror", np.repeat(mirrored, repeat))
+        clips_BTCHW = pipeline.run().reshape(
+            len(views), frames, 3, self._spec.crop, self._spec.crop
+        )
         if all(np.array_equal(place, np.arange(frames)) for place in places):
             return clips_BTCHW
         order = torch.from_numpy(np.stack(places)).to(clips_BTCHW.device)
@@ -127,15 +118,7 @@ class PartGraph:
         self, spec: ClipSpec, *, max_parts: int, num_threads: int, gpu: int | None, values: Values
     ) -> None:
         graph = define("video", spec, gpu=gpu is not None, values=values, centered=True, pad=-1)
-        self._pipeline = graph(
-            batch_size=max_parts,
-            num_threads=num_threads,
-            device_id=gpu,
-            exec_dynamic=True,
-            prefetch_queue_depth=1,
-        )
-        self._pipeline.build()
-        self._stream: torch.cuda.Stream | None = None
+        self._pipeline = _Pipeline(graph, batch_size=max_parts, num_threads=num_threads, gpu=gpu)
 
     def run(self, sources: list[tuple[NDArray[np.uint8], NDArray[np.int32]]]) -> "torch.Tensor":
         """Decode parts.
@@ -149,35 +132,54 @@ class PartGraph:
         Raises:
             RuntimeError: DALI rejects a part.
         """
+        self._pipeline.feed("source", [encoded for encoded, _ in sources])
+        self._pipeline.feed("numbers", [numbers for _, numbers in sources])
+        return self._pipeline.run()
+
+
+class _Pipeline:
+    """A built DALI pipeline whose output is a tensor that owns its memory."""
+
+    def __init__(self, graph: Any, *, batch_size: int, num_threads: int, gpu: int | None) -> None:
+        self._pipeline = graph(
+            batch_size=batch_size,
+            num_threads=num_threads,
+            device_id=gpu,
+            exec_dynamic=True,  # its outputs own their memory, so torch can keep them
+            prefetch_queue_depth=1,
+        )
+        self._pipeline.build()
+        self._stream: torch.cuda.Stream | None = None
+
+    def feed(self, name: str, values: Any) -> None:
+        self._pipeline.feed_input(name, values)
+
+    def run(self) -> "torch.Tensor":
         import torch
 
-        self._pipeline.feed_input("source", [encoded for encoded, _ in sources])
-        self._pipeline.feed_input("numbers", [numbers for _, numbers in sources])
         self._pipeline.schedule_run()
-        (output,) = self._pipeline.share_outputs()
+        (output,) = self._pipeline.share_outputs()  # waits until they are there
         tensor = torch.from_dlpack(output.as_tensor())
         if tensor.is_cuda:
-            tensor, self._stream = _in_torch_memory(tensor, self._stream)
+            tensor = self._in_torch_memory(tensor)
         self._pipeline.release_outputs()
         return tensor
 
+    def _in_torch_memory(self, tensor: "torch.Tensor") -> "torch.Tensor":
+        """Copy a tensor of DALI on the GPU.
 
-def _in_torch_memory(
-    tensor: "torch.Tensor", stream: "torch.cuda.Stream | None"
-) -> "tuple[torch.Tensor, torch.cuda.Stream]":
-    """Copy a tensor of DALI on the GPU, in a stream of its own; also returns that stream.
+        DALI reuses the memory of an output as soon as nobody holds it, even if a model that was
+        launched on it has not run yet; torch's own memory is safe from that.
+        """
+        import torch
 
-    DALI reuses the memory of an output as soon as nobody holds it, even if a model that was
-    launched on it has not run yet; torch's own memory is safe from that.
-    """
-    import torch
-
-    stream = stream or torch.cuda.Stream(tensor.device)
-    with torch.cuda.stream(stream):
-        copy = tensor.clone()
-    stream.synchronize()
-    copy.record_stream(torch.cuda.default_stream(tensor.device))
-    return copy, stream
+        if self._stream is None:
+            self._stream = torch.cuda.Stream(tensor.device)
+        with torch.cuda.stream(self._stream):
+            copy = tensor.clone()
+        self._stream.synchronize()
+        copy.record_stream(torch.cuda.default_stream(tensor.device))
+        return copy
 
 
 def reason_of(error: RuntimeError) -> str:

@@ -80,7 +80,7 @@ class HfClassifier(nn.Module):
             embeddings = self.network.videomae.embeddings
             table = embeddings.position_embeddings
             if _grid(config) != _grid(published):
-                table = _resample(_sinusoids(published), _grid(published), _grid(config))
+                table = resample(_sinusoids(published), _grid(published), _grid(config))
             del embeddings.position_embeddings
             embeddings.register_buffer("position_embeddings", table, persistent=False)
 
@@ -175,16 +175,16 @@ def resize_positions(
     """Interpolate a position embedding to the model's frames and size; None for other weights."""
     old, new = _grid(_config(published)), _grid(model.network.config)
     if name.endswith("time_embeddings") or ".temporal_" in name:
-        return _resample(weight, (old[0], 1, 1), (new[0], 1, 1))
+        return resample(weight, (old[0], 1, 1), (new[0], 1, 1))
     if not name.endswith("position_embeddings"):
         return None
     kind = model.network.config.model_type
     if kind == "vivit":
-        return torch.cat([weight[:, :1], _resample(weight[:, 1:], old, new)], dim=1)
+        return torch.cat([weight[:, :1], resample(weight[:, 1:], old, new)], dim=1)
     places = (1, *old[1:]), (1, *new[1:])
     if kind == "timesformer":
-        return torch.cat([weight[:, :1], _resample(weight[:, 1:], *places)], dim=1)
-    return _resample(weight, *places)
+        return torch.cat([weight[:, :1], resample(weight[:, 1:], *places)], dim=1)
+    return resample(weight, *places)
 
 
 Grid = tuple[int, int, int]
@@ -225,7 +225,8 @@ def _sinusoids(config: Any) -> Tensor:
     return get_sinusoid_encoding_table(math.prod(_grid(config)), config.hidden_size)
 
 
-def _resample(table_1ND: Tensor, old: Grid, new: Grid) -> Tensor:
+def resample(table_1ND: Tensor, old: Grid, new: Grid) -> Tensor:
+    """Interpolate an embedding of all tokens to another grid."""
     grid = table_1ND.transpose(1, 2).unflatten(2, old)
     return interpolate(grid, new, mode="trilinear").flatten(2).transpose(1, 2)
 

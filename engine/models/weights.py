@@ -21,8 +21,6 @@ from engine.models.backbone import offline
 from engine.models.freezing import is_new
 from engine.models.vivit import JointViViT
 
-TokenGrid = tuple[int, int, int]
-"""Number of tokens of a joint ViViT over time, height and width."""
 ALONG_ONE_AXIS = re.compile(r"\.(temporal_pos|rel_pos_[thw])$")
 """Embeddings of MViT with one row for each time step, or for each distance."""
 FILES = ("model.safetensors", "pytorch_model.bin")
@@ -81,7 +79,7 @@ def fit(
     model: nn.Module,
     weights: dict[str, Tensor],
     source: str,
-    grids: tuple[TokenGrid, TokenGrid] | None = None,
+    grids: tuple[hf.Grid, hf.Grid] | None = None,
     published: dict[str, Any] | None = None,
 ) -> WeightsReport:
     """Load weights that are in memory; `source` is their name in the report and in errors.
@@ -133,7 +131,7 @@ def _resized(
     name: str,
     weight: Tensor,
     target: Tensor,
-    grids: "tuple[TokenGrid, TokenGrid] | None",
+    grids: tuple[hf.Grid, hf.Grid] | None,
     published: dict[str, Any] | None,
 ) -> Tensor | None:
     """A position embedding in the model's size; None if it doesn't fit, or for other weights."""
@@ -233,7 +231,7 @@ def _is_head(name: str) -> bool:
     return name.startswith("head.") or ".classifier." in name
 
 
-def _token_grids(model: nn.Module, path: Path) -> tuple[TokenGrid, TokenGrid] | None:
+def _token_grids(model: nn.Module, path: Path) -> tuple[hf.Grid, hf.Grid] | None:
     """Token grids of the file, from the config beside it, and of the model; None if not needed."""
     import json
 
@@ -253,12 +251,12 @@ def _token_grids(model: nn.Module, path: Path) -> tuple[TokenGrid, TokenGrid] | 
         return None
 
 
-def _token_grid(num_frames: int, size: int, tubelet: list[int]) -> TokenGrid:
+def _token_grid(num_frames: int, size: int, tubelet: list[int]) -> hf.Grid:
     return num_frames // tubelet[0], size // tubelet[1], size // tubelet[2]
 
 
 def _interpolate(
-    name: str, weight: Tensor, target: Tensor, grids: tuple[TokenGrid, TokenGrid] | None
+    name: str, weight: Tensor, target: Tensor, grids: tuple[hf.Grid, hf.Grid] | None
 ) -> Tensor | None:
     """Resize a position or time embedding; None for any other weight."""
     from timm.layers import resample_abs_pos_embed
@@ -276,9 +274,7 @@ def _interpolate(
         return interpolate(weight.transpose(1, 2), count, mode="linear").transpose(1, 2)
     if grids is not None and name.endswith("embeddings.position_embeddings"):
         old, new = grids
-        grid = weight[:, 1:].transpose(1, 2).unflatten(2, old)
-        resized = interpolate(grid, new, mode="trilinear").flatten(2).transpose(1, 2)
-        return torch.cat([weight[:, :1], resized], dim=1)
+        return torch.cat([weight[:, :1], hf.resample(weight[:, 1:], old, new)], dim=1)
     if name.endswith(("positions", "pos_embed")):
         side = math.isqrt(count)
         num_prefix = count - side * side  # tokens without a position, such as the class token
