@@ -90,6 +90,13 @@ def test_windows_that_are_known_are_left_out(tmp_path: Path) -> None:
     assert report.read_by.keys() == {"DALI's video decoder"}
 
 
+def test_a_file_may_be_listed_more_than_once(tmp_path: Path) -> None:
+    path = write_video(tmp_path / "video", codec="vp9", frames=60, draw=numbered)
+    _, windows, report = read([path] * 4, VideoChoice(for_gpu=False), window_s=1.0)
+    assert [window.number for window in windows] == [0, 1] * 4
+    assert report.read_by.keys() == {"DALI's video decoder"}
+
+
 def test_pyav_reads_what_dali_rejects(tmp_path: Path) -> None:
     """DALI's decoder for CPUs rejects H.264, which the choice for a GPU offers it."""
     paths = [

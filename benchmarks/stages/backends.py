@@ -41,8 +41,21 @@ def measure(
     backends: Sequence[str] = NAMES,
     precisions: Sequence[Precision] = PRECISIONS,
     with_compile: bool = True,
+    with_peaks: bool = True,
 ) -> dict[str, Any]:
-    """Measure each model in turn; `min_s` is the shortest duration of one timing."""
+    """Measure each model in turn.
+
+    Args:
+        family: Model family.
+        preset: One of its presets.
+        batch: Clips per batch.
+        repeats: How often each model is timed.
+        min_s: Shortest duration of one timing.
+        backends: Backends to build; those that can't run here are left out.
+        precisions: Precisions to build.
+        with_compile: Also measure `torch.compile`.
+        with_peaks: Also measure this machine's peak, and each model's share of it.
+    """
     gpu = this_gpu()
     device = "cuda" if gpu else "cpu"
     spec, clip = registry.ModelSpec.of_preset(family, preset, 51)
@@ -71,7 +84,8 @@ def measure(
                 finally:
                     model.to(device)
         with tf32(False):
-            rows = _timed(models, clips.to(device), repeats, min_s, flops)
+            peaks = matrix_peaks() if with_peaks else {}
+            rows = _timed(models, clips.to(device), repeats, min_s, flops, peaks)
     return {"family": family, "preset": preset, "batch": batch, "device": this_device(),
             "gflop_per_clip": flops / 1e9, "rows": rows + failed}  # fmt: skip
 
@@ -106,6 +120,7 @@ def _timed(
     repeats: int,
     min_s: float,
     flops: float,
+    peaks: dict[str, int],
 ) -> list[dict[str, Any]]:
     failed: list[dict[str, Any]] = []
     reference = None
@@ -120,7 +135,6 @@ def _timed(
             continue
         reference = logits if reference is None else reference
         errors[name] = float((logits - reference).abs().max())
-    peaks = matrix_peaks()
 
     def step(model: Callable[[Tensor], Tensor]) -> Callable[[], int]:
         def run() -> int:

@@ -7,7 +7,7 @@ that lie in one group, share its frames, which are kept until the last window th
 from collections.abc import Iterator
 from pathlib import Path
 from threading import Event
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -87,6 +87,14 @@ def _groups(path: Path, wanted: IntArray) -> Iterator[IntArray]:
     yield wanted[begin:]
 
 
+class _Reading(NamedTuple):
+    """One reading of a file, which may be listed twice."""
+
+    path: Path
+    num_before: int
+    """How many files ended before it."""
+
+
 class PartDecoder:
     """Decodes the parts of windows with DALI.
 
@@ -106,45 +114,51 @@ class PartDecoder:
             spec, max_parts=max_parts, num_threads=num_threads, gpu=gpu, values=values
         )
         self._graph: PartGraph | None = None
-        self._frames: dict[Path, dict[int, torch.Tensor]] = {}
+        self._num_ended = 0
+        self._frames: dict[_Reading, dict[int, torch.Tensor]] = {}
         """Decoded frames (C, H, W) of each file that are still needed, by their number."""
         self.refused: dict[Path, str] = {}
         """Files of which DALI has rejected a part, with the reason."""
 
     def clips(self, windows: list[ReadWindow]) -> "list[torch.Tensor | None]":
         """The clips (T, C, H, W) of windows that are passed in order; None of rejected files."""
-        self._decode([(window.window.path, part) for window in windows for part in window.parts])
-        return [self._clip(window) for window in windows]
+        readings = []
+        for window in windows:
+            readings.append(_Reading(window.window.path, self._num_ended))
+            self._num_ended += window.window.is_last
+        pairs = list(zip(readings, windows, strict=True))
+        self._decode([(reading, part) for reading, window in pairs for part in window.parts])
+        clips = [self._clip(reading, window) for reading, window in pairs]
+        self._frames = {key: self._frames[key] for key in readings[-1:] if key in self._frames}
+        return clips
 
-    def _clip(self, window: ReadWindow) -> "torch.Tensor | None":
+    def _clip(self, reading: "_Reading", window: ReadWindow) -> "torch.Tensor | None":
         import torch
 
-        path = window.window.path
-        if path in self.refused:
-            self._frames.pop(path, None)
+        if reading.path in self.refused:
             return None
-        frames = self._frames[path]
+        frames = self._frames[reading]
         clip = torch.stack([frames[number] for number in window.view.plan.left.tolist()])
         if window.window.is_last:
-            del self._frames[path]
+            del self._frames[reading]
         else:
-            self._frames[path] = {n: frames[n] for n in frames if n >= window.keep_from}
+            self._frames[reading] = {n: frames[n] for n in frames if n >= window.keep_from}
         return clip
 
-    def _decode(self, parts: list[tuple[Path, WindowPart]]) -> None:
+    def _decode(self, parts: list[tuple["_Reading", WindowPart]]) -> None:
         """Decode parts and keep their frames."""
-        run: list[tuple[Path, WindowPart]] = []
+        run: list[tuple[_Reading, WindowPart]] = []
         num_bytes = 0
-        for path, part in parts:
+        for reading, part in parts:
             if run and (len(run) == self._max_parts or num_bytes + part.num_bytes > MAX_BYTES):
                 self._run(run)
                 run, num_bytes = [], 0
-            run.append((path, part))
+            run.append((reading, part))
             num_bytes += part.num_bytes
         if run:
             self._run(run)
 
-    def _run(self, parts: list[tuple[Path, WindowPart]]) -> None:
+    def _run(self, parts: list[tuple["_Reading", WindowPart]]) -> None:
         if self._graph is None:
             self._graph = self._make_graph()
         numbers = [sorted(part.numbers, key=part.numbers.__getitem__) for _, part in parts]
@@ -159,8 +173,8 @@ class PartDecoder:
                 for part in parts:
                     self._run([part])
             else:
-                self.refused[parts[0][0]] = reason_of(error)
+                self.refused[parts[0][0].path] = reason_of(error)
             return
-        for (path, _), of_part, frames_FCHW in zip(parts, numbers, clips_NFCHW, strict=True):
-            of_file = self._frames.setdefault(path, {})
+        for (reading, _), of_part, frames_FCHW in zip(parts, numbers, clips_NFCHW, strict=True):
+            of_file = self._frames.setdefault(reading, {})
             of_file.update(zip(of_part, frames_FCHW, strict=False))  # short ones are padded
