@@ -654,7 +654,7 @@ def test_a_gpu_gives_the_same_clips(name: str, tmp_path: Path) -> None:
         (LoaderConfig(spec=ClipSpec()), 8),
         (LoaderConfig(spec=SMALL, augment=JITTER, num_clips=1), 12),  # it strengthens colors
     ):
-        loader = assert_loaders_agree(rows, config, most=most, gpu=0)
+        loader = assert_loaders_agree(rows, config, most=most, gpu=0, decoder="dali")
         assert next(iter(loader)).clips.is_cuda
 
 

@@ -1,8 +1,7 @@
 """DaliLoader: loads batches of clips with decoding threads and the DALI graph.
 
 Clips are prefetched by one decoding thread per core; another thread collects batches and runs the
-graph. On a GPU, DALI decodes the videos that its decoder supports, and all later steps stay on the
-GPU.
+graph, on a GPU if there is one.
 """
 
 import dataclasses
@@ -29,8 +28,8 @@ BATCHES_AHEAD = 2
 """Batches to decode ahead of the current one, and finished batches to keep ready."""
 TIMEOUT_S = 120.0
 
-Decoder = Literal["auto", "pyav", "dali"]
-"""auto: on a GPU DALI's video decoder for the files it supports; PyAV otherwise."""
+Decoder = Literal["pyav", "dali"]
+"""dali: DALI's video decoder, which is NVDEC on a GPU, for the files it supports, PyAV for others."""
 
 
 class DaliLoader(ClipLoader):
@@ -54,7 +53,7 @@ class DaliLoader(ClipLoader):
         gpu: int | None = None,
         num_threads: int | None = None,
         cache: FrameCache | None = None,
-        decoder: Decoder = "auto",
+        decoder: Decoder = "pyav",
         timeout_s: float = TIMEOUT_S,
     ) -> None:
         super().__init__(rows, config)
@@ -63,7 +62,7 @@ class DaliLoader(ClipLoader):
         self._gpu = gpu
         self._num_threads = num_threads or num_cores()
         self._graphs: dict[InputKind, ClipGraph] = {}
-        self._use_dali_decoder = decoder == "dali" or (decoder == "auto" and gpu is not None)
+        self._use_dali_decoder = decoder == "dali"
         self._videos = VideoChoice(for_gpu=gpu is not None)
 
     def _load(self, batches: list[list[Sample]]) -> Iterator[Batch | None]:
