@@ -70,8 +70,13 @@ def summary(name: str, rates: list[float]) -> dict[str, Any]:
     spread = (max(rates) - min(rates)) / median
     return {
         "name": name,
-        "clips_per_s": round(median, 1),
-        "repeats": [round(rate, 1) for rate in rates],
+        "clips_per_s": rounded(median),
+        "repeats": [rounded(rate) for rate in rates],
         "spread": round(spread, 3),
         "wide": spread > WIDE,
     }
+
+
+def rounded(rate: float) -> float:
+    """With one decimal, or with three digits below ten."""
+    return round(rate, 1) if rate >= 10 else float(f"{rate:.3g}")

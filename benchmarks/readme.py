@@ -14,6 +14,7 @@ from typing import Any
 from benchmarks.baselines import BASELINES
 from benchmarks.frame_figures import decoding_table, frames_table
 from benchmarks.gpu_figures import gpu_limits
+from benchmarks.model_figures import models_table
 
 ROOT = Path(__file__).parents[1]
 PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
@@ -344,6 +345,11 @@ def _decoding() -> str:
     return decoding_table(result, path.relative_to(ROOT).as_posix())
 
 
+def _models() -> str:
+    path, result = _newest("models")
+    return models_table(result, path.relative_to(ROOT).as_posix())
+
+
 SECTIONS: dict[str, Callable[[], str]] = {
     "chart": _chart,
     "demo": _demo,
@@ -351,6 +357,7 @@ SECTIONS: dict[str, Callable[[], str]] = {
     "loader": _loader,
     "frames": _frames,
     "decoding": _decoding,
+    "models": _models,
     "training": _training,
     "studies": _studies,
     "compiled": _compiled,
