@@ -1,19 +1,32 @@
 """Folders of runs that nobody trained."""
 
 from pathlib import Path
+from typing import Any
 
 import torch
 
+from dali_pipelines.spec import ClipSpec
 from engine.models import registry
 from engine.training import checkpoint
 
 
-def random_run(folder: Path, class_names: list[str]) -> Path:
-    """A small network with random weights, which tells videos apart all the same."""
-    spec, clip = registry.ModelSpec.of_preset("vit-lstm", "small", len(class_names))
+def random_run(
+    folder: Path,
+    class_names: list[str],
+    family: str = "vit-lstm",
+    preset: str = "small",
+    *,
+    clip: ClipSpec | None = None,
+    **options: Any,
+) -> Path:
+    """A network with random weights, which tells videos apart all the same."""
+    spec, usual = registry.ModelSpec.of_preset(family, preset, len(class_names), **options)
+    clip = clip or usual
     torch.manual_seed(0)
     model = registry.build(spec, clip)
-    torch.nn.init.normal_(model.head.weight, std=3.0)  # type: ignore[union-attr,arg-type]
+    for name, weight in model.named_parameters():
+        if name.endswith("head.weight") or name.endswith("classifier.weight"):
+            torch.nn.init.normal_(weight, std=3.0)
     folder.mkdir()
     config = checkpoint.CheckpointConfig(
         model=spec, clip=clip, class_names=class_names, step=0, metrics={}, versions={}

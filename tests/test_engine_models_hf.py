@@ -11,6 +11,7 @@ import transformers
 from artifacts import compiled
 
 import trt
+from benchmarks.stages.model import count_flops
 from dali_pipelines.spec import ClipSpec
 from engine.errors import UserError
 from engine.models import freezing, hf, registry, weights
@@ -187,3 +188,12 @@ def test_presets_are_what_is_published() -> None:
             assert clip.num_frames == getattr(config, fields.frames)
             assert clip.crop == getattr(config, fields.size)
         assert isinstance(preset.clip, ClipSpec)
+
+
+@pytest.mark.parametrize("kind", CONFIGS)
+def test_its_operations_are_counted(kind: str) -> None:
+    model = build(kind)
+    next(model.parameters()).requires_grad_(False)
+    before = [weight.requires_grad for weight in model.parameters()]
+    assert count_flops(model, ClipSpec(num_frames=8, resize=72, crop=64)) > 1e6
+    assert [weight.requires_grad for weight in model.parameters()] == before

@@ -99,8 +99,14 @@ def count_flops(model: nn.Module, spec: ClipSpec) -> float:
     from torch.utils.flop_counter import FlopCounterMode
 
     clip = torch.zeros(1, *spec.shape)
-    with torch.no_grad(), FlopCounterMode(display=False) as counter:
-        model(clip)
+    trained = [weight for weight in model.parameters() if weight.requires_grad]
+    model.requires_grad_(False)  # the counter's hooks can't handle weights that are inputs of layers
+    try:
+        with torch.no_grad(), FlopCounterMode(display=False) as counter:
+            model(clip)
+    finally:
+        for weight in trained:
+            weight.requires_grad_(True)
     recurrent = sum(
         2 * weight.numel() * spec.num_frames
         for module in model.modules()
