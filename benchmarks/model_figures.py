@@ -3,7 +3,6 @@
 from typing import Any, NamedTuple
 
 
-
 class Published(NamedTuple):
     """What the authors of a preset's weights state about them."""
 

@@ -72,10 +72,13 @@ def draw_front(path: Path, rows: list[BenchRow]) -> Path:
     _write_names(axes, rows)
     axes.set_xscale("log")
     rates = [row["clips_per_s"] for row in rows]
-    lowest = min(100 * row["top1_interval"][0] for row in rows)
+    lowest, highest = (
+        pick(100 * row["top1_interval"][place] for row in rows)
+        for place, pick in ((0, min), (1, max))
+    )
     axes.set(
         xlabel="clips per second, from files to labels", ylabel="top-1, %",
-        xlim=(min(rates) / 1.6, max(rates) * 4), ylim=(max(0, lowest - 6), 106),
+        xlim=(min(rates) / 1.6, max(rates) * 4), ylim=(max(0, lowest - 6), highest + 6),
     )  # fmt: skip
     for kind, face in (("ours", "#0b6e4f"), ("baselines", "white")):
         edge = "#0b6e4f" if kind == "ours" else "#b5482a"

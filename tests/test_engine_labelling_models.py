@@ -5,9 +5,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hf_configs import CONFIGS
 from odd_videos import FILES
 from runs import random_run
-from test_engine_models_hf import CONFIGS
 from typer.testing import CliRunner
 
 from dali_pipelines.spec import ClipSpec

@@ -100,7 +100,9 @@ def count_flops(model: nn.Module, spec: ClipSpec) -> float:
 
     clip = torch.zeros(1, *spec.shape)
     trained = [weight for weight in model.parameters() if weight.requires_grad]
-    model.requires_grad_(False)  # the counter's hooks can't handle weights that are inputs of layers
+    model.requires_grad_(
+        False
+    )  # the counter's hooks can't handle weights that are inputs of layers
     try:
         with torch.no_grad(), FlopCounterMode(display=False) as counter:
             model(clip)

@@ -29,7 +29,7 @@ BATCHES_AHEAD = 2
 TIMEOUT_S = 120.0
 
 Decoder = Literal["pyav", "dali"]
-"""dali: DALI's video decoder, which is NVDEC on a GPU, for the files it supports, PyAV for others."""
+"""dali: DALI's video decoder (NVDEC on a GPU) for the files it supports, PyAV for the others."""
 
 
 class DaliLoader(ClipLoader):
