@@ -1,7 +1,8 @@
 """Everything that needs a GPU, in parts: `python -m benchmarks.gpu_proof --out DIR`.
 
 decode   the codecs that NVDEC decodes; the frames of every kind of file, by number and by pixels,
-         against the CPU; NVDEC against PyAV at three sizes; the tests marked `gpu`
+         against the CPU; NVDEC against PyAV at three sizes; the tests marked `gpu`; PyAV on many
+         cores
 train    the time of a training step of each family, eager and compiled, in fp32, tf32 and bf16; a
          whole run with DALI; a run that is killed and resumed
 compile  each backend and precision: error, speed, and share of the peak of this GPU
@@ -29,11 +30,18 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
-from benchmarks.gpu_proof import compile_steps, decode_steps, device_steps, label_steps, train_steps
+from benchmarks.gpu_proof import (
+    compile_steps,
+    core_steps,
+    decode_steps,
+    device_steps,
+    label_steps,
+    train_steps,
+)
 from benchmarks.gpu_proof.step import LAST_LINES, Context, run
 
 PARTS = {
-    "decode": decode_steps.STEPS,
+    "decode": decode_steps.STEPS | core_steps.STEPS,
     "train": train_steps.STEPS,
     "compile": compile_steps.STEPS,
     "label": label_steps.STEPS,
