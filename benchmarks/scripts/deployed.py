@@ -5,8 +5,8 @@ FOLDER` stops there). Then there are two parts; select one with `--only`:
 
 table: each model is compiled in bf16 and int8 and compared with the baselines by `engine bench`, on
 the same clips. No published weights are available here, so weights are random except for the last
-layer, which is fitted to training clips. Predictions then have margins like those of a trained
-model, so agreement is meaningful, but accuracy is that of random features.
+layer, which is fitted to training clips. That doesn't affect speed, but accuracy and agreement of
+such labels mean nothing.
 scaling: clips per second and memory of one artifact with 1 and 2 cores, with 1, 3 and 10 views, and
 with a subset and all of the clips; and of the same network with 8, 16 and 32 frames.
 """

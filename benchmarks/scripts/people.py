@@ -18,6 +18,7 @@ import json
 import os
 import shutil
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -41,8 +42,6 @@ class Model(NamedTuple):
     name: str
     flags: tuple[object, ...]
     """Of `engine train`."""
-    views: tuple[str, ...] = ()
-    """Also tested and timed with these views."""
 
 
 def _lite0(words: str, frames: int, size: int, *flags: object, family: str = "cnn-lstm") -> Model:
@@ -61,18 +60,20 @@ def _small(family: str, *flags: object, words: str = "") -> Model:
 
 
 PROBE_8, PROBE_16, PROBE_224 = (
-    _lite0("attentive probe", frames, size, "--probe", "attentive")
+    _lite0("recurrent probe", frames, size, "--probe", "recurrent", family="cnn-birnn")
     for frames, size in ((8, 112), (16, 160), (16, 224))
 )
-FINE_TUNED = _lite0("fine-tuned", 8, 112, "--epochs", 12, "--lr", 3e-4)
 MODELS = {
     PAIRS: [
         PROBE_8, PROBE_16, PROBE_224,
+        _lite0("recurrent probe", 32, 160, "--probe", "recurrent", family="cnn-birnn"),
         _lite0("recurrent probe", 8, 112, "--probe", "recurrent"),
         _lite0("recurrent probe", 16, 160, "--probe", "recurrent"),
+        _lite0("attentive probe", 8, 112, "--probe", "attentive"),
+        _lite0("attentive probe", 16, 160, "--probe", "attentive"),
+        _lite0("attentive probe", 16, 224, "--probe", "attentive"),
         _lite0("linear probe", 16, 160, "--probe", "linear"),
-        _lite0("recurrent probe", 16, 160, "--probe", "recurrent", family="cnn-birnn"),
-        FINE_TUNED,
+        _lite0("fine-tuned", 8, 112, "--epochs", 12, "--lr", 3e-4),
         _small("cnn-lstm", "--epochs", 30),
     ],
     GESTURES: [
@@ -83,9 +84,9 @@ MODELS = {
                "reduction=16"),
     ],
 }  # fmt: skip
-CHART = [(PROBE_8, ("1x1",)), (PROBE_16, ("1x1", "3x1")), (PROBE_224, ("1x1",)),
-         (FINE_TUNED, ("1x1",))]  # fmt: skip
-LEAK = ("--model", "cnn-lstm", "--preset", "small", "--epochs", 30)
+CHART = [(PROBE_16, ("1x1", "3x1")), (PROBE_8, ("1x1",)), (PROBE_224, ("1x1",))]
+"""Models of the chart, and views per video."""
+LEAK = ("--model", "cnn-lstm", "--preset", "small", "--epochs", 12)
 
 
 def main() -> None:
@@ -118,11 +119,17 @@ def main() -> None:
             for part in options.only:
                 if parts[part]:
                     measure = {"models": _models, "chart": _chart, "leak": _leak}[part]
-                    measured = measure(name, root, folder, options.weights)
-                    result.setdefault(part, {})[name] = measured
-                    path.write_text(json.dumps(result, indent=2) + "\n")
-    if PAIRS in result.get("chart", {}):
-        draw_front(path.with_suffix(".png"), result["chart"][PAIRS])
+                    rows = result.setdefault(part, {}).setdefault(name, [])
+                    rows.clear()
+                    for row in measure(name, root, folder, options.weights):
+                        rows.append(row)
+                        print(json.dumps(row), flush=True)
+                        path.write_text(json.dumps(result, indent=2) + "\n")
+    if chart := result.get("chart", {}).get(PAIRS):
+        for row, front in zip(chart, on_front(chart), strict=True):
+            row["on_front"] = front
+        path.write_text(json.dumps(result, indent=2) + "\n")
+        draw_front(path.with_suffix(".png"), chart)
     print(f"written to {path}")
 
 
@@ -137,21 +144,18 @@ def _copy(source: Path, root: Path) -> Path:
     return root
 
 
-def _models(name: str, root: Path, folder: Path, weights: Path) -> list[dict[str, Any]]:
-    rows = []
+def _models(name: str, root: Path, folder: Path, weights: Path) -> Iterator[dict[str, Any]]:
     for model in MODELS[name]:
         runs = _train(model, name, root, folder, weights)
         pooled = _evaluate(runs)
-        rows.append({
+        yield {
             "name": model.name,
             "flags": " ".join(map(str, model.flags)),
             "top1": pooled["video"]["top1"],
             "interval": pooled["video"]["top1_interval"],
             "over_folds": pooled["over_folds"]["top1"],
             "num_clips": pooled["protocol"]["num_clips"],
-        })  # fmt: skip
-        print(json.dumps(rows[-1]), flush=True)
-    return rows
+        }
 
 
 def _train(model: Model, name: str, root: Path, folder: Path, weights: Path) -> Path:
@@ -173,14 +177,13 @@ def _evaluate(runs: Path, views: str = "1x1") -> dict[str, Any]:
     return pooled
 
 
-def _chart(name: str, root: Path, folder: Path, weights: Path) -> list[BenchRow]:
-    rows: list[BenchRow] = []
+def _chart(name: str, root: Path, folder: Path, weights: Path) -> Iterator[BenchRow]:
     for model, all_views in CHART:
         runs = _train(model, name, root, folder, weights)
         artifacts = [_compile(run) for run in sorted(runs.glob("fold-*")) if run.suffix != ".int8"]
         bench = runs / "bench"
         engine(
-            "bench", runs / "fold-1", artifacts[0], "--data", root, "--against", "torch", "--views",
+            "bench", runs / "fold-1", artifacts[0], "--against", "torch", "--views",
             ",".join(all_views), "--seconds", SECONDS, "--repeats", 3, "--out", bench,
         )  # fmt: skip
         (measured,) = bench.glob("end_to_end_*.json")
@@ -194,16 +197,12 @@ def _chart(name: str, root: Path, folder: Path, weights: Path) -> list[BenchRow]
                 else _evaluate(runs, row["views"])["video"]
             )
             what = {"torch": "plain PyTorch"}.get(row["kind"], "int8" if by_int8 else "fp32")
-            rows.append({
+            yield {
                 "name": f"{model.name}, {what}", "kind": row["kind"], "batch": row["batch"],
                 "views": row["views"], "clips_per_s": row["clips_per_s"],
                 "repeats": row["repeats"], "spread": row["spread"],
                 "top1": accuracy["top1"], "top1_interval": accuracy["top1_interval"],
-            })  # fmt: skip
-            print(json.dumps(rows[-1]), flush=True)
-    for row, front in zip(rows, on_front(rows), strict=True):
-        row["on_front"] = front
-    return rows
+            }  # fmt: skip
 
 
 def _compile(run: Path) -> Path:
@@ -226,27 +225,23 @@ def _pooled(artifacts: list[Path], views: str) -> dict[str, Any]:
     return pool(tested, scheme="folds", checkpoint="artifacts").pooled.scores
 
 
-def _leak(name: str, root: Path, folder: Path, weights: Path) -> list[dict[str, Any]]:
-    rows = []
+def _leak(name: str, root: Path, folder: Path, weights: Path) -> Iterator[dict[str, Any]]:
     for seed in SEEDS:
-        runs = []
         for scheme in ("stratified", "grouped"):
             engine("data", "split", root, "--scheme", scheme, "--seed", seed)
-            runs.append(folder / f"leak-{seed}" / scheme)
-            if not (runs[-1] / "evaluation").exists():
+            run = folder / f"leak-{seed}" / scheme
+            if not (run / "evaluation").exists():
                 engine(
-                    "train", "--data", root, "--out", runs[-1], "--seed", seed, "--cache",
+                    "train", "--data", root, "--out", run, "--seed", seed, "--cache",
                     folder / "cache", *LEAK,
                 )  # fmt: skip
-                engine("evaluate", runs[-1])
-            (report,) = json.loads((runs[-1] / "evaluation" / "report.json").read_text())
-            rows.append({
+                engine("evaluate", run)
+            (report,) = json.loads((run / "evaluation" / "report.json").read_text())
+            yield {
                 "scheme": scheme, "seed": seed, "top1": report["video"]["top1"],
                 "interval": report["video"]["top1_interval"],
                 "num_clips": report["protocol"]["num_clips"],
-            })  # fmt: skip
-            print(json.dumps(rows[-1]), flush=True)
-    return rows
+            }  # fmt: skip
 
 
 if __name__ == "__main__":

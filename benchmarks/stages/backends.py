@@ -120,7 +120,7 @@ def _timed(
     repeats: int,
     min_s: float,
     flops: float,
-    peaks: dict[str, int],
+    peaks: dict[str, float],
 ) -> list[dict[str, Any]]:
     failed: list[dict[str, Any]] = []
     reference = None
