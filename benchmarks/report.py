@@ -1,6 +1,7 @@
 """Reports of `engine bench`: a chart of clips/s against accuracy, CSV, and an HTML page."""
 
 import csv
+from collections.abc import Callable
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -45,7 +46,13 @@ def title_of(row: BenchRow) -> str:
     return f"{row['name']} · {setting}"
 
 
-def draw_front(path: Path, rows: list[BenchRow]) -> Path:
+def draw_front(
+    path: Path,
+    rows: list[BenchRow],
+    *,
+    label: Callable[[BenchRow], str] = title_of,
+    title: str = "",
+) -> Path:
     """Draw speed against accuracy, with the Pareto front.
 
     Rows off the front are faded, baselines are hollow. Error bars show the 95% interval of the
@@ -69,7 +76,7 @@ def draw_front(path: Path, rows: list[BenchRow]) -> Path:
             fmt="o", color=color, alpha=faded, capsize=2, linewidth=0.8,
             markerfacecolor=color if ours else "white", zorder=2,
         )  # fmt: skip
-    _write_names(axes, rows)
+    _write_names(axes, rows, label)
     axes.set_xscale("log")
     rates = [row["clips_per_s"] for row in rows]
     lowest, highest = (
@@ -77,7 +84,7 @@ def draw_front(path: Path, rows: list[BenchRow]) -> Path:
         for place, pick in ((0, min), (1, max))
     )
     axes.set(
-        xlabel="clips per second, from files to labels", ylabel="top-1, %",
+        xlabel="clips per second, from files to labels", ylabel="top-1, %", title=title,
         xlim=(min(rates) / 1.6, max(rates) * 4), ylim=(max(0, lowest - 6), highest + 6),
     )  # fmt: skip
     for kind, face in (("ours", "#0b6e4f"), ("baselines", "white")):
@@ -91,7 +98,7 @@ def draw_front(path: Path, rows: list[BenchRow]) -> Path:
     return path
 
 
-def _write_names(axes: Any, rows: list[BenchRow]) -> None:
+def _write_names(axes: Any, rows: list[BenchRow], label: Callable[[BenchRow], str]) -> None:
     """Write labels beside the points; labels of close points are stacked to avoid overlaps."""
     num_labels: dict[float, int] = {}
     for row in sorted(rows, key=lambda each: (round(each["top1"], 2), each["clips_per_s"])):
@@ -99,7 +106,7 @@ def _write_names(axes: Any, rows: list[BenchRow]) -> None:
         num_labels[level] = num_labels.get(level, 0) + 1
         height = 8 + 11 * ((num_labels[level] - 1) % STACKED)
         axes.annotate(
-            title_of(row), (row["clips_per_s"], 100 * row["top1"]), xytext=(4, height),
+            label(row), (row["clips_per_s"], 100 * row["top1"]), xytext=(4, height),
             textcoords="offset points", fontsize=7, alpha=1 if row["on_front"] else 0.6,
         )  # fmt: skip
 

@@ -74,7 +74,6 @@ MODELS = {
         _lite0("attentive probe", 16, 224, "--probe", "attentive"),
         _lite0("linear probe", 16, 160, "--probe", "linear"),
         _lite0("fine-tuned", 8, 112, "--epochs", 12, "--lr", 3e-4),
-        _small("cnn-lstm", "--epochs", 30),
     ],
     GESTURES: [
         _small("cnn-lstm", "--no-flip", "--epochs", 40),
@@ -129,8 +128,16 @@ def main() -> None:
         for row, front in zip(chart, on_front(chart), strict=True):
             row["on_front"] = front
         path.write_text(json.dumps(result, indent=2) + "\n")
-        draw_front(path.with_suffix(".png"), chart)
+        model = PROBE_16.name.rpartition(",")[0]
+        title = f"{PAIRS}, {FOLDS[PAIRS]}-fold cross-validation; {model}"
+        draw_front(path.with_suffix(".png"), chart, label=_label, title=title)
     print(f"written to {path}")
+
+
+def _label(row: BenchRow) -> str:
+    """What differs between the rows of the chart."""
+    clip, how = row["name"].split(", ")[-2:]
+    return f"{clip}, {how}" + (f", {row['views']} views" if row["views"] != "1x1" else "")
 
 
 def _copy(source: Path, root: Path) -> Path:
@@ -172,7 +179,8 @@ def _train(model: Model, name: str, root: Path, folder: Path, weights: Path) -> 
 
 def _evaluate(runs: Path, views: str = "1x1") -> dict[str, Any]:
     out = runs / f"report-{views}"
-    engine("evaluate", runs, "--views", views, "--out", out)
+    if not out.exists():
+        engine("evaluate", runs, "--views", views, "--out", out)
     pooled: dict[str, Any] = json.loads((out / "report.json").read_text())[0]
     return pooled
 
