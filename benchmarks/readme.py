@@ -333,36 +333,26 @@ def _labelling() -> str:
     return "\n".join(lines)
 
 
-def _frames() -> str:
-    path, result = _newest("frames")
-    return frames_table(result, path.relative_to(ROOT).as_posix())
+def _table(theme: str, write: Callable[[dict[str, Any], str], str]) -> Callable[[], str]:
+    """A section that `write` makes of the newest result of a theme and its path."""
 
+    def section() -> str:
+        path, result = _newest(theme)
+        return write(result, path.relative_to(ROOT).as_posix())
 
-def _decoding() -> str:
-    path, result = _newest("decoding")
-    return decoding_table(result, path.relative_to(ROOT).as_posix())
-
-
-def _people(write: Callable[[dict[str, Any], str], str]) -> str:
-    path, result = _newest("people")
-    return write(result, path.relative_to(ROOT).as_posix())
-
-
-def _models() -> str:
-    path, result = _newest("models")
-    return models_table(result, path.relative_to(ROOT).as_posix())
+    return section
 
 
 SECTIONS: dict[str, Callable[[], str]] = {
     "chart": _chart,
-    "people": lambda: _people(people_table),
-    "people_chart": lambda: _people(people_chart),
+    "people": _table("people", people_table),
+    "people_chart": _table("people", people_chart),
     "demo": _demo,
     "labelling": _labelling,
     "loader": _loader,
-    "frames": _frames,
-    "decoding": _decoding,
-    "models": _models,
+    "frames": _table("frames", frames_table),
+    "decoding": _table("decoding", decoding_table),
+    "models": _table("models", models_table),
     "training": _training,
     "studies": _studies,
     "compiled": _compiled,

@@ -79,10 +79,8 @@ def draw_front(
     _write_names(axes, rows, label)
     axes.set_xscale("log")
     rates = [row["clips_per_s"] for row in rows]
-    lowest, highest = (
-        pick(100 * row["top1_interval"][place] for row in rows)
-        for place, pick in ((0, min), (1, max))
-    )
+    lowest = min(100 * row["top1_interval"][0] for row in rows)
+    highest = max(100 * row["top1_interval"][1] for row in rows)
     axes.set(
         xlabel="clips per second, from files to labels", ylabel="top-1, %", title=title,
         xlim=(min(rates) / 1.6, max(rates) * 4), ylim=(max(0, lowest - 6), highest + 6),
