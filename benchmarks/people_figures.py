@@ -34,6 +34,8 @@ def people_chart(result: dict[str, Any], path: str) -> str:
         "by recording, so every clip is tested by a model that saw no clip of its recording. Bold: "
         "no other is faster and more accurate. The 95% intervals are about ± 6 points with 16 "
         "frames, so 81% and 85% don't differ reliably. "
+        "int8 was compiled with `--accept-drift 100`: by default, `engine compile` keeps layers in "
+        "fp32, or writes nothing, if fewer than 99% of the labels stay. "
         f"{_where(result)} {_source(result, path)}",
         "",
     ]
