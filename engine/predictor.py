@@ -198,11 +198,12 @@ def find_checkpoint(path: Path) -> tuple[Path, str]:
 
 def class_names_of(path: Path) -> list[str]:
     """Read the class names of a run, a checkpoint or an artifact, without loading its weights."""
-    from engine.training import checkpoint
-    from trt.config import ArtifactConfig
-
     if is_artifact(path):
+        from trt.config import ArtifactConfig
+
         return ArtifactConfig.read(path).class_names
+    from engine.training import checkpoint
+
     return checkpoint.load_config(find_checkpoint(path)[0]).class_names
 
 

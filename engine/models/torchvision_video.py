@@ -11,8 +11,6 @@ from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 from torch import Tensor, nn
-from torchvision.models import get_model, get_model_weights
-from torchvision.models.video import resnet
 
 from dali_pipelines.settings import Range, ShareBelowOne, check
 from engine.errors import UserError
@@ -24,11 +22,8 @@ Name = Literal[
     "r3d_18", "mc3_18", "r2plus1d_18", "s3d", "mvit_v1_b", "mvit_v2_s", "swin3d_t", "swin3d_s",
     "swin3d_b",
 ]  # fmt: skip
-CONV_MAKERS: dict[str, tuple[Any, ...]] = {
-    "r3d_18": (resnet.Conv3DSimple,) * 4,
-    "mc3_18": (resnet.Conv3DSimple, *(resnet.Conv3DNoTemporal,) * 3),
-    "r2plus1d_18": (resnet.Conv2Plus1D,) * 4,
-}
+NARROW = ("r3d_18", "mc3_18", "r2plus1d_18")
+"""Networks whose width can be chosen."""
 CLASSIFIER = re.compile(r"(?:fc|classifier\.1|head\.1|head)\.(weight|bias)")
 """Names of the last layer in torchvision's files."""
 HEADS = ("fc", "classifier", "head")
@@ -44,10 +39,8 @@ class Options:
 
     def __post_init__(self) -> None:
         check(self)
-        if self.width < 1 and self.name not in CONV_MAKERS:
-            raise UserError(
-                f"{self.name} has one width: set width=1, or name={[*CONV_MAKERS][-1]}."
-            )
+        if self.width < 1 and self.name not in NARROW:
+            raise UserError(f"{self.name} has one width: set width=1, or name={NARROW[-1]}.")
 
 
 class TorchvisionVideo(nn.Module):
@@ -86,23 +79,6 @@ class GlobalMean(nn.Module):
         return maps_BCTHW.mean(dim=(2, 3, 4))
 
 
-class NarrowResNet(resnet.VideoResNet):
-    """torchvision's VideoResNet with a share of the channels after the stem."""
-
-    def __init__(self, name: str, width: float) -> None:
-        self.width = width
-        stem = resnet.R2Plus1dStem if name == "r2plus1d_18" else resnet.BasicStem
-        super().__init__(resnet.BasicBlock, CONV_MAKERS[name], [2, 2, 2, 2], stem)
-        self.fc = nn.Linear(self.inplanes, 1)
-
-    def _make_layer(
-        self, block: Any, conv_builder: Any, planes: int, blocks: int, stride: int = 1
-    ) -> nn.Sequential:
-        return super()._make_layer(
-            block, conv_builder, max(1, round(planes * self.width)), blocks, stride
-        )
-
-
 def build(
     options: Options, *, num_frames: int, size: int, num_classes: int, pretrained: bool = False
 ) -> nn.Module:
@@ -113,9 +89,14 @@ def build(
 
 
 def _network(options: Options, num_frames: int, size: int) -> Any:
+    network: Any
     if options.width < 1:
-        network: Any = NarrowResNet(options.name, options.width)
+        from engine.models.narrow_resnet import NarrowResNet
+
+        network = NarrowResNet(options.name, options.width)
     else:
+        from torchvision.models import get_model
+
         network = get_model(options.name, weights=None)
     if options.name == "s3d":
         network.avgpool = _s3d_pool(num_frames, size)
@@ -169,6 +150,8 @@ def _fetch(options: Options) -> dict[str, Tensor]:
         raise UserError(
             "only the full width has published weights: set width=1, or `weights='none'`."
         )
+    from torchvision.models import get_model_weights
+
     try:
         return get_model_weights(options.name).DEFAULT.get_state_dict(
             progress=False, check_hash=True

@@ -5,11 +5,12 @@ import os
 from typing import TYPE_CHECKING, Any
 
 from engine.errors import RefusedError, unknown_name
-from engine.training.recipe import Precision
 
 if TYPE_CHECKING:
     import torch
     from lightning_fabric import Fabric
+
+    from engine.training.recipe import Precision
 
 DEVICES = ("auto", "gpu", "cpu")
 PRECISIONS: dict[str, Any] = {
@@ -52,7 +53,7 @@ def _ddp(with_gpu: bool) -> Any:
 
 
 def make_fabric(
-    device: str, num_devices: int, num_nodes: int, precision: Precision
+    device: str, num_devices: int, num_nodes: int, precision: "Precision"
 ) -> "tuple[Fabric, Precision]":
     """Create Fabric, and resolve the precision `auto`.
 
