@@ -181,6 +181,23 @@ def test_inductor_needs_a_compiler(monkeypatch: pytest.MonkeyPatch, tmp_path) ->
     assert probe_all(None)["inductor"].fix == "apt-get install g++"
 
 
+def test_a_compiler_with_a_cpp_library_of_its_own_is_passed_over(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    static = tmp_path / "g++"
+    static.write_text(f'#!/bin/sh\nexec {shutil.which("g++")} "$@" -static-libstdc++\n')
+    static.chmod(0o755)
+    monkeypatch.setenv("CXX", str(static))
+    assert inductor_package.cpp_compiler() != str(static)
+    facts = inductor_process.Facts(shape=[2, *SHAPE], tf32=False)
+    _write_program(tmp_path)
+    inductor_process.run("compile", tmp_path, facts)
+    inductor_process.run("try", tmp_path, facts)
+    monkeypatch.setattr(inductor_package.shutil, "which", lambda name: str(static))
+    with pytest.raises(CompileError, match=r"g\+\+ links the C\+\+ library statically.*set CXX"):
+        inductor_package.cpp_compiler()
+
+
 def test_a_package_is_compiled_and_tried_by_other_processes(tmp_path: Path) -> None:
     facts = inductor_process.Facts(shape=[2, *SHAPE], tf32=False)
     _write_program(tmp_path)

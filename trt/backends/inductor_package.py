@@ -2,6 +2,10 @@
 
 import contextlib
 import importlib.util
+import os
+import shutil
+import subprocess
+import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,6 +17,10 @@ if TYPE_CHECKING:
     from trt.build_input import Run
 
 PACKAGE = "model.pt2"
+CPP = "#include <locale>\nvoid *made() { return new std::locale; }\n"
+CPP_LIBRARIES = (b"libstdc++.so", b"libc++.so")
+SYSTEM = ("/usr/bin/g++", "/usr/bin/clang++")
+"""Compilers to try if none on the path can be used."""
 
 
 def cuda_home() -> str | None:
@@ -31,6 +39,32 @@ def cuda_home() -> str | None:
             if all((home / "include" / header).is_file() for header in headers):
                 return str(home)
     return None
+
+
+def cpp_compiler() -> str:
+    """The first C++ compiler, from `CXX` on, whose code shares the C++ library of this process.
+
+    Some toolchains link their own copy, with which PyTorch would crash when it opens the package.
+
+    Raises:
+        CompileError: There is none.
+    """
+    failed = []
+    for name in dict.fromkeys([os.environ.get("CXX", "g++"), "g++", "c++", "clang++", *SYSTEM]):
+        if (path := shutil.which(name)) is None:
+            continue
+        with tempfile.TemporaryDirectory() as folder:
+            library = Path(folder) / "made.so"
+            ended = subprocess.run(
+                [path, "-shared", "-fPIC", "-x", "c++", "-", "-o", str(library)],
+                input=CPP.encode(), capture_output=True,
+            )  # fmt: skip
+            if ended.returncode:
+                return path  # PyTorch says what fails
+            if any(name in library.read_bytes() for name in CPP_LIBRARIES):
+                return path
+            failed.append(f"{path} links the C++ library statically")
+    raise CompileError(f"no C++ compiler can be used ({'; '.join(failed)}); set CXX to one.")
 
 
 @contextlib.contextmanager
@@ -71,7 +105,7 @@ def compile_package(folder: Path, shape: Sequence[int], *, tf32: bool, freezing:
         aoti_compile_and_package(
             exported,
             package_path=str(folder / PACKAGE),
-            inductor_configs={"freezing": freezing},
+            inductor_configs={"freezing": freezing, "cpp.cxx": (None, cpp_compiler())},
         )
 
 
