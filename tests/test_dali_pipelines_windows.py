@@ -7,11 +7,12 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+import av
 import numpy as np
 import pytest
 import torch
 import videos
-from odd_videos import UNEVEN
+from odd_videos import FILES, ORDER_UNKNOWN, UNEVEN
 from PIL import Image
 from rows import SMALL, write_frames
 
@@ -21,6 +22,9 @@ from dali_pipelines.loaders import windows
 from dali_pipelines.loaders.window_loader import WindowLoader
 from dali_pipelines.loaders.windows import Window, plan_windows, read_windows
 from dali_pipelines.spec import ClipSpec
+
+NEEDS_DECODING = {*ORDER_UNKNOWN, "interlaced"}
+"""Kinds of files whose frames have to be counted first."""
 
 
 @pytest.fixture(scope="module")
@@ -223,9 +227,9 @@ def test_an_unexpected_fault_names_the_file(video: Path, monkeypatch: pytest.Mon
     def fail(*arguments: Any, **options: Any) -> Any:
         raise MemoryError("no room")
 
-    monkeypatch.setattr(window_loader, "read_windows", fail)
+    monkeypatch.setattr(window_loader, "windows_of", fail)
     with pytest.raises(LoaderError, match=r"long\.mp4: .*no room"):
-        list(WindowLoader([video], SMALL))
+        list(WindowLoader([video], SMALL, num_threads=1))
 
 
 def test_a_folder_of_frames_is_listed_once_to_plan_and_once_to_read(
@@ -251,3 +255,23 @@ def test_senseless_windows_are_refused(bad: float, video: Path) -> None:
         plan_windows(video, window_s=bad)
     with pytest.raises(SpecError, match="above 0 seconds"):
         plan_windows(video, window_s=2, stride_s=bad)
+
+
+@pytest.mark.parametrize("kind", FILES)
+def test_a_file_is_opened_once(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = FILES[kind](tmp_path)
+    expected = list(read_windows(plan_windows(path, window_s=0.5), SMALL))
+    num_opened = 0
+    av_open = av.open
+
+    def counting(*arguments: Any, **settings: Any) -> Any:
+        nonlocal num_opened
+        num_opened += 1
+        return av_open(*arguments, **settings)
+
+    monkeypatch.setattr(av, "open", counting)
+    found = list(windows.windows_of(path, SMALL, 0.5, None, 1))
+    assert num_opened == 1 or kind in NEEDS_DECODING
+    for one, other in zip(found, expected[1:], strict=True):
+        assert one.window == other.window
+        np.testing.assert_array_equal(one.frames, other.frames)

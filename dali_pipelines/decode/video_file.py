@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -70,30 +70,38 @@ class Timeline(NamedTuple):
     """Number of video streams in the file; the first one is read."""
 
 
-def timeline(path: Path, *, default_fps: float) -> Timeline:
+def timeline(path: Path, *, default_fps: float, video: IndexedVideo | None = None) -> Timeline:
     """Read the display times of all frames.
 
     Args:
         path: The video file.
         default_fps: Frame rate for files with neither timestamps nor a frame rate.
+        video: The file, if it is open already.
 
     Raises:
         VideoError: The file can't be read.
     """
-    with open_indexed(path) as video:
-        clock = video.stream.time_base
-        index_times = video.index.times() if video.index else None
-        if index_times is not None and clock is not None:
-            times, end = index_times
-            times_s = (times - times[0]).astype(np.float64) * float(clock)
-            end_s = max(float((end - times[0]) * clock), times_s[-1] + SHORTEST_FRAME_S)
-            expected = _expected_frames(video, _Frames.of(video))
-            return Timeline(times_s, end_s, expected, len(picture_streams(video.container)))
+    with nullcontext(video) if video is not None else open_indexed(path) as opened:
+        found = _indexed_timeline(opened)
+    if found is not None:
+        return found
     decoded = _decode_all(path)
     rate = decoded.facts.fps or default_fps
     count = decoded.facts.frames
     times_s = np.arange(count) / rate
     return Timeline(times_s, count / rate, decoded.expected, decoded.facts.num_streams)
+
+
+def _indexed_timeline(video: IndexedVideo) -> Timeline | None:
+    clock = video.stream.time_base
+    index_times = video.index.times() if video.index else None
+    if index_times is None or clock is None:
+        return None
+    times, end = index_times
+    times_s = (times - times[0]).astype(np.float64) * float(clock)
+    end_s = max(float((end - times[0]) * clock), times_s[-1] + SHORTEST_FRAME_S)
+    expected = _expected_frames(video, _Frames.of(video))
+    return Timeline(times_s, end_s, expected, len(picture_streams(video.container)))
 
 
 @dataclass(frozen=True, kw_only=True)

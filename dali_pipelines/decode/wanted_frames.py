@@ -9,7 +9,7 @@ Frame n is the n-th frame displayed when the whole file is decoded.
 """
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from threading import Event
 from typing import NamedTuple
@@ -44,7 +44,7 @@ class DecodedFrame(NamedTuple):
 
 
 def decode_wanted(
-    path: Path, numbers: IntArray, *, stop: Event | None = None
+    path: Path, numbers: IntArray, *, stop: Event | None = None, video: IndexedVideo | None = None
 ) -> Iterator[DecodedFrame]:
     """Decode some frames of a video file.
 
@@ -52,6 +52,7 @@ def decode_wanted(
         path: The video file.
         numbers: Frame numbers in display order, ascending and unique.
         stop: Set it to cancel decoding.
+        video: The file, if it is open already and nothing of it was decoded.
 
     Yields:
         The frames, ascending.
@@ -64,12 +65,12 @@ def decode_wanted(
     stop = stop or Event()
     with _ffmpeg_errors_as_video_errors(path):
         num_yielded = 0
-        with open_indexed(path) as video:
-            if video.index is None:
-                with video.packets() as (context, packets):
+        with nullcontext(video) if video is not None else open_indexed(path) as opened:
+            if opened.index is None:
+                with opened.packets() as (context, packets):
                     yield from _select(path, frames_by_counting(context, packets, stop), wanted)
                 return
-            for item in _decode_sparsely(video, video.index, wanted, stop):
+            for item in _decode_sparsely(opened, opened.index, wanted, stop):
                 yield item
                 num_yielded += 1
         if num_yielded < len(wanted):

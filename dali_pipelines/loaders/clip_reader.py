@@ -21,6 +21,7 @@ from dali_pipelines.decode.wanted_frames import decode_wanted
 from dali_pipelines.errors import VideoError
 from dali_pipelines.frame_plan import IntArray
 from dali_pipelines.loaders.dali_graph import InputKind
+from dali_pipelines.loaders.decode_processes import DecodeProcesses
 from dali_pipelines.loaders.frame_cache import FrameCache
 from dali_pipelines.loaders.loader_config import LoaderConfig, Sample
 
@@ -50,6 +51,8 @@ class ClipReader:
     """Whether DALI's video decoder should read this file."""
     for_gpu: bool = False
     """Give frames as one pinned array per view, which is copied to a GPU at once."""
+    processes: DecodeProcesses | None = None
+    """Decode video files in them, not in this process."""
     stop: Event = field(default_factory=Event)
 
     def read(self, row: Sample, epoch: int) -> ReadClip:
@@ -144,14 +147,27 @@ class ClipReader:
         if path.is_dir():
             whole = frame_folder.read_frames(path, numbers)
             return [resize_short(frame, short) for frame in whole], 0
-        frames: list[Frame] = []
-        num_damaged = 0
-        for item in decode_wanted(path, numbers, stop=self.stop):
-            frames.append(resize_short(to_pixels(item.frame), short))
-            num_damaged += item.is_damaged
-        if len({frame.shape for frame in frames}) > 1:
-            raise VideoError(path, "its frames differ in size")
-        return frames, num_damaged
+        if self.processes is not None:
+            return self.processes.call(decode_resized, path, numbers, short, stop=self.stop)
+        return decode_resized(path, numbers, short, stop=self.stop)
+
+
+def decode_resized(
+    path: Path, numbers: IntArray, short: int, stop: Event | None = None
+) -> tuple[list[Frame], int]:
+    """Decode frames of a video file with PyAV, and resize their short side.
+
+    Returns:
+        The frames, and how many of them are damaged.
+    """
+    frames: list[Frame] = []
+    num_damaged = 0
+    for item in decode_wanted(path, numbers, stop=stop):
+        frames.append(resize_short(to_pixels(item.frame), short))
+        num_damaged += item.is_damaged
+    if len({frame.shape for frame in frames}) > 1:
+        raise VideoError(path, "its frames differ in size")
+    return frames, num_damaged
 
 
 def _numbers(views: list[ClipView]) -> IntArray:

@@ -1,7 +1,7 @@
 """DaliLoader: loads batches of clips with decoding threads and the DALI graph.
 
-Clips are prefetched by one decoding thread per core; another thread collects batches and runs the
-graph, on a GPU if there is one.
+Clips are prefetched by one decoding thread per core (or one process, if there are many); another
+thread collects batches and runs the graph, on a GPU if there is one.
 """
 
 import dataclasses
@@ -16,6 +16,7 @@ from dali_pipelines.cores import num_cores
 from dali_pipelines.errors import LoaderError, Stopped, VideoError
 from dali_pipelines.loaders.clip_reader import ClipReader, ReadClip
 from dali_pipelines.loaders.dali_graph import INPUT_KINDS, ClipGraph, InputKind, reason_of
+from dali_pipelines.loaders.decode_processes import decode_processes
 from dali_pipelines.loaders.frame_cache import FrameCache
 from dali_pipelines.loaders.loader_config import Batch, ClipLoader, LoaderConfig, Sample, make_batch
 from dali_pipelines.loaders.prefetch import Task, ThreadPool, prefetch
@@ -39,7 +40,7 @@ class DaliLoader(ClipLoader):
         rows: The samples.
         config: The settings.
         gpu: GPU index; None runs on the CPU.
-        num_threads: Decoding threads; None takes one per core.
+        num_threads: Decoding threads, or processes if they are many; None takes one per core.
         cache: Cache for decoded frames.
         decoder: Decoder of video files.
         timeout_s: Seconds to wait for a clip before it counts as failed.
@@ -61,6 +62,7 @@ class DaliLoader(ClipLoader):
         self._timeout_s = timeout_s
         self._gpu = gpu
         self._num_threads = num_threads or num_cores()
+        self._processes = decode_processes(self._num_threads)
         self._graphs: dict[InputKind, ClipGraph] = {}
         self._use_dali_decoder = decoder == "dali"
         self._videos = VideoChoice(for_gpu=gpu is not None)
@@ -81,6 +83,7 @@ class DaliLoader(ClipLoader):
             cache=self.cache,
             takes_video=self._takes_video,
             for_gpu=self._gpu is not None,
+            processes=self._processes,
             stop=stop,
         )
         pool = ThreadPool(self._num_threads)

@@ -17,17 +17,26 @@ from dali_pipelines.cores import num_cores
 from dali_pipelines.errors import LoaderError, Stopped, VideoError
 from dali_pipelines.loaders.clip_reader import pixel_kind, pixel_sources
 from dali_pipelines.loaders.dali_graph import ClipGraph
+from dali_pipelines.loaders.decode_processes import decode_processes
 from dali_pipelines.loaders.loader_config import LoaderReport
 from dali_pipelines.loaders.prefetch import Task, ThreadPool, prefetch, put_unless_stopped
 from dali_pipelines.loaders.video_choice import VideoChoice
 from dali_pipelines.loaders.window_parts import PartDecoder, read_parts
-from dali_pipelines.loaders.windows import ReadWindow, Window, plan_windows, read_windows
+from dali_pipelines.loaders.windows import (
+    ReadWindow,
+    Window,
+    plan_windows,
+    read_windows,
+    windows_of,
+)
 from dali_pipelines.spec import ClipSpec, Values
 
 if TYPE_CHECKING:
     import torch
 
 BATCHES_AHEAD = 2
+FILES_PER_THREAD = 3
+"""Files that are read, or wait to be read or returned, for each thread."""
 TIMEOUT_S = 120.0
 
 
@@ -51,7 +60,7 @@ class WindowLoader:
         stride_s: Seconds from one window to the next; None means `window_s`.
         batch_size: Windows per batch.
         gpu: GPU index for the DALI graph; None runs on the CPU.
-        num_threads: Decoding threads; None takes all cores.
+        num_threads: Decoding threads, or processes if they are many; None takes all cores.
         values: Data type of the clips.
         known: Returns how many windows to skip at the start of a file.
         timeout_s: Seconds to wait for the next window of a file before it counts as failed.
@@ -81,6 +90,7 @@ class WindowLoader:
         self._stride_s = stride_s
         self._batch_size = batch_size
         self._num_threads = num_threads or num_cores()
+        self._processes = decode_processes(self._num_threads)
         self._known = known
         self._timeout_s = timeout_s
         self._for_gpu = gpu is not None
@@ -115,12 +125,13 @@ class WindowLoader:
         yield from self._make_batch(pending)
 
     def _windows(self, stop: Event) -> Generator[ReadWindow, None, None]:
-        pool = ThreadPool(self._num_threads + 1)
+        pool = ThreadPool(self._num_threads)
         files: deque[_OpenFile] = deque()
+        most_open = FILES_PER_THREAD * self._num_threads
         paths = iter(self._paths)
         try:
             while not stop.is_set():
-                while len(files) <= self._num_threads and (path := next(paths, None)) is not None:
+                while len(files) < most_open and (path := next(paths, None)) is not None:
                     files.append(self._open(path))
                     pool.submit(files[-1].task)
                 if not files:
@@ -160,8 +171,7 @@ class WindowLoader:
         """Put the windows of a file into a queue, then None or the error that stopped it."""
         end: BaseException | None = None
         try:
-            windows = plan_windows(path, window_s=self._window_s, stride_s=self._stride_s)
-            for window in self._read_windows(windows[self._known(path) :], stop):
+            for window in self._windows_of(path, stop):
                 if not put_unless_stopped(results, window, stop):
                     return
         except Stopped:
@@ -172,12 +182,15 @@ class WindowLoader:
             end = error
         put_unless_stopped(results, end, stop)
 
-    def _read_windows(self, windows: list[Window], stop: Event) -> Iterator[ReadWindow]:
-        if self._videos is None or not windows or windows[0].path.is_dir():
-            return read_windows(windows, self._spec, stop=stop)
-        if not self._videos.takes(windows[0].path):
-            return read_windows(windows, self._spec, stop=stop)
-        return read_parts(windows, self._spec, for_gpu=self._for_gpu, stop=stop)
+    def _windows_of(self, path: Path, stop: Event) -> Iterator[ReadWindow]:
+        known = self._known(path)
+        if self._videos is not None and not path.is_dir() and self._videos.takes(path):
+            windows = plan_windows(path, window_s=self._window_s, stride_s=self._stride_s)
+            return read_parts(windows[known:], self._spec, for_gpu=self._for_gpu, stop=stop)
+        settings = (self._spec, self._window_s, self._stride_s, known)
+        if self._processes is not None:
+            return self._processes.iterate(windows_of, path, *settings, stop=stop)
+        return windows_of(path, *settings, stop=stop)
 
     def _make_batch(self, windows: list[ReadWindow]) -> Iterator[WindowBatch]:
         """The batch of these windows; nothing if none of them can be read after all."""

@@ -6,6 +6,7 @@ Times are the display times of the frames, which also holds for variable frame r
 """
 
 from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Event
@@ -17,6 +18,7 @@ from numpy.typing import NDArray
 from dali_pipelines.augment import ClipView
 from dali_pipelines.decode import frame_folder
 from dali_pipelines.decode.clip_facts import is_too_many
+from dali_pipelines.decode.indexed_video import IndexedVideo, open_indexed
 from dali_pipelines.decode.pixels import Frame, resize_short, to_pixels
 from dali_pipelines.decode.video_file import Timeline, timeline
 from dali_pipelines.decode.wanted_frames import decode_wanted
@@ -74,7 +76,12 @@ class ReadWindow(NamedTuple):
 
 
 def plan_windows(
-    path: Path, *, window_s: float | None, stride_s: float | None = None, folder_fps: float = 25.0
+    path: Path,
+    *,
+    window_s: float | None,
+    stride_s: float | None = None,
+    folder_fps: float = 25.0,
+    video: IndexedVideo | None = None,
 ) -> list[Window]:
     """Split a video into windows; the last one ends with the video.
 
@@ -84,6 +91,7 @@ def plan_windows(
             window with the whole video.
         stride_s: Seconds from one window to the next; None means `window_s`.
         folder_fps: Frame rate of extracted frames.
+        video: The file, if it is open already.
 
     Raises:
         SpecError: `window_s` or `stride_s` is invalid.
@@ -95,7 +103,7 @@ def plan_windows(
         stride_s = window_s
     if stride_s is not None and not 0 < stride_s < float("inf"):
         raise SpecError(f"the stride must be above 0 seconds, not {stride_s}")
-    times, end_s, expected, num_streams = _timeline(path, folder_fps)
+    times, end_s, expected, num_streams = _timeline(path, folder_fps, video)
     flaw = ""
     if is_too_many(expected - len(times), expected):
         flaw = f"cut short: {len(times):,} of {expected:,} frames are there"
@@ -132,7 +140,11 @@ def plan_windows(
 
 
 def read_windows(
-    windows: list[Window], spec: ClipSpec, *, stop: Event | None = None
+    windows: list[Window],
+    spec: ClipSpec,
+    *,
+    stop: Event | None = None,
+    video: IndexedVideo | None = None,
 ) -> Iterator[ReadWindow]:
     """Read the windows of one file, in order of time; each is yielded once its frames are decoded.
 
@@ -143,6 +155,7 @@ def read_windows(
         windows: Windows from `plan_windows`.
         spec: Preprocessing settings.
         stop: Set it to cancel decoding.
+        video: The file, if it is open already.
 
     Raises:
         VideoError: The file can't be read to its end.
@@ -159,7 +172,7 @@ def read_windows(
     wanted = np.array(sorted(last_use), np.int64)
     decoded: dict[int, tuple[Frame, bool]] = {}
     index = 0
-    for number, frame, is_damaged in _decode(windows[0].path, wanted, spec.resize, stop):
+    for number, frame, is_damaged in _decode(windows[0].path, wanted, spec.resize, stop, video):
         decoded[number] = frame, is_damaged
         while index < len(windows) and sources[index][-1] <= number:
             frames = [decoded[source] for source in sources[index].tolist()]
@@ -176,6 +189,21 @@ def read_windows(
             yield ReadWindow(windows[index], views[index], list(pixels), num_damaged)
             decoded = {source: item for source, item in decoded.items() if last_use[source] > index}
             index += 1
+
+
+def windows_of(
+    path: Path,
+    spec: ClipSpec,
+    window_s: float | None,
+    stride_s: float | None,
+    num_known: int,
+    *,
+    stop: Event | None = None,
+) -> Iterator[ReadWindow]:
+    """Plan the windows of a file and read all but the first `num_known`; opens the file once."""
+    with nullcontext() if path.is_dir() else open_indexed(path) as video:
+        windows = plan_windows(path, window_s=window_s, stride_s=stride_s, video=video)
+        yield from read_windows(windows[num_known:], spec, stop=stop, video=video)
 
 
 def require_whole(windows: list[Window]) -> bool:
@@ -196,19 +224,19 @@ def views_of(windows: list[Window], spec: ClipSpec) -> list[ClipView]:
 
 
 def _decode(
-    path: Path, wanted: IntArray, short: int, stop: Event | None
+    path: Path, wanted: IntArray, short: int, stop: Event | None, video: IndexedVideo | None
 ) -> Iterator[tuple[int, Frame, bool]]:
     if path.is_dir():
         for number, frame in zip(wanted, frame_folder.each_frame(path, wanted), strict=True):
             yield int(number), resize_short(frame, short), False
         return
-    for item in decode_wanted(path, wanted, stop=stop):
+    for item in decode_wanted(path, wanted, stop=stop, video=video):
         yield item.number, resize_short(to_pixels(item.frame), short), item.is_damaged
 
 
-def _timeline(path: Path, folder_fps: float) -> Timeline:
+def _timeline(path: Path, folder_fps: float, video: IndexedVideo | None) -> Timeline:
     if not path.is_dir():
-        return timeline(path, default_fps=folder_fps)
+        return timeline(path, default_fps=folder_fps, video=video)
     count = frame_folder.probe(path).frames
     return Timeline(np.arange(count) / folder_fps, count / folder_fps, count)
 
