@@ -1,9 +1,11 @@
 """The chart of README.md and the tables of docs/people.md: accuracy on real people."""
 
+from statistics import fmean
 from typing import Any
 
 from benchmarks.scripts.people import PAIRS
 
+SCHEMES = ("stratified", "grouped")
 PUBLISHED = (
     "Published on this set: 98.3% (set 1) and 96.7% (set 2) by networks on the people's skeletons, "
     "which OpenPose found ([inter-rel-net](https://github.com/mauriciolp/inter-rel-net))."
@@ -36,7 +38,7 @@ def people_chart(result: dict[str, Any], path: str) -> str:
         "frames, so 81% and 85% don't differ reliably. "
         "int8 was compiled with `--accept-drift 100`: by default, `engine compile` keeps layers in "
         "fp32, or writes nothing, if fewer than 99% of the labels stay. "
-        f"{_where(result)} {_source(result, path)}",
+        f"2 cores of {rows[0]['machine']}, no GPU. {_source(result, path)}",
         "",
     ]
     return "\n".join(lines)
@@ -57,6 +59,14 @@ def people_table(result: dict[str, Any], path: str) -> str:
                 f"| {over['mean']:.1%} ± {100 * over['std']:.1f} |"
             )
         lines += ["", *([PUBLISHED, ""] if name == PAIRS else [])]
+    for name, rows in result.get("tune", {}).items():
+        lines += [
+            f"| {name}, small models from random weights | top-1 of validation | of training |",
+            "|---|--:|--:|",
+            *(f"| {row['name']} | {row['val_top1']:.1%} | {row['train_top1']:.1%} |"
+              for row in sorted(rows, key=lambda row: -row["val_top1"])),
+            "",
+        ]  # fmt: skip
     for name, rows in result.get("leak", {}).items():
         lines += [
             f"| {name}, {rows[0]['num_clips']} test clips | seed | top-1 | 95% |",
@@ -67,13 +77,23 @@ def people_table(result: dict[str, Any], path: str) -> str:
             lines.append(
                 f"| {row['scheme']} | {row['seed']} | {row['top1']:.1%} | {low:.0%} – {high:.0%} |"
             )
+        lines += [f"| {scheme} | mean | {_mean(rows, scheme):.1%} | |" for scheme in SCHEMES]
         lines.append("")
-    return "\n".join([*lines, f"{_where(result)} {_source(result, path)}", ""])
+    return "\n".join([*lines, f"Trained on {_machines(result)}. {_source(result, path)}", ""])
 
 
-def _where(result: dict[str, Any]) -> str:
-    machine = result["machine"]
-    return f"{machine['num_cores']} cores of {machine['cpu']}, no GPU."
+def _mean(rows: list[dict[str, Any]], scheme: str) -> float:
+    return fmean(row["top1"] for row in rows if row["scheme"] == scheme)
+
+
+def _machines(result: dict[str, Any]) -> str:
+    """The processors and GPUs of the rows, with what was measured on each."""
+    found: dict[str, set[str]] = {}
+    for part in ("models", "tune", "leak"):
+        for name, rows in result.get(part, {}).items():
+            for row in rows:
+                found.setdefault(row["machine"], set()).add(f"{name}: {part}")
+    return "; ".join(f"{name} ({', '.join(sorted(what))})" for name, what in found.items())
 
 
 def _source(result: dict[str, Any], path: str) -> str:

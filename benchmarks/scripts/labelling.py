@@ -5,6 +5,8 @@ an artifact compiled from it. Select parts with `--only`:
 
 rate: clips/s of the command, as it reports (without start-up) and over the whole process, in turn
 with the video pipeline of `transformers` on the same files with the same weights.
+bench: clips/s of the command beside the end-to-end rate of `engine bench` for the same artifact on
+clips of the same set, in turn, and the duration of the command with a single clip.
 cluster: more files, by the plain command and on a local Ray cluster, with one worker on all cores
 and with two workers that share them.
 files: memory while labelling 10,000 short files. film: memory while labelling a film of two hours
@@ -34,8 +36,9 @@ from dali_pipelines.decode import clip_file
 from dali_pipelines.decode.video_stream import ANY_METADATA
 from dali_pipelines.loaders.loader_config import Sample
 
-PARTS = ("rate", "cluster", "files", "film")
+PARTS = ("rate", "bench", "cluster", "files", "film")
 REPEATS = 2
+BENCH_REPEATS = 3
 MEMORY_INTERVAL_S = 0.5
 POINTS = 24
 FILM_S = 7200
@@ -46,7 +49,7 @@ def main() -> None:
     parser.add_argument("--run", type=Path, required=True)
     parser.add_argument("--artifact", type=Path, required=True)
     parser.add_argument(
-        "--clips", type=int, default=300, help="number of clips for rate; twice as many for cluster"
+        "--clips", type=int, default=300, help="clips for rate; twice as many for bench and cluster"
     )
     parser.add_argument("--files", type=int, default=10_000)
     parser.add_argument("--only", nargs="+", choices=PARTS, default=PARTS)
@@ -65,6 +68,9 @@ def main() -> None:
         for part in options.only:
             if part == "rate":
                 measured: Any = rate(run, artifact, linked(clips, folder / "some", options.clips))
+            elif part == "bench":
+                more = linked(clips, folder / "beside", 2 * options.clips)
+                measured = beside_bench(artifact, folder / "set", more)
             elif part == "cluster":
                 measured = cluster(artifact, linked(clips, folder / "more", 2 * options.clips))
             elif part == "files":
@@ -137,6 +143,22 @@ def rate(run: Path, artifact: Path, folder: Path) -> dict[str, Any]:
             for our_run, their_rate in zip(ours, theirs, strict=True)
         ],
     }
+
+
+def beside_bench(artifact: Path, root: Path, folder: Path) -> list[dict[str, Any]]:
+    rows = []
+    one = linked(sorted(folder.iterdir())[:1], folder.parent / "one", 1)
+    for number in range(BENCH_REPEATS):
+        alone, ours = labelled(artifact, one), labelled(artifact, folder)
+        out = folder.parent / f"bench-{number}"
+        engine("bench", artifact, "--data", root, "--repeats", 3, "--seconds", 5, "--out", out)
+        (measured,) = out.glob("end_to_end_*.json")
+        (row,) = json.loads(measured.read_text())["rows"]
+        rows.append({
+            **ours, "bench_clips_per_s": row["clips_per_s"],
+            "share": ours["files_per_s"] / row["clips_per_s"], "one_file_s": alone["whole_s"],
+        })  # fmt: skip
+    return rows
 
 
 def cluster(artifact: Path, folder: Path) -> list[dict[str, Any]]:

@@ -1,6 +1,6 @@
 """Real people: `python -m benchmarks.scripts.people --clips UT-Interaction=FOLDER --weights FILE`.
 
-Each set is a folder with `list.csv` (path, label, source), or has a folder for each class. Three
+Each set is a folder with `list.csv` (path, label, source), or has a folder for each class. Four
 parts; select one with `--only`:
 
 models: a set is divided into folds by source, and each model is trained and tested on all folds by
@@ -9,26 +9,35 @@ clip of its source. The accuracy is pooled over all clips, and its interval is r
 Weights are those of EfficientNet-Lite0, trained on ImageNet, or random.
 chart: clips per second from files to labels, by `engine bench`, against that accuracy: a few of the
 models in fp32, and in int8 with the artifacts of all folds tested, beside plain PyTorch.
+tune: the validation accuracy of the small models with several learning rates.
 leak: one model on a stratified split, where most test clips share source and class with training
 clips, and on a grouped one, with the same settings and several seeds.
+On a machine with a GPU, `--jobs` trains several models at a time.
 """
 
 import argparse
+import csv
+import itertools
 import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from benchmarks.budget import on_front
 from benchmarks.machine import file_name, fingerprint
 from benchmarks.report import draw_front
 from benchmarks.rows import BenchRow
 from benchmarks.scripts.training import RESULTS, engine
+from dali_pipelines.cores import num_cores
 
-PARTS = ("models", "chart", "leak")
+Task = TypeVar("Task")
+Result = TypeVar("Result")
+
+PARTS = ("models", "chart", "tune", "leak")
 PAIRS, GESTURES, SILHOUETTES = "UT-Interaction", "EgoGestAR", "J-HMDB silhouettes"
 FOLDS = {PAIRS: 10, GESTURES: 6}
 SEEDS = (0, 1, 2)
@@ -74,24 +83,49 @@ MODELS = {
         _lite0("attentive probe", 16, 224, "--probe", "attentive"),
         _lite0("linear probe", 16, 160, "--probe", "linear"),
         _lite0("fine-tuned", 8, 112, "--epochs", 12, "--lr", 3e-4),
+        _lite0("fine-tuned", 16, 160, "--epochs", 20, "--lr", 3e-4, family="cnn-birnn"),
+        _small("cnn-lstm", "--epochs", 60),
+        _small("torchvision", "--epochs", 60),
     ],
     GESTURES: [
-        _small("cnn-lstm", "--no-flip", "--epochs", 40),
-        _small("cnn-lstm", "--no-flip", "--epochs", 40, "--frames", 1, "--option", "centered=false",
-               words=", one frame"),
-        _lite0("attentive probe", 16, 160, "--no-flip", "--probe", "attentive", "--option",
-               "reduction=16"),
+        *(_small(family, "--no-flip", "--epochs", 100) for family in ("cnn-lstm", "torchvision")),
+        _small("cnn-lstm", "--no-flip", "--epochs", 100, "--frames", 1, "--option",
+               "centered=false", words=", one frame"),
+        _lite0("attentive probe", 16, 160, "--no-flip", "--probe", "attentive"),
+        _lite0("fine-tuned", 16, 160, "--no-flip", "--epochs", 30, "--lr", 3e-4,
+               family="cnn-birnn"),
     ],
 }  # fmt: skip
 CHART = [(PROBE_16, ("1x1", "3x1")), (PROBE_8, ("1x1",)), (PROBE_224, ("1x1",))]
 """Models of the chart, and views per video."""
-LEAK = ("--model", "cnn-lstm", "--preset", "small", "--epochs", 12)
+LEAK = ("--model", "cnn-lstm", "--preset", "small", "--epochs", 20)
+TUNED = [
+    ("cnn-lstm", (1e-3, 2e-3, 4e-3)), ("cnn-birnn", (1e-3, 2e-3)), ("vit-lstm", (5e-4, 2e-3)),
+    ("timesformer", (5e-4, 1e-3, 2e-3)), ("vivit", (5e-4, 1e-3)), ("hf", (1e-3,)),
+    ("torchvision", (1e-3, 2e-3)), ("x3d", (2e-3,)),
+]  # fmt: skip
+"""Families, and learning rates of their small presets."""
+TUNING_EPOCHS = 30
+
+
+class People(NamedTuple):
+    """A set of clips."""
+
+    name: str
+    root: Path
+    folder: Path
+    """For runs."""
+    weights: Path
+    jobs: int
+    match: str
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--clips", action="append", required=True, metavar="NAME=FOLDER")
     parser.add_argument("--weights", type=Path, required=True, help="of EfficientNet-Lite0")
+    parser.add_argument("--jobs", type=int, default=1, help="trainings at a time")
+    parser.add_argument("--match", default="", help="only models whose name contains this")
     parser.add_argument("--only", nargs="+", choices=PARTS, default=PARTS)
     parser.add_argument(
         "--keep", type=Path, help="folder for sets and runs; finished ones are kept"
@@ -99,6 +133,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=RESULTS)
     options = parser.parse_args()
     facts = fingerprint()
+    gpu, cpu = facts["machine"]["gpu"], facts["machine"]["cpu"]
     path = options.out / file_name("people", facts)
     result = json.loads(path.read_text()) if path.exists() else {}
     names = sorted(text.partition("=")[0] for text in options.clips)
@@ -113,15 +148,19 @@ def main() -> None:
         for text in options.clips:
             name, _, source = text.partition("=")
             folder = (options.keep or Path(temporary)) / name.replace(" ", "-")
-            root = _copy(Path(source), folder / "set")
-            parts = {"models": name in MODELS, "chart": name == PAIRS, "leak": name == SILHOUETTES}
+            people = People(
+                name, _copy(Path(source), folder / "set"), folder, options.weights, options.jobs,
+                options.match,
+            )  # fmt: skip
+            parts = {"models": name in MODELS, "chart": name == PAIRS,
+                     "tune": name == SILHOUETTES, "leak": name == SILHOUETTES}  # fmt: skip
+            measure = {"models": _models, "chart": _chart, "tune": _tune, "leak": _leak}
             for part in options.only:
                 if parts[part]:
-                    measure = {"models": _models, "chart": _chart, "leak": _leak}[part]
                     rows = result.setdefault(part, {}).setdefault(name, [])
-                    rows.clear()
-                    for row in measure(name, root, folder, options.weights):
-                        rows.append(row)
+                    for measured in measure[part](people):
+                        row = {**measured, "machine": gpu["name"] if gpu else cpu}
+                        _replace(rows, row)
                         print(json.dumps(row), flush=True)
                         path.write_text(json.dumps(result, indent=2) + "\n")
     if chart := result.get("chart", {}).get(PAIRS):
@@ -132,6 +171,15 @@ def main() -> None:
         title = f"{PAIRS}, {FOLDS[PAIRS]}-fold cross-validation; {model}"
         draw_front(path.with_suffix(".png"), chart, label=_label, title=title)
     print(f"written to {path}")
+
+
+def _replace(rows: list[dict[str, Any]], new: dict[str, Any]) -> None:
+    """Put a row in the place of the one that it measures again."""
+    for place, row in enumerate(rows):
+        if (row["name"], row.get("views")) == (new["name"], new.get("views")):
+            rows[place] = new
+            return
+    rows.append(new)
 
 
 def _label(row: BenchRow) -> str:
@@ -151,9 +199,9 @@ def _copy(source: Path, root: Path) -> Path:
     return root
 
 
-def _models(name: str, root: Path, folder: Path, weights: Path) -> Iterator[dict[str, Any]]:
-    for model in MODELS[name]:
-        runs = _train(model, name, root, folder, weights)
+def _models(people: People) -> Iterator[dict[str, Any]]:
+    models = [model for model in MODELS[people.name] if people.match in model.name]
+    for model, runs in zip(models, _train(models, people), strict=True):
         pooled = _evaluate(runs)
         yield {
             "name": model.name,
@@ -165,16 +213,42 @@ def _models(name: str, root: Path, folder: Path, weights: Path) -> Iterator[dict
         }
 
 
-def _train(model: Model, name: str, root: Path, folder: Path, weights: Path) -> Path:
-    """Train all folds, or what is missing of them."""
-    engine("data", "split", root, "--scheme", "grouped", "--folds", FOLDS[name])
-    runs = folder / model.name.replace(" ", "-").replace(",", "")
-    flags = [weights if flag is WEIGHTS else flag for flag in model.flags]
-    engine(
-        "train", "--data", root, "--folds", "all", "--out", runs, "--cache", folder / "cache",
-        *flags,
-    )  # fmt: skip
-    return runs
+def _train(models: list[Model], people: People) -> list[Path]:
+    """Train all folds of the models, or what is missing of them; returns the folders."""
+    num_folds = FOLDS[people.name]
+    engine("data", "split", people.root, "--scheme", "grouped", "--folds", num_folds)
+    folders = [people.folder / model.name.replace(" ", "-").replace(",", "") for model in models]
+
+    def train(task: tuple[tuple[Model, Path], object]) -> None:
+        (model, runs), folds = task
+        flags = [people.weights if flag is WEIGHTS else flag for flag in model.flags]
+        engine(
+            "train", "--data", people.root, "--folds", folds, "--out", runs,
+            "--cache", people.folder / "cache", *flags,
+        )  # fmt: skip
+
+    folds = ["all"] if people.jobs == 1 else range(1, num_folds + 1)
+    tasks = itertools.product(zip(models, folders, strict=True), folds)
+    for _ in _each(train, tasks, people.jobs):
+        pass
+    return folders
+
+
+def _each(function: Callable[[Task], Result], tasks: Iterable[Task], jobs: int) -> Iterator[Result]:
+    """Run a function on all tasks, several at a time, each with its share of the cores."""
+    if jobs == 1:
+        yield from map(function, tasks)
+        return
+    cores = sorted(os.sched_getaffinity(0))
+    share = max(1, num_cores() // jobs)
+    first = itertools.count()
+
+    def take_cores() -> None:
+        start = next(first) * share
+        os.sched_setaffinity(0, {cores[n % len(cores)] for n in range(start, start + share)})
+
+    with ThreadPoolExecutor(jobs, initializer=take_cores) as pool:
+        yield from pool.map(function, tasks)
 
 
 def _evaluate(runs: Path, views: str = "1x1") -> dict[str, Any]:
@@ -185,9 +259,9 @@ def _evaluate(runs: Path, views: str = "1x1") -> dict[str, Any]:
     return pooled
 
 
-def _chart(name: str, root: Path, folder: Path, weights: Path) -> Iterator[BenchRow]:
+def _chart(people: People) -> Iterator[BenchRow]:
     for model, all_views in CHART:
-        runs = _train(model, name, root, folder, weights)
+        (runs,) = _train([model], people)
         artifacts = [_compile(run) for run in sorted(runs.glob("fold-*")) if run.suffix != ".int8"]
         bench = runs / "bench"
         engine(
@@ -233,23 +307,48 @@ def _pooled(artifacts: list[Path], views: str) -> dict[str, Any]:
     return pool(tested, scheme="folds", checkpoint="artifacts").pooled.scores
 
 
-def _leak(name: str, root: Path, folder: Path, weights: Path) -> Iterator[dict[str, Any]]:
-    for seed in SEEDS:
-        for scheme in ("stratified", "grouped"):
-            engine("data", "split", root, "--scheme", scheme, "--seed", seed)
-            run = folder / f"leak-{seed}" / scheme
-            if not (run / "evaluation").exists():
-                engine(
-                    "train", "--data", root, "--out", run, "--seed", seed, "--cache",
-                    folder / "cache", *LEAK,
-                )  # fmt: skip
-                engine("evaluate", run)
-            (report,) = json.loads((run / "evaluation" / "report.json").read_text())
-            yield {
-                "scheme": scheme, "seed": seed, "top1": report["video"]["top1"],
-                "interval": report["video"]["top1_interval"],
-                "num_clips": report["protocol"]["num_clips"],
-            }  # fmt: skip
+def _tune(people: People) -> Iterator[dict[str, Any]]:
+    engine("data", "split", people.root, "--scheme", "grouped")
+
+    def train(task: tuple[str, float]) -> dict[str, Any]:
+        family, lr = task
+        run = people.folder / f"tune-{family}-{lr:g}"
+        if not run.exists():
+            engine(
+                "train", "--data", people.root, "--out", run, "--model", family, "--preset",
+                "small", "--lr", lr, "--epochs", TUNING_EPOCHS, "--cache", people.folder / "cache",
+            )  # fmt: skip
+        with (run / "history.csv").open() as file:
+            epochs = list(csv.DictReader(file))
+        return {
+            "name": f"{family} small, lr {lr:g}",
+            "val_top1": max(float(epoch["val_top1"]) for epoch in epochs),
+            "train_top1": float(epochs[-1]["train_top1"]),
+        }
+
+    yield from _each(train, [(name, lr) for name, rates in TUNED for lr in rates], people.jobs)
+
+
+def _leak(people: People) -> Iterator[dict[str, Any]]:
+    def test(task: tuple[int, str]) -> dict[str, Any]:
+        seed, scheme = task
+        folder = people.folder / f"leak-{seed}-{scheme}"
+        root, run = _copy(people.root, folder / "set"), folder / "run"
+        engine("data", "split", root, "--scheme", scheme, "--seed", seed)
+        if not (run / "evaluation").exists():
+            engine(
+                "train", "--data", root, "--out", run, "--seed", seed, "--cache", folder / "cache",
+                *LEAK,
+            )  # fmt: skip
+            engine("evaluate", run)
+        (report,) = json.loads((run / "evaluation" / "report.json").read_text())
+        return {
+            "name": f"{scheme}, seed {seed}", "scheme": scheme, "seed": seed,
+            "top1": report["video"]["top1"], "interval": report["video"]["top1_interval"],
+            "num_clips": report["protocol"]["num_clips"],
+        }  # fmt: skip
+
+    yield from _each(test, itertools.product(SEEDS, ("stratified", "grouped")), people.jobs)
 
 
 if __name__ == "__main__":
