@@ -43,6 +43,11 @@ class _Process(NamedTuple):
     connection: Connection
     id: int
 
+    def end(self) -> None:
+        self.connection.close()
+        with suppress(ProcessLookupError):
+            os.kill(self.id, signal.SIGKILL)
+
 
 class DecodeProcesses:
     """Up to `size` worker processes, each started when it is first needed.
@@ -102,9 +107,7 @@ class DecodeProcesses:
             raise VideoError(path, "it crashed the decoder") from error
         finally:
             if process is not None and not has_finished:
-                process.connection.close()
-                with suppress(ProcessLookupError):
-                    os.kill(process.id, signal.SIGKILL)
+                process.end()
                 process = None
             self._idle.put(process)
 
@@ -117,12 +120,17 @@ def decode_processes(num_threads: int) -> DecodeProcesses | None:
 _lock = threading.Lock()
 
 
+class _Server(NamedTuple):
+    socket: socket.socket
+    popen: subprocess.Popen[bytes]
+
+
 @functools.cache
-def _server() -> socket.socket:
-    """Start the server, which ends when this socket is closed."""
+def _server() -> _Server:
+    """Start the server, which ends with this process."""
     ours, theirs = socket.socketpair()
     with theirs:
-        process = subprocess.Popen(
+        popen = subprocess.Popen(
             [sys.executable, "-m", __name__, str(theirs.fileno())],
             pass_fds=[theirs.fileno()],
             stdin=subprocess.DEVNULL,
@@ -132,9 +140,8 @@ def _server() -> socket.socket:
                 "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
             },
         )
-    atexit.register(process.wait)
-    atexit.register(ours.close)
-    return ours
+    atexit.register(ours.shutdown, socket.SHUT_RDWR)  # forks of this process may hold it open
+    return _Server(ours, popen)
 
 
 def _start() -> _Process:
@@ -142,7 +149,7 @@ def _start() -> _Process:
     connection = Connection(ours.detach())
     try:
         with theirs, _lock:
-            socket.send_fds(_server(), [b"."], [theirs.fileno()])
+            socket.send_fds(_server().socket, [b"."], [theirs.fileno()])
         return _Process(connection, connection.recv())
     except (EOFError, ConnectionError) as error:
         raise LoaderError("the process that starts decoding processes has ended") from error
@@ -154,7 +161,7 @@ def _end(idle: "LifoQueue[_Process | None]") -> None:
         while True:
             process = idle.get_nowait()
             if process is not None:
-                process.connection.close()
+                process.end()
 
 
 def _as_iterator(path: Path, function: Callable[..., Value], *arguments: Any) -> Iterator[Value]:
@@ -190,12 +197,13 @@ def _receive(connection: Connection) -> Any:
 
 def _serve(server: socket.socket) -> None:
     """Fork a worker for each connection that arrives."""
-    import torch  # noqa: F401  resizes frames
-
-    import dali_pipelines.loaders.windows  # noqa: F401
-
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes of a terminal
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # workers leave no zombies
+    import torch  # noqa: F401  resizes frames
+
+    import dali_pipelines.loaders.clip_reader
+    import dali_pipelines.loaders.windows  # noqa: F401
+
     while True:
         _, descriptors, _, _ = socket.recv_fds(server, 1, 1)
         if not descriptors:
