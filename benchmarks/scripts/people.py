@@ -88,12 +88,15 @@ MODELS = {
         _small("torchvision", "--epochs", 60),
     ],
     GESTURES: [
-        *(_small(family, "--no-flip", "--epochs", 100) for family in ("cnn-lstm", "torchvision")),
-        _small("cnn-lstm", "--no-flip", "--epochs", 100, "--frames", 1, "--option",
-               "centered=false", words=", one frame"),
-        _lite0("attentive probe", 16, 160, "--no-flip", "--probe", "attentive"),
-        _lite0("fine-tuned", 16, 160, "--no-flip", "--epochs", 30, "--lr", 3e-4,
+        _lite0("recurrent probe", 16, 160, "--no-flip", "--probe", "recurrent",
                family="cnn-birnn"),
+        _lite0("attentive probe over places", 16, 160, "--no-flip", "--probe", "attentive",
+               "--option", "reduction=16"),
+        _lite0("attentive probe over places", 1, 160, "--no-flip", "--probe", "attentive",
+               "--option", "reduction=16"),
+        _small("cnn-lstm", "--no-flip", "--epochs", 60),
+        _small("cnn-lstm", "--no-flip", "--epochs", 60, "--frames", 1, "--option",
+               "centered=false", words=", one frame"),
     ],
 }  # fmt: skip
 CHART = [(PROBE_16, ("1x1", "3x1")), (PROBE_8, ("1x1",)), (PROBE_224, ("1x1",))]

@@ -2,7 +2,7 @@
 
 PyAV takes Python's global lock several times for each packet, so the threads of one process decode
 no faster than three cores. Here each thread of a loader lets a process of its own do the work, and
-only receives the frames. A file that crashes the decoder ends its process, and nothing else.
+only receives the frames, in shared memory. A file that crashes the decoder ends its process only.
 
 Workers are forks of one server process, which has imported what they need and runs no threads:
 
