@@ -518,7 +518,7 @@ def test_what_no_file_is_to_blame_for_names_the_clip_all_the_same(
     real = clip_reader.decode_wanted
     monkeypatch.setattr(clip_reader, "decode_wanted", decode)
     with pytest.raises(LoaderError, match=f"{re.escape(doomed.name)}.*no room"):
-        list(DaliLoader(synth_rows, LoaderConfig(spec=SMALL, batch_size=2)))
+        list(DaliLoader(synth_rows, LoaderConfig(spec=SMALL, batch_size=2), num_threads=2))
     assert not [thread for thread in threading.enumerate() if "decode" in thread.name]
 
 

@@ -18,7 +18,7 @@ import videos
 from waiting import wait_for
 
 from dali_pipelines.errors import VideoError
-from dali_pipelines.loaders import window_loader
+from dali_pipelines.loaders import windows
 from dali_pipelines.loaders.window_loader import WindowLoader
 from dali_pipelines.loaders.windows import plan_windows
 from dali_pipelines.spec import ClipSpec
@@ -277,15 +277,15 @@ def test_a_reader_that_hangs_is_given_up_and_the_rest_goes_on(
 ) -> None:
     """A hang inside a decoder can't be made at will: here planning the windows hangs."""
     hangs, sound = films / "broken.mp4", films / "long.mp4"
-    plan = window_loader.plan_windows
+    plan = windows.plan_windows
 
     def hang(path: Path, **more: Any) -> Any:
         if path == hangs:
             time.sleep(30)
         return plan(path, **more)
 
-    monkeypatch.setattr(window_loader, "plan_windows", hang)
+    monkeypatch.setattr(windows, "plan_windows", hang)
     spec = ClipSpec(num_frames=4, resize=72, crop=64)
-    loader = WindowLoader([hangs, sound], spec, window_s=10, timeout_s=0.5)
+    loader = WindowLoader([hangs, sound], spec, window_s=10, timeout_s=0.5, num_threads=2)
     assert sum(len(batch.windows) for batch in loader) == 5
     assert loader.report.failures == {hangs: "it gave no frame for 0.5 s"}

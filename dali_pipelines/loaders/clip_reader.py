@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from dali_pipelines.augment import ClipView
 from dali_pipelines.decode import frame_folder
+from dali_pipelines.decode.indexed_video import KEEP_BELOW
 from dali_pipelines.decode.pixels import Frame, resize_short, to_pixels
 from dali_pipelines.decode.remux import cut_part
 from dali_pipelines.decode.wanted_frames import decode_wanted
@@ -52,7 +53,7 @@ class ClipReader:
     for_gpu: bool = False
     """Give frames as one pinned array per view, which is copied to a GPU at once."""
     processes: DecodeProcesses | None = None
-    """Decode video files in them, not in this process."""
+    """Decode video files in them; large ones are decoded here, where their index is kept."""
     stop: Event = field(default_factory=Event)
 
     def read(self, row: Sample, epoch: int) -> ReadClip:
@@ -147,7 +148,7 @@ class ClipReader:
         if path.is_dir():
             whole = frame_folder.read_frames(path, numbers)
             return [resize_short(frame, short) for frame in whole], 0
-        if self.processes is not None:
+        if self.processes is not None and path.stat().st_size <= KEEP_BELOW:
             return self.processes.call(decode_resized, path, numbers, short, stop=self.stop)
         return decode_resized(path, numbers, short, stop=self.stop)
 

@@ -2,7 +2,8 @@
 
 PyAV takes Python's global lock several times for each packet, so the threads of one process decode
 no faster than three cores. Here each thread of a loader lets a process of its own do the work, and
-only receives the frames, in shared memory. A file that crashes the decoder ends its process only.
+only receives the frames, through shared memory. A file that crashes the decoder ends its process
+only.
 
 Workers are forks of one server process, which has imported what they need and runs no threads:
 
@@ -11,7 +12,6 @@ Workers are forks of one server process, which has imported what they need and r
 
 import atexit
 import functools
-import mmap
 import os
 import pickle
 import signal
@@ -20,12 +20,11 @@ import subprocess
 import sys
 import threading
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import suppress
 from multiprocessing import reduction
 from multiprocessing.connection import Connection
 from pathlib import Path
-from queue import Empty, LifoQueue
 from threading import Event
 from typing import Any, NamedTuple, TypeVar
 
@@ -39,28 +38,17 @@ POLL_S = 0.1
 ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
 
 
-class _Process(NamedTuple):
-    connection: Connection
-    id: int
-
-    def end(self) -> None:
-        self.connection.close()
-        with suppress(ProcessLookupError):
-            os.kill(self.id, signal.SIGKILL)
-
-
 class DecodeProcesses:
-    """Up to `size` worker processes, each started when it is first needed.
+    """Worker processes, each started when it is first needed; up to `size` are kept for later use.
 
     They end when this object is deleted, and when its process ends for any reason.
     """
 
     def __init__(self, size: int) -> None:
-        self._idle: LifoQueue[_Process | None] = LifoQueue()
-        for _ in range(size):
-            self._idle.put(None)
-        _server()
-        weakref.finalize(self, _end, self._idle)
+        self._size = size
+        self._idle: list[_Process] = []
+        self._owner = os.getpid()
+        weakref.finalize(self, _end_all, self._idle, self._owner)
 
     def call(
         self, function: Callable[..., Value], path: Path, *arguments: Any, stop: Event
@@ -72,7 +60,7 @@ class DecodeProcesses:
     def iterate(
         self, function: Callable[..., Iterator[Value]], path: Path, *arguments: Any, stop: Event
     ) -> Iterator[Value]:
-        """Iterate over `function(path, *arguments)`, which runs in a process.
+        """Iterate over `function(path, *arguments)`, which runs in a process, one item ahead of us.
 
         Args:
             function: A generator function that can be imported by name.
@@ -84,32 +72,49 @@ class DecodeProcesses:
             VideoError: The process ended; other exceptions are those of the function.
             Stopped: `stop` was set.
         """
-        process = self._idle.get()
-        has_finished = False
+        folder = None if path.is_absolute() else Path.cwd()
+        job = pickle.dumps((folder, function, path, arguments))
+        process = self._take()
+        messages = process.run(job, stop)
+        is_idle = False
         try:
-            process = process or _start()
-            process.connection.send((function, path, arguments))
-            while True:
-                while not process.connection.poll(POLL_S):
-                    if stop.is_set():
-                        raise Stopped
-                items, error = _receive(process.connection)
-                if not items:
-                    has_finished = True
-                    if error is None:
-                        return
-                    try:
-                        raise error
-                    finally:
-                        del error  # it refers to this frame, which refers to this object
-                yield items[0]
+            try:
+                message = next(messages)
+            except (EOFError, ConnectionError):
+                if not process.was_used:
+                    raise
+                process.end()  # it may have ended long ago, when memory ran out
+                process = _start()
+                messages = process.run(job, stop)
+                message = next(messages)
+            while message[0]:
+                yield message[1]
+                message = next(messages)
+            is_idle = True
         except (EOFError, ConnectionError) as error:
             raise VideoError(path, "it crashed the decoder") from error
         finally:
-            if process is not None and not has_finished:
-                process.end()
-                process = None
-            self._idle.put(process)
+            messages.close()
+            self._give_back(process, is_idle)
+        if message[1] is not None:
+            try:
+                raise message[1]
+            finally:
+                del message  # the exception refers to this frame, which refers to this object
+
+    def _take(self) -> "_Process":
+        if os.getpid() != self._owner:  # a fork has its own
+            self._idle, self._owner = [], os.getpid()
+        try:
+            return self._idle.pop()
+        except IndexError:
+            return _start()
+
+    def _give_back(self, process: "_Process", is_idle: bool) -> None:
+        if is_idle and len(self._idle) < self._size:
+            self._idle.append(process._replace(was_used=True))
+        else:
+            process.end()
 
 
 def decode_processes(num_threads: int) -> DecodeProcesses | None:
@@ -117,7 +122,51 @@ def decode_processes(num_threads: int) -> DecodeProcesses | None:
     return DecodeProcesses(num_threads) if num_threads > MAX_THREADS else None
 
 
-_lock = threading.Lock()
+_Message = tuple[bool, Any]
+"""(True, item), and at the end (False, None) or (False, exception). Plain types, since the worker's
+own would belong to its main module."""
+
+
+class _Process(NamedTuple):
+    connection: Connection
+    memory: int
+    """Descriptor of memory that it shares with this process."""
+    id: int
+    was_used: bool = False
+
+    def run(self, job: bytes, stop: Event) -> Generator[_Message, None, None]:
+        """Give it a job, and yield the messages that it answers with."""
+        self.connection.send_bytes(job)
+        while True:
+            while not self.connection.poll(POLL_S):
+                if stop.is_set():
+                    raise Stopped
+            data, lengths = self.connection.recv()
+            arrays = [bytearray(length) for length in lengths]
+            offset = 0
+            for array in arrays:
+                offset += _read(self.memory, array, offset)
+            message: _Message = pickle.loads(data, buffers=arrays)
+            if message[0]:
+                self.connection.send_bytes(b"next")
+            yield message
+
+    def end(self) -> None:
+        with suppress(ProcessLookupError):
+            os.kill(self.id, signal.SIGKILL)
+        self.connection.close()
+        os.close(self.memory)
+
+
+def _read(descriptor: int, array: bytearray, offset: int) -> int:
+    """Fill an array from a file; a single call reads up to 2 GB."""
+    done = 0
+    while done < len(array):
+        count = os.preadv(descriptor, [memoryview(array)[done:]], offset + done)
+        if not count:
+            raise EOFError
+        done += count
+    return done
 
 
 class _Server(NamedTuple):
@@ -125,111 +174,134 @@ class _Server(NamedTuple):
     popen: subprocess.Popen[bytes]
 
 
+_lock = threading.Lock()
+
+
 @functools.cache
-def _server() -> _Server:
-    """Start the server, which ends with this process."""
+def _server(owner: int) -> _Server:
+    """Start the server of this process, with which it ends."""
     ours, theirs = socket.socketpair()
     with theirs:
         popen = subprocess.Popen(
-            [sys.executable, "-m", __name__, str(theirs.fileno())],
+            [sys.executable, "-P", "-m", __name__, str(theirs.fileno())],
             pass_fds=[theirs.fileno()],
             stdin=subprocess.DEVNULL,
+            start_new_session=True,
             env={
                 **os.environ,
                 **ONE_THREAD,
-                "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
+                "PYTHONPATH": os.pathsep.join(folder or str(Path.cwd()) for folder in sys.path),
             },
         )
-    atexit.register(ours.shutdown, socket.SHUT_RDWR)  # forks of this process may hold it open
+
+    def stop() -> None:
+        if os.getpid() == owner:
+            ours.shutdown(socket.SHUT_RDWR)  # forks of this process may hold it open
+
+    atexit.register(stop)
     return _Server(ours, popen)
 
 
 def _start() -> _Process:
+    """Start a worker, with a new server if the old one has ended."""
+    with _lock:
+        for _ in range(2):
+            with suppress(EOFError, ConnectionError):
+                return _fork_of(_server(os.getpid()))
+            _server.cache_clear()
+    raise LoaderError("no process for decoding can be started; is there enough memory?")
+
+
+def _fork_of(server: _Server) -> _Process:
     ours, theirs = socket.socketpair()
     connection = Connection(ours.detach())
     try:
-        with theirs, _lock:
-            socket.send_fds(_server().socket, [b"."], [theirs.fileno()])
-        return _Process(connection, connection.recv())
-    except (EOFError, ConnectionError) as error:
-        raise LoaderError("the process that starts decoding processes has ended") from error
+        with theirs:
+            socket.send_fds(server.socket, [b"."], [theirs.fileno()])
+        process = connection.recv()
+        return _Process(connection, reduction.recv_handle(connection), process)
+    except BaseException:
+        connection.close()
+        raise
 
 
-def _end(idle: "LifoQueue[_Process | None]") -> None:
-    """End the processes; one that works is ended by whoever waits for it."""
-    with suppress(Empty):
-        while True:
-            process = idle.get_nowait()
-            if process is not None:
-                process.end()
+def _end_all(idle: list[_Process], owner: int) -> None:
+    while idle and os.getpid() == owner:
+        idle.pop().end()
 
 
 def _as_iterator(path: Path, function: Callable[..., Value], *arguments: Any) -> Iterator[Value]:
     yield function(path, *arguments)
 
 
-def _send(connection: Connection, items: tuple[Any, ...], error: Exception | None) -> None:
-    """Send an item or the end; arrays go through shared memory that is theirs alone."""
-    arrays: list[pickle.PickleBuffer] = []
-    data = pickle.dumps((items, error), protocol=5, buffer_callback=arrays.append)
-    views = [array.raw() for array in arrays]
-    connection.send((data, [len(view) for view in views]))
-    if views:
-        with os.fdopen(os.memfd_create("frames"), "wb") as file:
-            for view in views:
-                file.write(view)
-            file.flush()
-            reduction.send_handle(connection, file.fileno(), None)
-
-
-def _receive(connection: Connection) -> Any:
-    data, lengths = connection.recv()
-    views = []
-    if lengths:
-        descriptor = reduction.recv_handle(connection)
-        memory = memoryview(mmap.mmap(descriptor, sum(lengths)))
-        os.close(descriptor)
-        for length in lengths:
-            views.append(memory[:length])
-            memory = memory[length:]
-    return pickle.loads(data, buffers=views)
-
-
 def _serve(server: socket.socket) -> None:
-    """Fork a worker for each connection that arrives."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes of a terminal
+    """Fork a worker for each connection that arrives; end with all of them."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # both are sent to all processes of a job;
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # the one that uses us decides
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # workers leave no zombies
     import torch  # noqa: F401  resizes frames
 
     import dali_pipelines.loaders.clip_reader
     import dali_pipelines.loaders.windows  # noqa: F401
+    from dali_pipelines.decode import indexed_video
 
+    indexed_video.MAX_REMEMBERED = 0  # a worker seldom meets a file twice
     while True:
         _, descriptors, _, _ = socket.recv_fds(server, 1, 1)
         if not descriptors:
-            return
-        if os.fork() == 0:
-            server.close()
-            with suppress(EOFError, ConnectionError):
-                _work(Connection(descriptors[0]))
-            os._exit(0)
+            os.killpg(0, signal.SIGKILL)
+        with suppress(OSError):  # out of processes: whoever waits sees the connection end
+            if os.fork() == 0:
+                try:
+                    server.close()
+                    _work(Connection(descriptors[0]))
+                finally:
+                    os._exit(0)
         os.close(descriptors[0])
 
 
 def _work(connection: Connection) -> None:
     """Do what is asked for until the other end is closed."""
+    memory = os.memfd_create("frames")
     connection.send(os.getpid())
-    while True:
-        function, path, arguments = connection.recv()
-        error: Exception | None = None
-        try:
-            for item in function(path, *arguments):
-                _send(connection, (item,), None)
-        except ConnectionError:
-            raise
-        except Exception as raised:
-            error = raised
-        _send(connection, (), error)
+    reduction.send_handle(connection, memory, None)
+    with suppress(EOFError, ConnectionError):
+        while True:
+            messages = _answers(connection.recv_bytes())
+            for message in messages:
+                arrays: list[pickle.PickleBuffer] = []
+                data = pickle.dumps(message, protocol=5, buffer_callback=arrays.append)
+                connection.send((data, _write(memory, [array.raw() for array in arrays])))
+                if message[0]:
+                    connection.recv_bytes()
+
+
+def _write(memory: int, arrays: list[memoryview]) -> list[int]:
+    with os.fdopen(os.dup(memory), "wb") as file:
+        file.seek(0)
+        for array in arrays:
+            file.write(array)
+    return [len(array) for array in arrays]
+
+
+def _answers(job: bytes) -> Iterator[_Message]:
+    try:
+        folder, function, path, arguments = pickle.loads(job)
+        if folder is not None:
+            os.chdir(folder)
+        for item in function(path, *arguments):
+            yield True, item
+        yield False, None
+    except Exception as error:
+        yield False, _sendable(error)
+
+
+def _sendable(error: Exception) -> Exception:
+    try:
+        copy: Exception = pickle.loads(pickle.dumps(error))
+    except Exception:
+        return RuntimeError(f"{type(error).__name__}: {error}")
+    return copy
 
 
 if __name__ == "__main__":

@@ -35,8 +35,6 @@ if TYPE_CHECKING:
     import torch
 
 BATCHES_AHEAD = 2
-FILES_PER_THREAD = 3
-"""Files that are read, or wait to be read or returned, for each thread."""
 TIMEOUT_S = 120.0
 
 
@@ -127,11 +125,10 @@ class WindowLoader:
     def _windows(self, stop: Event) -> Generator[ReadWindow, None, None]:
         pool = ThreadPool(self._num_threads)
         files: deque[_OpenFile] = deque()
-        most_open = FILES_PER_THREAD * self._num_threads
         paths = iter(self._paths)
         try:
             while not stop.is_set():
-                while len(files) < most_open and (path := next(paths, None)) is not None:
+                while len(files) <= self._num_threads and (path := next(paths, None)) is not None:
                     files.append(self._open(path))
                     pool.submit(files[-1].task)
                 if not files:
@@ -180,7 +177,10 @@ class WindowLoader:
             end = VideoError(path, error.strerror or str(error))
         except BaseException as error:
             end = error
-        put_unless_stopped(results, end, stop)
+        try:
+            put_unless_stopped(results, end, stop)
+        finally:
+            del end  # an exception refers to this frame
 
     def _windows_of(self, path: Path, stop: Event) -> Iterator[ReadWindow]:
         known = self._known(path)

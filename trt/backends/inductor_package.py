@@ -64,7 +64,9 @@ def cpp_compiler() -> str:
             if any(name in library.read_bytes() for name in CPP_LIBRARIES):
                 return path
             failed.append(f"{path} links the C++ library statically")
-    raise CompileError(f"no C++ compiler can be used ({'; '.join(failed)}); set CXX to one.")
+    raise CompileError(
+        f"no C++ compiler can be used ({'; '.join(failed) or 'none found'}); set CXX to one."
+    )
 
 
 @contextlib.contextmanager
