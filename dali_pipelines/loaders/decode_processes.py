@@ -28,6 +28,9 @@ from pathlib import Path
 from threading import Event
 from typing import Any, NamedTuple, TypeVar
 
+import numpy as np
+from numpy.typing import NDArray
+
 from dali_pipelines.errors import LoaderError, Stopped, VideoError
 
 Value = TypeVar("Value")
@@ -83,8 +86,8 @@ class DecodeProcesses:
             except (EOFError, ConnectionError):
                 if not process.was_used:
                     raise
-                process.end()  # it may have ended long ago, when memory ran out
-                process = _start()
+                ended, process = process, _start()  # perhaps it was killed while it was idle
+                ended.end()
                 messages = process.run(job, stop)
                 message = next(messages)
             while message[0]:
@@ -142,7 +145,7 @@ class _Process(NamedTuple):
                 if stop.is_set():
                     raise Stopped
             data, lengths = self.connection.recv()
-            arrays = [bytearray(length) for length in lengths]
+            arrays = [np.empty(length, np.uint8) for length in lengths]
             offset = 0
             for array in arrays:
                 offset += _read(self.memory, array, offset)
@@ -158,11 +161,11 @@ class _Process(NamedTuple):
         os.close(self.memory)
 
 
-def _read(descriptor: int, array: bytearray, offset: int) -> int:
+def _read(descriptor: int, array: NDArray[np.uint8], offset: int) -> int:
     """Fill an array from a file; a single call reads up to 2 GB."""
     done = 0
     while done < len(array):
-        count = os.preadv(descriptor, [memoryview(array)[done:]], offset + done)
+        count = os.preadv(descriptor, [array[done:].data], offset + done)
         if not count:
             raise EOFError
         done += count
