@@ -69,15 +69,16 @@ def people_table(result: dict[str, Any], path: str) -> str:
         ]  # fmt: skip
     for name, rows in result.get("leak", {}).items():
         lines += [
-            f"| {name}, {rows[0]['num_clips']} test clips | seed | top-1 | 95% |",
-            "|---|--:|--:|--:|",
+            f"| {name}, cnn-lstm small, 20 epochs | seed | test clips | top-1 | 95% |",
+            "|---|--:|--:|--:|--:|",
         ]
         for row in sorted(rows, key=lambda row: (row["scheme"], row["seed"])):
             low, high = row["interval"]
             lines.append(
-                f"| {row['scheme']} | {row['seed']} | {row['top1']:.1%} | {low:.0%} – {high:.0%} |"
+                f"| {row['scheme']} | {row['seed']} | {row['num_clips']} | {row['top1']:.1%} "
+                f"| {low:.0%} – {high:.0%} |"
             )
-        lines += [f"| {scheme} | mean | {_mean(rows, scheme):.1%} | |" for scheme in SCHEMES]
+        lines += [f"| {scheme} | mean | | {_mean(rows, scheme):.1%} | |" for scheme in SCHEMES]
         lines.append("")
     return "\n".join([*lines, f"Trained on {_machines(result)}. {_source(result, path)}", ""])
 
