@@ -17,8 +17,8 @@ import torch
 import videos
 from rows import SMALL, rows_of
 
+from dali_pipelines.decode.pixels import decode_resized
 from dali_pipelines.errors import Stopped, VideoError
-from dali_pipelines.loaders.clip_reader import decode_resized
 from dali_pipelines.loaders.dali_loader import DaliLoader
 from dali_pipelines.loaders.decode_processes import MAX_THREADS, DecodeProcesses
 from dali_pipelines.loaders.loader_config import LoaderConfig

@@ -506,7 +506,7 @@ def test_an_epoch_of_bad_files_ends(tmp_path: Path) -> None:
 def test_what_no_file_is_to_blame_for_names_the_clip_all_the_same(
     synth_rows: list[Sample], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from dali_pipelines.loaders import clip_reader
+    from dali_pipelines.decode import pixels
 
     doomed = synth_rows[5].path
 
@@ -515,8 +515,8 @@ def test_what_no_file_is_to_blame_for_names_the_clip_all_the_same(
             raise MemoryError("no room")
         return real(path, numbers, stop=stop)
 
-    real = clip_reader.decode_wanted
-    monkeypatch.setattr(clip_reader, "decode_wanted", decode)
+    real = pixels.decode_wanted
+    monkeypatch.setattr(pixels, "decode_wanted", decode)
     with pytest.raises(LoaderError, match=f"{re.escape(doomed.name)}.*no room"):
         list(DaliLoader(synth_rows, LoaderConfig(spec=SMALL, batch_size=2), num_threads=2))
     assert not [thread for thread in threading.enumerate() if "decode" in thread.name]

@@ -75,6 +75,24 @@ def resize_short(frame: Frame, short: int) -> Frame:
     return resized[0].permute(1, 2, 0).numpy()
 
 
+def decode_resized(
+    path: Path, numbers: IntArray, short: int, stop: threading.Event | None = None
+) -> tuple[list[Frame], int]:
+    """Decode frames of a video file with PyAV, and resize their short side.
+
+    Returns:
+        The frames, and how many of them are damaged.
+    """
+    frames: list[Frame] = []
+    num_damaged = 0
+    for item in decode_wanted(path, numbers, stop=stop):
+        frames.append(resize_short(to_pixels(item.frame), short))
+        num_damaged += item.is_damaged
+    if len({frame.shape for frame in frames}) > 1:
+        raise VideoError(path, "its frames differ in size")
+    return frames, num_damaged
+
+
 def read_frames(
     path: Path,
     indices: IntArray,

@@ -16,9 +16,8 @@ from numpy.typing import NDArray
 from dali_pipelines.augment import ClipView
 from dali_pipelines.decode import frame_folder
 from dali_pipelines.decode.indexed_video import KEEP_BELOW
-from dali_pipelines.decode.pixels import Frame, resize_short, to_pixels
+from dali_pipelines.decode.pixels import Frame, decode_resized, resize_short
 from dali_pipelines.decode.remux import cut_part
-from dali_pipelines.decode.wanted_frames import decode_wanted
 from dali_pipelines.errors import VideoError
 from dali_pipelines.frame_plan import IntArray
 from dali_pipelines.loaders.dali_graph import InputKind
@@ -151,24 +150,6 @@ class ClipReader:
         if self.processes is not None and path.stat().st_size <= KEEP_BELOW:
             return self.processes.call(decode_resized, path, numbers, short, stop=self.stop)
         return decode_resized(path, numbers, short, stop=self.stop)
-
-
-def decode_resized(
-    path: Path, numbers: IntArray, short: int, stop: Event | None = None
-) -> tuple[list[Frame], int]:
-    """Decode frames of a video file with PyAV, and resize their short side.
-
-    Returns:
-        The frames, and how many of them are damaged.
-    """
-    frames: list[Frame] = []
-    num_damaged = 0
-    for item in decode_wanted(path, numbers, stop=stop):
-        frames.append(resize_short(to_pixels(item.frame), short))
-        num_damaged += item.is_damaged
-    if len({frame.shape for frame in frames}) > 1:
-        raise VideoError(path, "its frames differ in size")
-    return frames, num_damaged
 
 
 def _numbers(views: list[ClipView]) -> IntArray:

@@ -244,7 +244,6 @@ def _serve(server: socket.socket) -> None:
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # workers leave no zombies
     import torch  # noqa: F401  resizes frames
 
-    import dali_pipelines.loaders.clip_reader
     import dali_pipelines.loaders.windows  # noqa: F401
     from dali_pipelines.decode import indexed_video
 
