@@ -1,11 +1,10 @@
-"""The chart of README.md and the tables of docs/people.md: accuracy on real people."""
+"""The chart of README.md and the tables of docs/results.md: accuracy on real people."""
 
 from statistics import fmean
 from typing import Any
 
-from benchmarks.scripts.people import PAIRS
+from benchmarks.scripts.people import PAIRS, SCHEMES
 
-SCHEMES = ("stratified", "grouped")
 PUBLISHED = (
     "Published on this set: 98.3% (set 1) and 96.7% (set 2) by networks on the people's skeletons, "
     "which OpenPose found ([inter-rel-net](https://github.com/mauriciolp/inter-rel-net))."
@@ -69,7 +68,7 @@ def people_table(result: dict[str, Any], path: str) -> str:
         ]  # fmt: skip
     for name, rows in result.get("leak", {}).items():
         lines += [
-            f"| {name}, cnn-lstm small, 20 epochs | seed | test clips | top-1 | 95% |",
+            f"| {name}, `{rows[0]['flags']}` | seed | test clips | top-1 | 95% |",
             "|---|--:|--:|--:|--:|",
         ]
         for row in sorted(rows, key=lambda row: (row["scheme"], row["seed"])):

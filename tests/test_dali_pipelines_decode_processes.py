@@ -16,6 +16,7 @@ import pytest
 import torch
 import videos
 from rows import SMALL, rows_of
+from waiting import wait_for
 
 from dali_pipelines.decode.pixels import decode_resized
 from dali_pipelines.errors import Stopped, VideoError
@@ -79,17 +80,14 @@ def fail(path: Path, kind: str) -> None:
 
 
 def wait_until_dead(process: int) -> None:
-    deadline = time.monotonic() + 30
-    while Path(f"/proc/{process}").exists() and " Z " not in _status(process):
-        assert time.monotonic() < deadline, f"process {process} still runs"
-        time.sleep(0.02)
+    wait_for(lambda: _state(process) in ("", "Z"))
 
 
-def _status(process: int) -> str:
+def _state(process: int) -> str:
     try:
-        return Path(f"/proc/{process}/stat").read_text()
+        return Path(f"/proc/{process}/stat").read_text().rpartition(") ")[2][:1]
     except OSError:
-        return " Z "
+        return ""
 
 
 def num_descriptors() -> int:

@@ -29,9 +29,7 @@ def cores(context: Context) -> list[dict[str, Any]]:
                     num_clips = 4 if context.rehearse else clips_per_worker * max(4, number)
                     rate = _rate(path, num_clips, number, by_processes=kind == "processes")
                     rows.append({"codec": codec, "size": size, kind: number, "clips_per_s": rate})
-                    print(rows[-1], flush=True)
             rows.append({"codec": codec, "size": size, "loader": _loader_rate(path, context)})
-            print(rows[-1], flush=True)
     return rows
 
 

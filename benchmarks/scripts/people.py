@@ -41,6 +41,7 @@ PARTS = ("models", "chart", "tune", "leak")
 PAIRS, GESTURES, SILHOUETTES = "UT-Interaction", "EgoGestAR", "J-HMDB silhouettes"
 FOLDS = {PAIRS: 10, GESTURES: 6}
 SEEDS = (0, 1, 2)
+SCHEMES = ("stratified", "grouped")
 NUM_CALIBRATION = 48
 SECONDS = 3
 WEIGHTS = "WEIGHTS"
@@ -346,12 +347,13 @@ def _leak(people: People) -> Iterator[dict[str, Any]]:
             engine("evaluate", run)
         (report,) = json.loads((run / "evaluation" / "report.json").read_text())
         return {
-            "name": f"{scheme}, seed {seed}", "scheme": scheme, "seed": seed,
+            "name": f"{scheme}, seed {seed}", "flags": " ".join(map(str, LEAK)),
+            "scheme": scheme, "seed": seed,
             "top1": report["video"]["top1"], "interval": report["video"]["top1_interval"],
             "num_clips": report["protocol"]["num_clips"],
         }  # fmt: skip
 
-    yield from _each(test, itertools.product(SEEDS, ("stratified", "grouped")), people.jobs)
+    yield from _each(test, itertools.product(SEEDS, SCHEMES), people.jobs)
 
 
 if __name__ == "__main__":

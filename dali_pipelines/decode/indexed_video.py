@@ -119,12 +119,19 @@ class IndexedVideo:
 
 
 @contextmanager
-def open_indexed(path: Path) -> Iterator[IndexedVideo]:
+def open_indexed(path: Path, opened: IndexedVideo | None = None) -> Iterator[IndexedVideo]:
     """Open a video file and index its packets; the indices of large files are cached.
+
+    Args:
+        path: The video file.
+        opened: The same file, if the caller has opened it already: it is yielded, and stays open.
 
     Raises:
         VideoError: The file can't be read.
     """
+    if opened is not None:
+        yield opened
+        return
     with open_video(path) as (container, stream):
         kept: list[av.Packet] | None = [] if path.stat().st_size <= KEEP_BELOW else None
         scan = _long_files.get(path) if kept is None else None

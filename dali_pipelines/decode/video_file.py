@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Iterator
-from contextlib import nullcontext, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -81,7 +81,7 @@ def timeline(path: Path, *, default_fps: float, video: IndexedVideo | None = Non
     Raises:
         VideoError: The file can't be read.
     """
-    with nullcontext(video) if video is not None else open_indexed(path) as opened:
+    with open_indexed(path, video) as opened:
         found = _indexed_timeline(opened)
     if found is not None:
         return found

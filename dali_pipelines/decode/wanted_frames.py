@@ -9,7 +9,7 @@ Frame n is the n-th frame displayed when the whole file is decoded.
 """
 
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from pathlib import Path
 from threading import Event
 from typing import NamedTuple
@@ -65,7 +65,7 @@ def decode_wanted(
     stop = stop or Event()
     with _ffmpeg_errors_as_video_errors(path):
         num_yielded = 0
-        with nullcontext(video) if video is not None else open_indexed(path) as opened:
+        with open_indexed(path, video) as opened:
             if opened.index is None:
                 with opened.packets() as (context, packets):
                     yield from _select(path, frames_by_counting(context, packets, stop), wanted)

@@ -175,6 +175,7 @@ def _read(descriptor: int, array: NDArray[np.uint8], offset: int) -> int:
 class _Server(NamedTuple):
     socket: socket.socket
     popen: subprocess.Popen[bytes]
+    """Kept, since Python warns of a process that still runs when its object is deleted."""
 
 
 _lock = threading.Lock()

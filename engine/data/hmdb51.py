@@ -13,6 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
+from dali_pipelines.cores import num_cores
 from engine import atomic
 from engine.data import hmdb51_splits, splits
 from engine.data.archives import unpack
@@ -102,7 +103,7 @@ def _unpack_classes(archives: list[Path], videos: Path) -> None:
     def target(archive: Path) -> Callable[[PurePosixPath], Path | None]:
         return lambda name: videos / archive.stem / name.name if name.suffix == ".avi" else None
 
-    executor = ThreadPoolExecutor(max_workers=os.cpu_count() or 1)
+    executor = ThreadPoolExecutor(max_workers=num_cores())
     try:
         with progress_bar("Unpacking videos", total=len(archives), unit="classes") as advance:
             for _ in executor.map(lambda archive: unpack(archive, target(archive)), archives):

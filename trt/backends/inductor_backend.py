@@ -30,7 +30,7 @@ def resolve_precision(precision: Precision, gpu: Gpu | None) -> tuple[Precision,
 
 
 def probe(gpu: Gpu | None) -> Status:
-    if not (shutil.which("g++") or shutil.which("c++") or shutil.which("clang++")):
+    if not any(map(shutil.which, inductor_package.COMPILERS)):
         return Status(usable=False, why="no C++ compiler", fix="apt-get install g++")
     if gpu is not None and inductor_package.cuda_home() is None:
         return Status(

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 PACKAGE = "model.pt2"
 CPP = "#include <locale>\nvoid *made() { return new std::locale; }\n"
 CPP_LIBRARIES = (b"libstdc++.so", b"libc++.so")
+COMPILERS = ("g++", "c++", "clang++")
 SYSTEM = ("/usr/bin/g++", "/usr/bin/clang++")
 """Compilers to try if none on the path can be used."""
 
@@ -50,7 +51,7 @@ def cpp_compiler() -> str:
         CompileError: There is none.
     """
     failed = []
-    for name in dict.fromkeys([os.environ.get("CXX", "g++"), "g++", "c++", "clang++", *SYSTEM]):
+    for name in dict.fromkeys([os.environ.get("CXX", "g++"), *COMPILERS, *SYSTEM]):
         if (path := shutil.which(name)) is None:
             continue
         with tempfile.TemporaryDirectory() as folder:

@@ -40,6 +40,7 @@ def run(step: Literal["compile", "try"], folder: Path, facts: Facts) -> None:
     """
     command = [
         sys.executable,
+        "-P",  # no module of the current folder hides another
         "-X",
         "faulthandler",
         "-m",
@@ -48,7 +49,10 @@ def run(step: Literal["compile", "try"], folder: Path, facts: Facts) -> None:
         str(folder),
         json.dumps(asdict(facts)),
     ]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    environment = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join(folder or str(Path.cwd()) for folder in sys.path),
+    }
     ended = subprocess.run(command, capture_output=True, text=True, env=environment)
     if ended.returncode == 0:
         return
