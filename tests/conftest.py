@@ -4,12 +4,13 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import videos
+from engine_forks import forks
 from hypothesis import settings
 
 from engine.data import synthetic
@@ -40,19 +41,25 @@ def synth(synth_master: Path, tmp_path: Path) -> Path:
 
 
 @pytest.fixture(scope="session")
-def run_engine() -> RunEngine:
+def run_engine() -> Iterator[RunEngine]:
     """Runs the command line in a process of its own."""
+    start = dict(os.environ)
 
     def run(*arguments: object, env: dict[str, str] | None = None) -> subprocess.CompletedProcess:
+        words, variables = list(map(str, arguments)), {**os.environ, "COLUMNS": "200"}
+        changed = {name for name in variables if variables[name] != start.get(name)}
+        if not env and changed <= {"COLUMNS", "PYTEST_CURRENT_TEST"}:
+            return server.run(words, variables)
         return subprocess.run(
-            [sys.executable, "-m", "engine", *map(str, arguments)],
+            [sys.executable, "-m", "engine", *words],
             capture_output=True,
             text=True,
             timeout=900,
-            env={**os.environ, "COLUMNS": "200", **(env or {})},
+            env={**variables, **(env or {})},
         )
 
-    return run
+    with forks() as server:
+        yield run
 
 
 @pytest.fixture(scope="session")

@@ -206,11 +206,19 @@ UNPICKLING = {
     "cloudpickle.load", "cloudpickle.loads", "eval", "exec", "compile", "__import__", "os.system",
     "torch.hub.load", "pandas.read_pickle", "torch.jit.load",
 }  # fmt: skip
+BETWEEN_PROCESSES = {"dali_pipelines/loaders/decode_processes.py": "pickle.loads"}
+"""What our own processes send each other, through sockets that no other process has."""
 
 
 @pytest.mark.parametrize("package", PACKAGES)
 def test_no_module_calls_what_runs_what_it_reads(package: str) -> None:
-    found = [f"{path.relative_to(ROOT)}: {why}" for path in modules(package) for why in calls(path)]
+    found = [
+        f"{name}: {why}"
+        for path in modules(package)
+        for name in [path.relative_to(ROOT).as_posix()]
+        for why in calls(path)
+        if not why.startswith(f"{BETWEEN_PROCESSES.get(name)} in ")
+    ]
     assert not found
 
 

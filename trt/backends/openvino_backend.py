@@ -43,9 +43,12 @@ FP32_ATTRIBUTE = {"name": "DisablePrecisionConversion", "version": "0", "value":
 VNNI_FLAGS = frozenset({"avx512_vnni", "avx_vnni", "amx_int8"})
 """CPU flags for int8 products with 32-bit sums. CPUs without them use 16-bit sums, which overflow
 unless the weights use only half of their range."""
-NOT_QUANTIZED = ["Subtract", "ReduceMean", "LSTMSequence", "GRUSequence", "RNNSequence"]
+NOT_QUANTIZED = [
+    "Subtract", "ReduceMean", "LSTMSequence", "GRUSequence", "RNNSequence",
+    "ScaledDotProductAttention",
+]  # fmt: skip
 """Operators that are not faster in int8 but lose accuracy: means over time and their subtraction,
-and recurrent layers."""
+recurrent layers, and attention, which the CPU computes in float."""
 
 
 def probe(gpu: Gpu | None) -> Status:
