@@ -34,7 +34,7 @@ $(INSTALLED): pyproject.toml constraints.txt
 
 test: $(INSTALLED)
 	@echo "==> running the tests"
-	@$(BIN)/python -m pytest -q -n 2 $(TESTS)
+	@$(BIN)/python -m pytest -q -n 2 --dist worksteal $(TESTS)
 
 lint: $(INSTALLED)
 	@echo "==> ruff format, ruff check, mypy"
