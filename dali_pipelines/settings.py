@@ -105,6 +105,8 @@ def _fits(value: Any, hint: Any) -> bool:
         return any(_fits(value, part) for part in parts)
     if origin is Literal:
         return isinstance(value, str) and value in parts
+    if origin is tuple and parts[-1] is Ellipsis:
+        return isinstance(value, tuple) and all(_fits(item, parts[0]) for item in value)
     if origin is tuple:
         return (
             isinstance(value, tuple)
@@ -133,6 +135,8 @@ def _describe(hint: Any) -> str:
         return " or ".join(_describe(part) for part in parts if part is not type(None))
     if origin is Literal:
         return f"one of {', '.join(parts)}"
+    if origin is tuple and parts[-1] is Ellipsis:
+        return f"a list, each {_describe(parts[0])}"
     if origin is tuple:
         return f"a list of {len(parts)}, each {_describe(parts[0])}"
     if origin in (list, dict) and parts[-1] is not Any:

@@ -20,6 +20,9 @@ Short = Literal["loop", "hold", "lengthen-before", "lengthen-after"]
 """How a clip that is too short is extended: start again, repeat the last frame, or lengthen it (see
 frame_plan.py) before or after its frames are sampled."""
 
+FastCodec = Literal["h264", "mjpeg"]
+"""Codecs that can be decoded faster with slightly different pixels; see decode/fast_decode.py."""
+
 Values = Literal["float32", "float16", "uint8"]
 """Data type of a batch. float: normalized values, for training. uint8: raw pixels, for models that
 normalize their input; a quarter of the memory of float32."""
@@ -41,6 +44,9 @@ class ClipSpec:
     crop: Count = 224
     mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
     std: tuple[Positive, Positive, Positive] = (0.229, 0.224, 0.225)
+    fast_decode: tuple[FastCodec, ...] = ()
+    """Codecs to decode fast. Only `engine compile` sets it, after it has compared the labels of
+    held-out clips; training decodes exactly."""
 
     def __post_init__(self) -> None:
         check(self)
@@ -53,7 +59,11 @@ class ClipSpec:
         return self.num_frames, 3, self.crop, self.crop
 
     def to_dict(self) -> dict[str, Any]:
-        return dataclasses.asdict(self)
+        """The settings as plain values; `fast_decode` only if it is used."""
+        values = dataclasses.asdict(self)
+        if not self.fast_decode:
+            del values["fast_decode"]
+        return values
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Self:

@@ -231,6 +231,7 @@ def compile(
     accept_drift: float | None = None,
     unproved: bool = False,
     rebuild: bool = False,
+    fast_decode: bool = False,
     workspace_gb: float | None = None,
     optimization_level: int | None = None,
     cache: str | Path | None = None,
@@ -250,6 +251,7 @@ def compile(
         accept_drift: Percentage of clips that may get another label. Default: 1.
         unproved: Skip the check: write an artifact that this machine can't run.
         rebuild: Build an artifact from another machine for this one, with its own settings.
+        fast_decode: Decode videos faster, with slightly different pixels, if the labels stay.
         workspace_gb: GPU memory in GB that a TensorRT build may use.
         optimization_level: TensorRT's builder optimization level, 0 to 5.
         cache: Folder of finished builds. Default: ~/.cache/engine/artifacts.
@@ -273,8 +275,8 @@ def compile(
         request = make_request(
             Path(run), precision=precision, backend=backend, batches=batches, data=_as_path(data),
             num_clips=num_clips, num_calibration_clips=num_calibration_clips,
-            accept_drift=accept_drift, unproved=unproved, workspace_gb=workspace_gb,
-            optimization_level=optimization_level, cache=_as_path(cache), log=log,
+            accept_drift=accept_drift, unproved=unproved, fast_decode=fast_decode, log=log,
+            workspace_gb=workspace_gb, optimization_level=optimization_level, cache=_as_path(cache),
         )  # fmt: skip
         return compile_run(request, Path(out), log=log)
 

@@ -510,10 +510,10 @@ def test_what_no_file_is_to_blame_for_names_the_clip_all_the_same(
 
     doomed = synth_rows[5].path
 
-    def decode(path: Path, numbers: Any, stop: Any) -> Any:
+    def decode(path: Path, numbers: Any, **settings: Any) -> Any:
         if path == doomed:
             raise MemoryError("no room")
-        return real(path, numbers, stop=stop)
+        return real(path, numbers, **settings)
 
     real = pixels.decode_wanted
     monkeypatch.setattr(pixels, "decode_wanted", decode)

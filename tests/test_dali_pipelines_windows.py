@@ -16,7 +16,7 @@ from odd_videos import FILES, ORDER_UNKNOWN, UNEVEN
 from PIL import Image
 from rows import SMALL, write_frames
 
-from dali_pipelines.decode import clip_file, frame_folder, indexed_video
+from dali_pipelines.decode import clip_file, frame_folder, indexed_video, pixels
 from dali_pipelines.errors import LoaderError, SpecError
 from dali_pipelines.loaders import windows
 from dali_pipelines.loaders.window_loader import WindowLoader
@@ -150,12 +150,11 @@ def test_each_frame_is_decoded_once_and_dropped_when_done(
     converted: list[int] = []
 
     def convert(frame: Any) -> Any:
-        pixels = real(frame)
-        converted.append(videos.number_of(pixels))
-        return pixels
+        converted.append(videos.number_of(real(frame)))
+        return real(frame)
 
-    real = windows.to_pixels
-    monkeypatch.setattr(windows, "to_pixels", convert)
+    real = pixels.to_pixels
+    monkeypatch.setattr(pixels, "to_pixels", convert)
     spec = ClipSpec(num_frames=50, resize=72, crop=64)
     planned = plan_windows(video, window_s=2, stride_s=0.25)
     for place, found in enumerate(read_windows(planned, spec)):

@@ -62,6 +62,20 @@ def number_of(frame: NDArray[np.uint8]) -> int:
     return sum(1 << bit for bit, on in enumerate(bits) if on)
 
 
+def moving(seed: int) -> Any:
+    """Draws smooth waves under noise that move, others for each seed."""
+
+    def draw(index: int, width: int, height: int) -> Any:
+        rng = np.random.default_rng([seed, index])
+        x, y = np.arange(width)[None, :, None], np.arange(height)[:, None, None]
+        phase = index / 3 + np.array([0, 1 + seed, 2])
+        waves = np.sin(x / (7 + seed % 3) + phase) * np.cos(y / 11 - phase)
+        noise = rng.normal(0, 8, (height, width, 1))
+        return np.clip(128 + 80 * waves + noise, 0, 255).astype(np.uint8)
+
+    return draw
+
+
 def every_frame(path: Path) -> list[NDArray[np.uint8]]:
     """All that decoding the whole file shows, in that order: the truth about what frame n is."""
     found = []

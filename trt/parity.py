@@ -55,11 +55,12 @@ class Parity:
     def to_dict(self) -> dict[str, Any]:
         return {**dataclasses.asdict(self), "passed": self.passed}
 
-    def in_words(self) -> str:
-        """One-line summary."""
+    def in_words(self, reference: str = "") -> str:
+        """One-line summary; `reference` names what the accuracy is compared with."""
+        against = f"{self.reference_accuracy:.1%} {reference}".rstrip()
         return (
             f"{self.agreement:.2%} of {self.num_clips} clips get the same label, top-1 "
-            f"{self.accuracy:.1%} against {self.reference_accuracy:.1%}, logits at most "
+            f"{self.accuracy:.1%} against {against}, logits at most "
             f"{self.max_error:.3g} apart ({self.mean_error:.2g} on average)"
         )
 

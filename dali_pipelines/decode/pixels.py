@@ -16,7 +16,8 @@ import numpy as np
 from av.video.reformatter import VideoReformatter
 from numpy.typing import NDArray
 
-from dali_pipelines.decode.wanted_frames import decode_wanted
+from dali_pipelines.decode.fast_decode import FastDecode
+from dali_pipelines.decode.wanted_frames import DecodedFrame, decode_wanted
 from dali_pipelines.errors import VideoError
 from dali_pipelines.frame_plan import IntArray
 
@@ -63,20 +64,37 @@ def resized_size(width: int, height: int, short: int) -> tuple[int, int]:
 
 def resize_short(frame: Frame, short: int) -> Frame:
     """Resize the short side to `short`: bilinear with antialiasing, like torchvision on uint8."""
-    from torch import from_numpy
-    from torch.nn.functional import interpolate
-
     height, width = frame.shape[:2]
     if min(width, height) == short:
         return np.ascontiguousarray(frame)  # rotated frames and padded rows aren't contiguous
-    new_width, new_height = resized_size(width, height, short)
+    return _resize(frame, *resized_size(width, height, short))
+
+
+def to_resized_pixels(item: DecodedFrame, short: int) -> Frame:
+    """Convert a frame to RGB with short side `short`, whatever the size at which it was decoded."""
+    pixels = to_pixels(item.frame)
+    if item.full_size is None:
+        return resize_short(pixels, short)
+    is_turned = quarter_turns(item.frame) % 2
+    width, height = item.full_size[::-1] if is_turned else item.full_size
+    return _resize(pixels, *resized_size(width, height, short))
+
+
+def _resize(frame: Frame, new_width: int, new_height: int) -> Frame:
+    from torch import from_numpy
+    from torch.nn.functional import interpolate
+
     image_1CHW = from_numpy(np.ascontiguousarray(frame)).unsqueeze(0).permute(0, 3, 1, 2)
     resized = interpolate(image_1CHW, (new_height, new_width), mode="bilinear", antialias=True)
     return resized[0].permute(1, 2, 0).numpy()
 
 
 def decode_resized(
-    path: Path, numbers: IntArray, short: int, stop: threading.Event | None = None
+    path: Path,
+    numbers: IntArray,
+    short: int,
+    fast: FastDecode | None = None,
+    stop: threading.Event | None = None,
 ) -> tuple[list[Frame], int]:
     """Decode frames of a video file with PyAV, and resize their short side.
 
@@ -85,8 +103,8 @@ def decode_resized(
     """
     frames: list[Frame] = []
     num_damaged = 0
-    for item in decode_wanted(path, numbers, stop=stop):
-        frames.append(resize_short(to_pixels(item.frame), short))
+    for item in decode_wanted(path, numbers, stop=stop, fast=fast):
+        frames.append(to_resized_pixels(item, short))
         num_damaged += item.is_damaged
     if len({frame.shape for frame in frames}) > 1:
         raise VideoError(path, "its frames differ in size")

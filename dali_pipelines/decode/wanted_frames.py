@@ -25,6 +25,7 @@ from dali_pipelines.decode.all_frames import (
     is_b_frame,
 )
 from dali_pipelines.decode.clip_facts import is_too_many
+from dali_pipelines.decode.fast_decode import FastDecode, Reduction, UnexpectedSize
 from dali_pipelines.decode.indexed_video import IndexedVideo, open_indexed
 from dali_pipelines.decode.packet_index import PacketIndex, Run
 from dali_pipelines.decode.video_stream import demux, ffmpeg_message, open_video
@@ -41,10 +42,17 @@ class DecodedFrame(NamedTuple):
     is_damaged: bool
     """Whether the frame, or a frame that it refers to, was decoded with errors, or it didn't decode
     and a neighboring frame replaces it."""
+    full_size: tuple[int, int] | None = None
+    """(width, height) before rotation, if the frame was decoded at a reduced size."""
 
 
 def decode_wanted(
-    path: Path, numbers: IntArray, *, stop: Event | None = None, video: IndexedVideo | None = None
+    path: Path,
+    numbers: IntArray,
+    *,
+    stop: Event | None = None,
+    video: IndexedVideo | None = None,
+    fast: FastDecode | None = None,
 ) -> Iterator[DecodedFrame]:
     """Decode some frames of a video file.
 
@@ -53,6 +61,7 @@ def decode_wanted(
         numbers: Frame numbers in display order, ascending and unique.
         stop: Set it to cancel decoding.
         video: The file, if it is open already and nothing of it was decoded.
+        fast: Decode some codecs faster: the same frames, with slightly different pixels.
 
     Yields:
         The frames, ascending.
@@ -63,18 +72,50 @@ def decode_wanted(
     """
     wanted: list[int] = numbers.tolist()
     stop = stop or Event()
+    num_yielded = 0
     with _ffmpeg_errors_as_video_errors(path):
-        num_yielded = 0
-        with open_indexed(path, video) as opened:
-            if opened.index is None:
-                with opened.packets() as (context, packets):
-                    yield from _select(path, frames_by_counting(context, packets, stop), wanted)
-                return
-            for item in _decode_sparsely(opened, opened.index, wanted, stop):
+        try:
+            for item in _decode(path, wanted, stop, video, fast):
                 yield item
                 num_yielded += 1
-        if num_yielded < len(wanted):
-            yield from _decode_remaining(path, wanted, num_yielded, stop)
+        except UnexpectedSize:
+            yield from _decode(path, wanted[num_yielded:], stop, None, None)
+
+
+def _decode(
+    path: Path,
+    wanted: list[int],
+    stop: Event,
+    video: IndexedVideo | None,
+    fast: FastDecode | None,
+) -> Iterator[DecodedFrame]:
+    num_yielded = 0
+    with open_indexed(path, video) as opened:
+        reduction = fast.set_up(opened.stream.codec_context) if fast else None
+        if opened.index is None:
+            with opened.packets() as (context, packets):
+                reduction = fast.set_up(context) if fast else None
+                counted = _select(path, frames_by_counting(context, packets, stop), wanted)
+                yield from _with_full_size(counted, reduction)
+            return
+        sparse = _decode_sparsely(opened, opened.index, wanted, stop)
+        for item in _with_full_size(sparse, reduction):
+            yield item
+            num_yielded += 1
+    if num_yielded < len(wanted):
+        yield from _decode_remaining(path, wanted, num_yielded, stop, fast)
+
+
+def _with_full_size(
+    items: Iterator[DecodedFrame], reduction: Reduction | None
+) -> Iterator[DecodedFrame]:
+    if reduction is None:
+        yield from items
+        return
+    for item in items:
+        if (item.frame.width, item.frame.height) != reduction.reduced:
+            raise UnexpectedSize
+        yield item._replace(full_size=reduction.full)
 
 
 def decode_in_turn(
@@ -97,7 +138,11 @@ def decode_in_turn(
 
 
 def _decode_remaining(
-    path: Path, wanted: list[int], num_yielded: int, stop: Event
+    path: Path,
+    wanted: list[int],
+    num_yielded: int,
+    stop: Event,
+    fast: FastDecode | None = None,
 ) -> Iterator[DecodedFrame]:
     """Decode all frames to get the rest of `wanted`, without the first `num_yielded` ones.
 
@@ -107,8 +152,10 @@ def _decode_remaining(
     """
     with open_indexed(path) as video:
         if video.index is not None:
+            reduction = fast.set_up(video.stream.codec_context) if fast else None
+            shown = _select(path, frames_by_index(video, stop), wanted[num_yielded:])
             try:
-                for item in _select(path, frames_by_index(video, stop), wanted[num_yielded:]):
+                for item in _with_full_size(shown, reduction):
                     yield item
                     num_yielded += 1
                 return
@@ -118,9 +165,10 @@ def _decode_remaining(
                         path, "its frames decode in another order than its packets say"
                     ) from error
         with video.packets() as (context, packets):
-            yield from _select(
-                path, frames_by_counting(context, packets, stop), wanted[num_yielded:]
-            )
+            reduction = fast.set_up(context) if fast else None
+            counted = frames_by_counting(context, packets, stop)
+            selected = _select(path, counted, wanted[num_yielded:])
+            yield from _with_full_size(selected, reduction)
 
 
 @contextmanager

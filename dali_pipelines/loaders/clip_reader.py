@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from dali_pipelines.augment import ClipView
 from dali_pipelines.decode import frame_folder
+from dali_pipelines.decode.fast_decode import FastDecode
 from dali_pipelines.decode.indexed_video import KEEP_BELOW
 from dali_pipelines.decode.pixels import Frame, decode_resized, resize_short
 from dali_pipelines.decode.remux import cut_part
@@ -47,6 +48,7 @@ class ClipReader:
 
     config: LoaderConfig
     cache: FrameCache | None = None
+    """Not used if the spec allows fast decoding: it holds exact frames."""
     takes_video: Callable[[Sample], bool] = field(default=lambda row: False)
     """Whether DALI's video decoder should read this file."""
     for_gpu: bool = False
@@ -73,7 +75,7 @@ class ClipReader:
                 return self._read_pixels(row, views, None)
             cached = self._cached(row, views)
             # What DALI's video decoder makes can't be cached, so it waits until the cache is full.
-            fills_cache = self.cache is not None and self.cache.takes_more
+            fills_cache = self._cache is not None and self._cache.takes_more
             may_be_video = cached is None and is_plain and not fills_cache
             if may_be_video and self.takes_video(row) and (clip := self._read_video(row, views)):
                 return clip
@@ -116,10 +118,14 @@ class ClipReader:
             read_by="DALI's video decoder",
         )
 
+    @property
+    def _cache(self) -> FrameCache | None:
+        return None if self.config.spec.fast_decode else self.cache
+
     def _cached(self, row: Sample, views: list[ClipView]) -> list[Frame] | None:
-        if self.cache is None or not row.path.is_file():
+        if self._cache is None or not row.path.is_file():
             return None
-        return self.cache.get(row.path, self.config.spec.resize, _numbers(views).tolist())
+        return self._cache.get(row.path, self.config.spec.resize, _numbers(views).tolist())
 
     def _read_pixels(
         self, row: Sample, views: list[ClipView], cached: list[Frame] | None
@@ -128,8 +134,8 @@ class ClipReader:
         frames, num_damaged = cached, 0
         if frames is None:
             frames, num_damaged = self._decode(row.path, numbers)
-            if self.cache is not None and not num_damaged and row.path.is_file():
-                self.cache.put(row.path, self.config.spec.resize, numbers.tolist(), frames)
+            if self._cache is not None and not num_damaged and row.path.is_file():
+                self._cache.put(row.path, self.config.spec.resize, numbers.tolist(), frames)
         by_number = dict(zip(numbers.tolist(), frames, strict=True))
         return ReadClip(
             row=row,
@@ -143,13 +149,13 @@ class ClipReader:
         )
 
     def _decode(self, path: Path, numbers: IntArray) -> tuple[list[Frame], int]:
-        short = self.config.spec.resize
+        short, fast = self.config.spec.resize, FastDecode.of(self.config.spec)
         if path.is_dir():
             whole = frame_folder.read_frames(path, numbers)
             return [resize_short(frame, short) for frame in whole], 0
         if self.processes is not None and path.stat().st_size <= KEEP_BELOW:
-            return self.processes.call(decode_resized, path, numbers, short, stop=self.stop)
-        return decode_resized(path, numbers, short, stop=self.stop)
+            return self.processes.call(decode_resized, path, numbers, short, fast, stop=self.stop)
+        return decode_resized(path, numbers, short, fast, self.stop)
 
 
 def _numbers(views: list[ClipView]) -> IntArray:

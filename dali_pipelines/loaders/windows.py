@@ -18,8 +18,9 @@ from numpy.typing import NDArray
 from dali_pipelines.augment import ClipView
 from dali_pipelines.decode import frame_folder
 from dali_pipelines.decode.clip_facts import is_too_many
+from dali_pipelines.decode.fast_decode import FastDecode
 from dali_pipelines.decode.indexed_video import IndexedVideo, open_indexed
-from dali_pipelines.decode.pixels import Frame, resize_short, to_pixels
+from dali_pipelines.decode.pixels import Frame, resize_short, to_resized_pixels
 from dali_pipelines.decode.video_file import Timeline, timeline
 from dali_pipelines.decode.wanted_frames import decode_wanted
 from dali_pipelines.errors import SpecError, VideoError
@@ -172,7 +173,7 @@ def read_windows(
     wanted = np.array(sorted(last_use), np.int64)
     decoded: dict[int, tuple[Frame, bool]] = {}
     index = 0
-    for number, frame, is_damaged in _decode(windows[0].path, wanted, spec.resize, stop, video):
+    for number, frame, is_damaged in _decode(windows[0].path, wanted, spec, stop, video):
         decoded[number] = frame, is_damaged
         while index < len(windows) and sources[index][-1] <= number:
             frames = [decoded[source] for source in sources[index].tolist()]
@@ -224,14 +225,15 @@ def views_of(windows: list[Window], spec: ClipSpec) -> list[ClipView]:
 
 
 def _decode(
-    path: Path, wanted: IntArray, short: int, stop: Event | None, video: IndexedVideo | None
+    path: Path, wanted: IntArray, spec: ClipSpec, stop: Event | None, video: IndexedVideo | None
 ) -> Iterator[tuple[int, Frame, bool]]:
     if path.is_dir():
         for number, frame in zip(wanted, frame_folder.each_frame(path, wanted), strict=True):
-            yield int(number), resize_short(frame, short), False
+            yield int(number), resize_short(frame, spec.resize), False
         return
-    for item in decode_wanted(path, wanted, stop=stop, video=video):
-        yield item.number, resize_short(to_pixels(item.frame), short), item.is_damaged
+    fast = FastDecode.of(spec)
+    for item in decode_wanted(path, wanted, stop=stop, video=video, fast=fast):
+        yield item.number, to_resized_pixels(item, spec.resize), item.is_damaged
 
 
 def _timeline(path: Path, folder_fps: float, video: IndexedVideo | None) -> Timeline:

@@ -58,6 +58,13 @@ def compile_(
         bool,
         typer.Option("--rebuild", help="Rebuild an artifact from another machine for this one."),
     ] = False,
+    fast_decode: Annotated[
+        bool,
+        typer.Option(
+            "--fast-decode",
+            help="Decode videos faster with slightly different pixels, if the labels stay.",
+        ),
+    ] = False,
     cache: Annotated[
         Path | None,
         typer.Option(help="Folder of finished builds. Default: ~/.cache/engine/artifacts."),
@@ -85,8 +92,8 @@ def compile_(
     config = api.compile(
         run, out, precision=cast(Any, precision), backend=backend, data=data,
         batches=(least, best, most), accept_drift=accept_drift, unproved=unproved, num_clips=clips,
-        num_calibration_clips=calibration_clips, workspace_gb=workspace_gb,
-        optimization_level=optimization_level, cache=cache, log=print,
+        num_calibration_clips=calibration_clips, fast_decode=fast_decode,
+        workspace_gb=workspace_gb, optimization_level=optimization_level, cache=cache, log=print,
     )  # fmt: skip
     _print(config, out)
 
@@ -102,6 +109,12 @@ def _print(config: "ArtifactConfig", out: Path) -> None:
     )
     if not parity["proved"]:
         print(f"not proved: answered by {parity['proved_on']}")
+    for codec, fast in parity.get("fast_decode", {}).items():
+        print(
+            f"{codec} is decoded fast: {fast['agreement']:.2%} of {fast['num_clips']} clips get "
+            f"the same label as decoded exactly; top-1 {fast['accuracy']:.1%} against "
+            f"{fast['reference_accuracy']:.1%}"
+        )
     num_in_engine = config.partition.get("in_engine", 0)
     print(
         f"{config.backend} in {config.target.precision}: {num_in_engine} operators "

@@ -12,6 +12,7 @@ from typing import Any
 
 from engine import atomic
 from engine.compilation.compile_source import BATCH_SIZE, CompileSource, row_facts
+from engine.compilation.fast_decode import admit_fast_decode
 from engine.compilation.request import CompileRequest, after_failure
 from engine.errors import RefusedError, UserError
 from engine.memory import keep_freed_memory
@@ -33,7 +34,7 @@ def key_of(request: CompileRequest, source: CompileSource) -> str:
     clips = [row_facts(source.proof_rows)]
     if request.target.precision in ("int8", "fp8"):
         clips.append(row_facts(source.calibration_rows))
-    facts = {
+    facts: dict[str, Any] = {
         "source": source.digest,
         "clip": source.config.clip.to_dict(),
         "backend": request.backend,
@@ -44,6 +45,8 @@ def key_of(request: CompileRequest, source: CompileSource) -> str:
         "versions": versions(BACKENDS[request.backend].PACKAGES),
         "clips": clips,
     }
+    if request.fast_decode:
+        facts["fast_decode"] = True
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:32]
 
 
@@ -170,7 +173,12 @@ def _attempt(
         source.reference, logits, source.labels, budget=request.budget, proved_on=proved_on
     )
     facts = {**parity.to_dict(), "proved": bool(device), **_intervals(source, logits)}
-    return dataclasses.replace(config, parity=facts), parity
+    config = dataclasses.replace(config, parity=facts)
+    if request.fast_decode and parity.passed:
+        config = admit_fast_decode(
+            config, source, run, logits, budget=request.budget, proved_on=proved_on
+        )
+    return config, parity
 
 
 def _speeds(source: CompileSource, run: Any, precision: str) -> dict[str, float]:
@@ -242,7 +250,10 @@ def rebuild(
         raise RefusedError(f"no artifact is written: after the rebuild, {parity.in_words()}.")
     for name in (artifact.PROOF, "manifest.csv", "run.json"):
         shutil.copyfile(folder / name, stage / name)
-    return dataclasses.replace(config, parity={**parity.to_dict(), "proved": True})
+    proved = {**parity.to_dict(), "proved": True}
+    if "fast_decode" in config.parity:  # checked when the artifact was compiled
+        proved["fast_decode"] = config.parity["fast_decode"]
+    return dataclasses.replace(config, parity=proved)
 
 
 def _intervals(source: CompileSource, logits: Logits) -> dict[str, Any]:

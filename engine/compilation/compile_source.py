@@ -1,5 +1,6 @@
 """The inputs of `engine compile`: the trained model, its logits and its clips."""
 
+import dataclasses
 import hashlib
 import json
 import random
@@ -7,9 +8,10 @@ import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 from dali_pipelines.loaders.loader_config import Batch, LoaderConfig, Sample
+from dali_pipelines.spec import FastCodec
 from engine.compilation.request import CompileRequest
 from engine.data.manifest import Manifest
 from engine.errors import UserError
@@ -98,14 +100,27 @@ class CompileSource:
     def proof(self) -> list[Batch]:
         return list(self._read(self.proof_rows, BATCH_SIZE, "Reading held-out clips"))
 
+    def proof_decoded_fast(self) -> Iterator[Batch]:
+        """The batches of `proof`, decoded fast where that is possible."""
+        title = "Decoding held-out clips fast"
+        return self._read(self.proof_rows, BATCH_SIZE, title, fast_decode=get_args(FastCodec))
+
     def calibration(self) -> "Iterator[torch.Tensor]":
         batches = self._read(self.calibration_rows, 1, "Reading training clips")
         return (batch.clips for batch in batches)
 
-    def _read(self, rows: list[Sample], batch_size: int, title: str) -> Iterator[Batch]:
+    def _read(
+        self,
+        rows: list[Sample],
+        batch_size: int,
+        title: str,
+        *,
+        fast_decode: tuple[FastCodec, ...] = (),
+    ) -> Iterator[Batch]:
         from engine.data.loading import default_loader, make_loader
 
-        loader_config = LoaderConfig(spec=self.config.clip, batch_size=batch_size, values="uint8")
+        spec = dataclasses.replace(self.config.clip, fast_decode=fast_decode)
+        loader_config = LoaderConfig(spec=spec, batch_size=batch_size, values="uint8")
         loader = make_loader(default_loader(), rows, loader_config)
         with progress_bar(title, total=-(-len(rows) // batch_size), unit="batches") as advance:
             for batch in loader:

@@ -26,6 +26,8 @@ class CompileRequest:
     num_calibration_clips: int
     cache: Path | None = None
     """Folder for finished builds and the fp32 model's logits."""
+    fast_decode: bool = False
+    """Let the artifact decode videos fast, if held-out clips keep their labels."""
     is_auto: bool = False
     """Whether the backend was chosen here, and another one may replace it."""
 
@@ -41,6 +43,7 @@ def make_request(
     unproved: bool = False,
     num_clips: int = 256,
     num_calibration_clips: int = 128,
+    fast_decode: bool = False,
     workspace_gb: float | None = None,
     optimization_level: int | None = None,
     cache: Path | None = None,
@@ -59,6 +62,7 @@ def make_request(
         unproved: Allow a build that can't run, and so can't be checked, on this machine.
         num_clips: Number of held-out clips for the parity check.
         num_calibration_clips: Number of training clips for calibration.
+        fast_decode: Let the artifact decode videos fast, if held-out clips keep their labels.
         workspace_gb: Memory that the compiler may use.
         optimization_level: Optimization level of the compiler.
         cache: Folder for finished builds; by default the user's cache folder.
@@ -107,6 +111,7 @@ def make_request(
         num_proof_clips=num_clips,
         num_calibration_clips=num_calibration_clips,
         cache=cache,
+        fast_decode=fast_decode,
         is_auto=is_auto,
     )
 

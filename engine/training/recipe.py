@@ -110,6 +110,8 @@ SECTIONS: dict[str, Any] = {
     "loss": LossConfig,
     "loop": LoopConfig,
 }
+NOT_FOR_TRAINING = ("fast_decode",)
+"""Fields of the clip spec that only an artifact can have."""
 OLD_NAMES = {"optimiser": "optimizer"}
 """Renamed settings: the name in older recipes, and the current name."""
 MODEL_SETTINGS = ("model", "preset", "weights", "options")
@@ -179,7 +181,7 @@ class Recipe:
         values: dict[str, Any] = {name: getattr(self, name) for name in MODEL_SETTINGS}
         for section in SECTIONS:
             values |= dataclasses.asdict(getattr(self, section))
-        return {name: value for name, value in values.items() if value is not None}
+        return {name: values[name] for name in setting_names() if values.get(name) is not None}
 
     def model_spec(self, num_classes: int) -> ModelSpec:
         """The spec of the model for `num_classes` classes."""
@@ -240,7 +242,7 @@ def setting_names() -> list[str]:
     names = list(MODEL_SETTINGS)
     for config in SECTIONS.values():
         names += [field.name for field in dataclasses.fields(config)]
-    return names
+    return [name for name in names if name not in NOT_FOR_TRAINING]
 
 
 def read(path: Path) -> dict[str, Any]:
