@@ -30,6 +30,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--out", type=Path, default=RESULTS)
     options = parser.parse_args()
+    options.out.mkdir(parents=True, exist_ok=True)
     per_class = options.clips // 8
     runs = [measure(per_class) for _ in range(options.repeats)]
     facts = fingerprint()

@@ -31,6 +31,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--out", type=Path, default=RESULTS)
     options = parser.parse_args()
+    options.out.mkdir(parents=True, exist_ok=True)
     facts = fingerprint()
     path = options.out / file_name("demo", facts)
     with tempfile.TemporaryDirectory(prefix="engine-bench-") as folder:

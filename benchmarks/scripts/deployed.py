@@ -48,6 +48,7 @@ def main() -> None:
     parser.add_argument("--keep", type=Path, help="folder for the runs and artifacts")
     parser.add_argument("--out", type=Path, default=RESULTS)
     options = parser.parse_args()
+    options.out.mkdir(parents=True, exist_ok=True)
     facts = fingerprint()
     path = options.out / file_name("deployed", facts)
     result = json.loads(path.read_text()) if path.exists() else {"table": {}, "scaling": []}

@@ -30,6 +30,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=RESULTS)
     parser.add_argument("--one", nargs=2, help=argparse.SUPPRESS)
     options = parser.parse_args()
+    options.out.mkdir(parents=True, exist_ok=True)
     if options.one:
         print(json.dumps(measure(*options.one)))
         return

@@ -136,6 +136,7 @@ def main() -> None:
     )
     parser.add_argument("--out", type=Path, default=RESULTS)
     options = parser.parse_args()
+    options.out.mkdir(parents=True, exist_ok=True)
     facts = fingerprint()
     gpu, cpu = facts["machine"]["gpu"], facts["machine"]["cpu"]
     path = options.out / file_name("people", facts)

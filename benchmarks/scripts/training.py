@@ -49,6 +49,7 @@ def main() -> None:
     parser.add_argument("--models", nargs="+", default=FAMILIES, choices=FAMILIES)
     parser.add_argument("--out", type=Path, default=RESULTS)
     options = parser.parse_args()
+    options.out.mkdir(parents=True, exist_ok=True)
     facts = fingerprint()
     path = options.out / file_name("training", facts)
     result = json.loads(path.read_text()) if path.exists() else {}
