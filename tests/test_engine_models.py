@@ -7,6 +7,8 @@ import timm
 import torch
 from torch import nn
 
+from dali_pipelines.errors import SpecError
+from dali_pipelines.spec import ClipSpec
 from engine.errors import UserError
 from engine.models import registry, timesformer, vivit
 from engine.models.attention import Stem
@@ -169,6 +171,13 @@ def test_every_recurrence(cell: Any, bidirectional: bool) -> None:
 def test_wrong_names_are_told_with_the_right_ones(call: Any, message: str) -> None:
     with pytest.raises(UserError, match=message):
         call()
+
+
+def test_a_single_frame_has_no_mean_to_subtract() -> None:
+    one = ClipSpec(num_frames=1, resize=32, crop=32)
+    with pytest.raises(SpecError, match="leaves nothing of a single frame: set centered=false"):
+        build(ModelSpec.of_preset("cnn-lstm", "small", 3)[0], one)
+    build(ModelSpec.of_preset("cnn-lstm", "small", 3, centered=False)[0], one)
 
 
 def test_the_registry_and_its_presets_agree() -> None:

@@ -94,7 +94,7 @@ MODELS = {
         _lite0("attentive probe over places", 16, 160, "--no-flip", "--probe", "attentive",
                "--option", "reduction=16"),
         _lite0("attentive probe over places", 1, 160, "--no-flip", "--probe", "attentive",
-               "--option", "reduction=16"),
+               "--option", "reduction=16", "--option", "centered=false"),
         _small("cnn-lstm", "--no-flip", "--epochs", 60),
         _small("cnn-lstm", "--no-flip", "--epochs", 60, "--frames", 1, "--option",
                "centered=false", words=", one frame"),

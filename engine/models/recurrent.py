@@ -102,6 +102,11 @@ class RecurrentClassifier(nn.Module):
         transition: bool = False,
     ) -> None:
         super().__init__()
+        if options.centered and num_frames == 1:
+            raise SpecError(
+                "centered subtracts the mean over the frames, which leaves nothing of a single "
+                "frame: set centered=false"
+            )
         recurrence = options.recurrence
         self.backbone = Backbone(
             options.backbone,
