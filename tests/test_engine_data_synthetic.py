@@ -165,7 +165,7 @@ def test_what_cannot_be_drawn(values: dict[str, int], reason: str, tmp_path: Pat
 
 NUM_FRAMES = 12
 SIZE = (64, 48)
-CLIPS_PER_CLASS = 80
+CLIPS_PER_CLASS = 50
 
 
 @pytest.mark.slow
@@ -233,7 +233,7 @@ def train_and_test(dataset, pixels: np.ndarray, parts: np.ndarray, *, still: boo
             x = x[torch.arange(len(index)), torch.randint(NUM_FRAMES, (len(index),))][:, None]
         return x
 
-    net, steps, batch = Net(), 200 if still else 400, 32
+    net, steps, batch = Net(), 150 if still else 240, 32
     optimizer = torch.optim.AdamW(net.parameters(), 2e-3)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 2e-3, total_steps=steps)
     for _ in range(steps):
