@@ -234,6 +234,7 @@ def compile(
     workspace_gb: float | None = None,
     optimization_level: int | None = None,
     cache: str | Path | None = None,
+    merge_tokens: float | Literal["auto"] = 0.0,
     log: Callable[[str], None] = lambda words: None,
 ) -> "ArtifactConfig":
     """Compile a trained model and check on held-out clips that it gives the same labels.
@@ -253,6 +254,8 @@ def compile(
         workspace_gb: GPU memory in GB that a TensorRT build may use.
         optimization_level: TensorRT's builder optimization level, 0 to 5.
         cache: Folder of finished builds. Default: ~/.cache/engine/artifacts.
+        merge_tokens: Share of a transformer's tokens to merge into similar ones by the last layer,
+            from 0 to 0.9; `auto` finds the largest that passes the check.
         log: Called with a line for each step.
 
     Returns:
@@ -263,7 +266,8 @@ def compile(
         UserError: A setting is wrong, or `out` exists.
     """
     from engine import atomic
-    from engine.compilation.build import compile_run, rebuild_in
+    from engine.compilation.build import compile_run
+    from engine.compilation.rebuild import rebuild_in
     from engine.compilation.request import make_request
 
     with from_compiler():
@@ -274,7 +278,8 @@ def compile(
             Path(run), precision=precision, backend=backend, batches=batches, data=_as_path(data),
             num_clips=num_clips, num_calibration_clips=num_calibration_clips,
             accept_drift=accept_drift, unproved=unproved, workspace_gb=workspace_gb,
-            optimization_level=optimization_level, cache=_as_path(cache), log=log,
+            optimization_level=optimization_level, cache=_as_path(cache),
+            merge_tokens=merge_tokens, log=log,
         )  # fmt: skip
         return compile_run(request, Path(out), log=log)
 
