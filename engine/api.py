@@ -276,10 +276,9 @@ def compile(
         atomic.require_new(Path(out))
         request = make_request(
             Path(run), precision=precision, backend=backend, batches=batches, data=_as_path(data),
-            num_clips=num_clips, num_calibration_clips=num_calibration_clips,
-            accept_drift=accept_drift, unproved=unproved, workspace_gb=workspace_gb,
-            optimization_level=optimization_level, cache=_as_path(cache),
-            merge_tokens=merge_tokens, log=log,
+            num_clips=num_clips, num_calibration_clips=num_calibration_clips, unproved=unproved,
+            accept_drift=accept_drift, workspace_gb=workspace_gb, merge_tokens=merge_tokens,
+            optimization_level=optimization_level, cache=_as_path(cache), log=log,
         )  # fmt: skip
         return compile_run(request, Path(out), log=log)
 
@@ -380,13 +379,9 @@ def make_loader(
 
     rows, _ = samples_of(manifest.load(Path(data)), cast(Any, split))
     loader_config = LoaderConfig(
-        spec=spec or ClipSpec(),
-        batch_size=batch_size,
-        augment=Augment() if augment else None,
-        shuffle=augment if shuffle is None else shuffle,
-        seed=seed,
-        values=values,
-    )
+        spec=spec or ClipSpec(), batch_size=batch_size, augment=Augment() if augment else None,
+        shuffle=augment if shuffle is None else shuffle, seed=seed, values=values,
+    )  # fmt: skip
     return loading.make_loader(loader or loading.default_loader(), rows, loader_config, gpu=gpu)
 
 
