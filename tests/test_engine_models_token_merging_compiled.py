@@ -69,3 +69,28 @@ def test_it_is_one_engine_with_fused_attention(kind: str) -> None:
     assert report["attention"] > 0
     # attention over time by transformers is written out
     assert bool(report["unfused_attention"]) == (kind == "hf timesformer")
+
+
+@pytest.mark.skipif(
+    not (installed("onnxruntime") and installed("nncf")), reason="no onnxruntime or NNCF here"
+)
+@pytest.mark.slow
+@pytest.mark.parametrize("precision", ["fp32", "int8"])
+def test_onnxruntime_gives_the_logits(precision: Precision, tmp_path: Path) -> None:
+    model, clips = for_uint8(merged_of(model_of("timesformer"), 0.6)), uint8_clips(4)
+    run = trt.load(compiled(tmp_path / "made", model, clips, "onnx", Target(precision=precision)))
+    with torch.no_grad():
+        expected = model(clips)
+    assert (run(clips) - expected).abs().max() < TOLERANCES[precision] * expected.abs().max()
+
+
+@pytest.mark.skipif(
+    not (installed("tensorrt-rtx") and installed("onnxscript")), reason="no TensorRT-RTX here"
+)
+@pytest.mark.rtx
+@pytest.mark.parametrize("precision", ["bf16", "int8"])
+def test_tensorrt_rtx_builds_an_engine(precision: Precision, tmp_path: Path) -> None:
+    model, clips = for_uint8(merged_of(model_of("timesformer"), 0.6)), uint8_clips(4)
+    folder = compiled(tmp_path / "made", model, clips, "tensorrt-rtx", Target(precision=precision))
+    partition = trt.artifact.check(folder).partition
+    assert (partition["engines"], partition["in_torch"]) == (1, 0)
