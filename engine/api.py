@@ -235,6 +235,7 @@ def compile(
     workspace_gb: float | None = None,
     optimization_level: int | None = None,
     cache: str | Path | None = None,
+    merge_tokens: float | Literal["auto"] = 0.0,
     log: Callable[[str], None] = lambda words: None,
 ) -> "ArtifactConfig":
     """Compile a trained model and check on held-out clips that it gives the same labels.
@@ -255,6 +256,8 @@ def compile(
         workspace_gb: GPU memory in GB that a TensorRT build may use.
         optimization_level: TensorRT's builder optimization level, 0 to 5.
         cache: Folder of finished builds. Default: ~/.cache/engine/artifacts.
+        merge_tokens: Share of a transformer's tokens to merge into similar ones by the last layer,
+            from 0 to 0.9; `auto` finds the largest that passes the check.
         log: Called with a line for each step.
 
     Returns:
@@ -265,7 +268,8 @@ def compile(
         UserError: A setting is wrong, or `out` exists.
     """
     from engine import atomic
-    from engine.compilation.build import compile_run, rebuild_in
+    from engine.compilation.build import compile_run
+    from engine.compilation.rebuild import rebuild_in
     from engine.compilation.request import make_request
 
     with from_compiler():
@@ -274,8 +278,8 @@ def compile(
         atomic.require_new(Path(out))
         request = make_request(
             Path(run), precision=precision, backend=backend, batches=batches, data=_as_path(data),
-            num_clips=num_clips, num_calibration_clips=num_calibration_clips,
-            accept_drift=accept_drift, unproved=unproved, fast_decode=fast_decode, log=log,
+            num_clips=num_clips, num_calibration_clips=num_calibration_clips, unproved=unproved,
+            accept_drift=accept_drift, fast_decode=fast_decode, merge_tokens=merge_tokens, log=log,
             workspace_gb=workspace_gb, optimization_level=optimization_level, cache=_as_path(cache),
         )  # fmt: skip
         return compile_run(request, Path(out), log=log)
@@ -377,13 +381,9 @@ def make_loader(
 
     rows, _ = samples_of(manifest.load(Path(data)), cast(Any, split))
     loader_config = LoaderConfig(
-        spec=spec or ClipSpec(),
-        batch_size=batch_size,
-        augment=Augment() if augment else None,
-        shuffle=augment if shuffle is None else shuffle,
-        seed=seed,
-        values=values,
-    )
+        spec=spec or ClipSpec(), batch_size=batch_size, augment=Augment() if augment else None,
+        shuffle=augment if shuffle is None else shuffle, seed=seed, values=values,
+    )  # fmt: skip
     return loading.make_loader(loader or loading.default_loader(), rows, loader_config, gpu=gpu)
 
 

@@ -262,6 +262,6 @@ def _artifact(path: Path, device: str) -> Predictor:
         clip=ClipSpec.from_dict(config.clip),
         class_names=config.class_names,
         device=choose_device("gpu" if artifact.on_gpu else "cpu"),
-        runs_on=f"{device_type}, {config.backend}, {config.target.precision}",
+        runs_on=f"{device_type}, {config.backend}, {config.target.in_words}",
         run=artifact,
     )

@@ -29,7 +29,7 @@ MAY_IMPORT = {
     "engine.predictor": "dali_pipelines.* trt.* engine.prediction engine.training",
     "engine.evaluation": "dali_pipelines.* engine.data engine.predictor engine.training",
     "engine.compilation": "dali_pipelines.* trt.* engine.data engine.evaluation "
-    "engine.predictor engine.training",
+    "engine.models engine.predictor engine.training",
     "engine.labelling": "dali_pipelines.* trt.* engine.data engine.predictor",
     "engine.serving": "dali_pipelines.* trt.*",
     "engine.experiments": "dali_pipelines.* trt.* engine.data engine.evaluation engine.training",

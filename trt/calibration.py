@@ -11,6 +11,18 @@ if TYPE_CHECKING:
     import torch
 
 
+def not_quantized(inputs: BuildInput) -> list[str]:
+    """Names of the modules that aren't quantized: those that stay in fp32 by the target, and those
+    that say so themselves with `quantizable = False`."""
+    assert inputs.model is not None
+    own = (
+        name
+        for name, module in inputs.model.model.named_modules()
+        if not getattr(module, "quantizable", True)
+    )
+    return [*inputs.target.fp32_layers, *own]
+
+
 def nncf_and_clips(inputs: BuildInput) -> "tuple[Any, list[torch.Tensor]]":
     """Import NNCF and load the calibration clips.
 

@@ -73,6 +73,15 @@ class Target:
     """Names of the modules that stay in fp32."""
     workspace_gb: float | None = None
     optimization_level: int | None = None
+    merged_tokens: float = 0.0
+    """Share of a transformer's tokens that are merged by its last layer."""
+
+    @property
+    def in_words(self) -> str:
+        """The precision, and how many tokens are merged."""
+        if not self.merged_tokens:
+            return self.precision
+        return f"{self.precision} with {self.merged_tokens:.0%} of the tokens merged"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,6 +123,8 @@ class ArtifactConfig:
             strings += names
         if not all(isinstance(string, str) for string in strings):
             raise ValueError("a string was expected")
+        if not isinstance(self.target.merged_tokens, float | int):
+            raise ValueError("the share of merged tokens is not a number")
         if {self.asked, self.target.precision} - set(PRECISIONS):
             raise ValueError(f"the precision is not one of {', '.join(PRECISIONS)}")
 

@@ -78,7 +78,7 @@ def measure(
                     continue
                 try:
                     stage = Path(folder) / f"{name}-{precision}"
-                    models[f"{name} {precision}"] = _built(model, name, precision, clips, stage)
+                    models[f"{name} {precision}"] = built(model, name, precision, clips, stage)
                 except Exception:  # record the error and continue
                     failed.append({"name": f"{name} {precision}", "error": traceback.format_exc()})
                 finally:
@@ -90,9 +90,10 @@ def measure(
             "gflop_per_clip": flops / 1e9, "rows": rows + failed}  # fmt: skip
 
 
-def _built(
+def built(
     model: Uint8Input, name: str, precision: Precision, clips: Tensor, stage: Path
 ) -> Callable[[Tensor], Tensor]:
+    """Build a model with a backend in the new folder `stage`, calibrated on `clips`."""
     stage.mkdir()
     backend = BACKENDS[name]
     batches = BatchRange(min=1, opt=len(clips), max=len(clips))

@@ -5,6 +5,8 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
+from engine.errors import UserError
+
 if TYPE_CHECKING:
     from trt.config import ArtifactConfig
 
@@ -65,6 +67,14 @@ def compile_(
             help="Decode videos faster with slightly different pixels, if the labels stay.",
         ),
     ] = False,
+    merge_tokens: Annotated[
+        str,
+        typer.Option(
+            metavar="SHARE|auto",
+            help="Share of a transformer's tokens to merge into similar ones by its last layer: "
+            "0.6 leaves 40% of them. auto: the largest share that passes the check.",
+        ),
+    ] = "0",
     cache: Annotated[
         Path | None,
         typer.Option(help="Folder of finished builds. Default: ~/.cache/engine/artifacts."),
@@ -79,7 +89,6 @@ def compile_(
     Example: [bold]engine compile run --precision int8 --out fast[/bold]
     """
     from engine import api
-    from engine.errors import UserError
 
     if rebuild:
         api.compile(run, out, rebuild=True, log=print)
@@ -92,10 +101,21 @@ def compile_(
     config = api.compile(
         run, out, precision=cast(Any, precision), backend=backend, data=data,
         batches=(least, best, most), accept_drift=accept_drift, unproved=unproved, num_clips=clips,
-        num_calibration_clips=calibration_clips, fast_decode=fast_decode,
-        workspace_gb=workspace_gb, optimization_level=optimization_level, cache=cache, log=print,
+        num_calibration_clips=calibration_clips, workspace_gb=workspace_gb,
+        optimization_level=optimization_level, cache=cache, log=print,
+        merge_tokens=_share(merge_tokens), fast_decode=fast_decode,
     )  # fmt: skip
     _print(config, out)
+
+
+def _share(text: str) -> Any:
+    """The share of tokens to merge; `auto` stays."""
+    try:
+        return text if text == "auto" else float(text)
+    except ValueError as error:
+        raise UserError(
+            f"--merge-tokens takes a share as in 0.6, or auto, not {text!r}."
+        ) from error
 
 
 def _print(config: "ArtifactConfig", out: Path) -> None:
@@ -117,7 +137,7 @@ def _print(config: "ArtifactConfig", out: Path) -> None:
         )
     num_in_engine = config.partition.get("in_engine", 0)
     print(
-        f"{config.backend} in {config.target.precision}: {num_in_engine} operators "
+        f"{config.backend} in {config.target.in_words}: {num_in_engine} operators "
         f"in {config.partition['engines']} engine(s), {config.partition['in_torch']} in torch; "
         f"built in {built['seconds']:.1f} s with {built['peak_memory_mib']:,.0f} MiB at most"
     )

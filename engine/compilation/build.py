@@ -13,8 +13,9 @@ from typing import Any
 from engine import atomic
 from engine.compilation.compile_source import BATCH_SIZE, CompileSource, row_facts
 from engine.compilation.fast_decode import admit_fast_decode
+from engine.compilation.merging_search import SHARES, strongest
 from engine.compilation.request import CompileRequest, after_failure
-from engine.errors import RefusedError, UserError
+from engine.errors import RefusedError
 from engine.memory import keep_freed_memory
 from engine.progress import progress_bar
 from trt import artifact, backends
@@ -22,7 +23,7 @@ from trt.backends import BACKENDS
 from trt.build_input import BuildInput
 from trt.config import ArtifactConfig, Target
 from trt.errors import CompileError
-from trt.parity import Budget, Logits, Parity, answers, compare
+from trt.parity import Logits, Parity, compare
 from trt.probe import Gpu, this_device, this_gpu, user_cache, versions
 
 PROOF_BYTES = 32 << 20
@@ -40,6 +41,7 @@ def key_of(request: CompileRequest, source: CompileSource) -> str:
         "backend": request.backend,
         "asked": request.precision,
         "target": dataclasses.asdict(request.target),
+        "searches_merging": request.searches_merging,
         "budget": dataclasses.asdict(request.budget),
         "device": this_device(),
         "versions": versions(BACKENDS[request.backend].PACKAGES),
@@ -60,10 +62,41 @@ def build(
     """Build an artifact in `stage` that passes the parity check.
 
     If the first build fails the check, more and more of the most sensitive layers are kept in fp32.
+    With `searches_merging`, the largest share of tokens is merged with which a build passes.
 
     Raises:
         RefusedError: No build passed.
     """
+    if request.searches_merging or request.target.merged_tokens:
+        source.require_tokens()
+    if not request.searches_merging:
+        return _build(request, source, stage, gpu, log)
+
+    def attempt(share: float) -> ArtifactConfig | None:
+        target = dataclasses.replace(request.target, merged_tokens=share)
+        try:
+            config, parity = _attempt(request, source, stage, target, gpu, log)
+        except RefusedError as error:  # its speed, or its labels of clips decoded fast
+            log(f"refused with {share:.0%} of the tokens merged: {error}")
+            return None
+        words = "passed" if parity.passed else "failed"
+        log(f"parity check {words} with {share:.0%} of the tokens merged: {parity.in_words()}")
+        return config if parity.passed else None
+
+    config = strongest(attempt, stage)
+    if config is None:
+        log(f"even with {SHARES[0]:.0%} of the tokens merged the check fails: none are merged")
+        return _build(request, source, stage, gpu, log)
+    return config
+
+
+def _build(
+    request: CompileRequest,
+    source: CompileSource,
+    stage: Path,
+    gpu: Gpu | None,
+    log: Callable[[str], None],
+) -> ArtifactConfig:
     from trt.precision_search import widen
 
     config, parity = _attempt(request, source, stage, request.target, gpu, log)
@@ -72,6 +105,8 @@ def build(
     log(f"parity check failed: {parity.in_words()}")
     if request.target.precision in ("fp32", "tf32"):
         raise _refused(request, parity, "")
+    if request.target.merged_tokens:
+        _require_merging_alone(request, source)
     ranked = _rank(request, source)
     worst = ", ".join(f"{layer.name} ({layer.error:.2g})" for layer in ranked[:5])
     log(f"most sensitive layers in {request.target.precision}, by logit error: {worst}")
@@ -90,10 +125,25 @@ def build(
 
 
 def _refused(request: CompileRequest, parity: Parity, detail: str) -> RefusedError:
+    fewer = ", a smaller `merge_tokens`" if request.target.merged_tokens else ""
     return RefusedError(
-        f"no artifact is written: in {request.target.precision} by {request.backend} "
-        f"{parity.in_words()}{detail}. Use a higher `precision`, or `accept_drift`."
+        f"no artifact is written: in {request.target.in_words} by {request.backend} "
+        f"{parity.in_words()}{detail}. Use a higher `precision`{fewer}, or `accept_drift`."
     )
+
+
+def _require_merging_alone(request: CompileRequest, source: CompileSource) -> None:
+    """Raise RefusedError if merging alone, in fp32, fails the check: no layer is to blame then."""
+    model, _ = source.merged(request.target.merged_tokens)
+    parity = compare(
+        source.reference,
+        source.predict_in_fp32(model, "Running the fp32 model with merged tokens"),
+        source.labels,
+        budget=request.budget,
+        proved_on=this_device(),
+    )
+    if not parity.passed:
+        raise _refused(request, parity, " by merging alone, in fp32")
 
 
 def _rank(request: CompileRequest, source: CompileSource) -> list[Any]:
@@ -104,7 +154,8 @@ def _rank(request: CompileRequest, source: CompileSource) -> list[Any]:
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
     clips = torch.cat([batch.clips for batch in source.proof[: NUM_CLIPS // BATCH_SIZE]])
-    clips, model = clips.to(device), source.folded.to(device)
+    model, _ = source.merged(request.target.merged_tokens)
+    clips, model = clips.to(device), model.to(device)
     try:
         total = len(candidates(model, request.target.precision, clips[:1]))
         bar = progress_bar("Measuring layer sensitivity", total=total, unit="layers")
@@ -128,10 +179,11 @@ def _attempt(
     for path in stage.iterdir():
         path.unlink()
     backend = BACKENDS[request.backend]
-    if target.precision in backend.LOWERS:
-        model = source.folded
-    else:
-        model = lowered(source.folded, target.precision, target.fp32_layers)
+    model, words = source.merged(target.merged_tokens)
+    if words:
+        log(words)
+    if target.precision not in backend.LOWERS:
+        model = lowered(model, target.precision, target.fp32_layers)
     started = time.perf_counter()
     inputs = BuildInput(
         model=model,
@@ -166,7 +218,7 @@ def _attempt(
     else:
         run, proved_on = model, "PyTorch on the CPU instead: this machine can't run the engine"
     if device == "cuda" and target.precision in ("int8", "fp8"):
-        partition = {**partition, "clips_per_s": _speeds(source, run, target.precision)}
+        partition = {**partition, "clips_per_s": _speeds(source, run, target)}
         config = dataclasses.replace(config, partition=partition)
     logits = source.predict(run, "Running the compiled model")
     parity = compare(
@@ -181,14 +233,15 @@ def _attempt(
     return config, parity
 
 
-def _speeds(source: CompileSource, run: Any, precision: str) -> dict[str, float]:
+def _speeds(source: CompileSource, run: Any, target: Target) -> dict[str, float]:
     """Clips per second of the compiled model and of bf16; raises RefusedError if bf16 is faster."""
     from engine.compilation.speed import require_faster_than_bf16
     from trt.program import lowered
 
-    in_bf16 = lowered(source.folded, "bf16").to("cuda")
+    model, _ = source.merged(target.merged_tokens)
+    in_bf16 = lowered(model, "bf16").to("cuda")
     clips = source.proof[0].clips.to("cuda")
-    return require_faster_than_bf16(precision, run, in_bf16, clips)
+    return require_faster_than_bf16(target.precision, run, in_bf16, clips)
 
 
 def _keep_proof(source: CompileSource, stage: Path) -> None:
@@ -204,56 +257,6 @@ def _keep_proof(source: CompileSource, stage: Path) -> None:
         "logits": torch.from_numpy(source.reference[: len(clips)]),
     }
     save_file(held_out, stage / artifact.PROOF)
-
-
-def rebuild(
-    folder: Path, stage: Path, gpu: Gpu | None, log: Callable[[str], None]
-) -> ArtifactConfig:
-    """Rebuild the engine of an artifact from another machine for this one."""
-    from safetensors.torch import load_file
-
-    config = artifact.check(folder)
-    backend = BACKENDS[config.backend]
-    if not backend.BOUND_TO:
-        raise UserError(
-            f"{folder} runs on any machine, as all {config.backend} artifacts do: copy it."
-        )
-    if not backend.runs_on(gpu):
-        raise RefusedError(f"this machine can't run {config.backend} artifacts.")
-    proof = load_file(folder / artifact.PROOF)
-    started = time.perf_counter()
-    inputs = BuildInput(
-        model=None,
-        stored=folder,
-        example=proof["clips"][:1],
-        target=config.target,
-        on_step=lambda step: log(f"{config.backend}: {step} …"),
-    )
-    partition = backends.build(config.backend, inputs, stage)
-    config = dataclasses.replace(
-        config,
-        device=this_device(),
-        versions=versions(backend.PACKAGES),
-        partition=partition,
-        build={"seconds": round(time.perf_counter() - started, 2)},
-    )
-    on_gpu = backend.runs_on(gpu) == "cuda"
-    run = artifact.Artifact(config, backend.load(stage, config), on_gpu=on_gpu)
-    parity = compare(
-        proof["logits"].numpy(),
-        answers(run, proof["clips"].split(BATCH_SIZE)),
-        proof["labels"].numpy(),
-        budget=Budget(**config.parity["budget"]),
-        proved_on=this_device(),
-    )
-    if not parity.passed:
-        raise RefusedError(f"no artifact is written: after the rebuild, {parity.in_words()}.")
-    for name in (artifact.PROOF, "manifest.csv", "run.json"):
-        shutil.copyfile(folder / name, stage / name)
-    proved = {**parity.to_dict(), "proved": True}
-    if "fast_decode" in config.parity:  # checked when the artifact was compiled
-        proved["fast_decode"] = config.parity["fast_decode"]
-    return dataclasses.replace(config, parity=proved)
 
 
 def _intervals(source: CompileSource, logits: Logits) -> dict[str, Any]:
@@ -294,7 +297,7 @@ def compile_run(
         CompileError: The backend can't compile the model.
         RefusedError: The parity check failed; nothing is written.
     """
-    gpu = _prepare(out)
+    gpu = prepare(out)
     failed: set[str] = set()
     while True:
         try:
@@ -307,14 +310,8 @@ def compile_run(
             request = after_failure(request, failed, gpu, log)
 
 
-def rebuild_in(folder: Path, out: Path, *, log: Callable[[str], None]) -> ArtifactConfig:
-    """Rebuild an artifact from another machine for this one, and write it to `out`."""
-    gpu = _prepare(out)
-    with atomic.new_folder(out) as stage:
-        return artifact.seal(stage, rebuild(folder, stage, gpu, log))
-
-
-def _prepare(out: Path) -> Gpu | None:
+def prepare(out: Path) -> Gpu | None:
+    """Check that `out` is new, prepare this process for a build, and return the GPU."""
     atomic.require_new(out)
     gpu = this_gpu()
     if gpu is None:

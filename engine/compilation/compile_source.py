@@ -37,6 +37,7 @@ class CompileSource:
     def __init__(self, request: CompileRequest) -> None:
         self._request = request
         self.checkpoint, self.chosen_by = find_checkpoint(request.run)
+        self._merged: tuple[float, Uint8Input, str] | None = None
 
     @cached_property
     def digest(self) -> str:
@@ -60,6 +61,28 @@ class CompileSource:
         from trt.folding import folded
 
         return folded(self.model, self.proof[0].clips[:1])
+
+    def merged(self, share: float) -> "tuple[Uint8Input, str]":
+        """The folded model with a share of its tokens merged, and what is merged in words.
+
+        Raises:
+            UserError: It has no tokens that can be merged.
+        """
+        from engine.models.merged_model import with_merged_tokens
+
+        if not share:
+            return self.folded, ""
+        if self._merged is None or self._merged[0] != share:
+            family = self.config.model.family
+            model, words = with_merged_tokens(self.folded.model, share, family=family)
+            self._merged = share, as_uint8_input(model, self.config.clip), words
+        return self._merged[1:]
+
+    def require_tokens(self) -> None:
+        """Raise UserError if the model has no tokens that can be merged."""
+        from engine.models.merged_model import require_tokens
+
+        require_tokens(self.model.model, self.config.model.family)
 
     @cached_property
     def config(self) -> "CheckpointConfig":
@@ -131,9 +154,6 @@ class CompileSource:
     def reference(self) -> Logits:
         """Logits of the uncompiled model in fp32, cached for builds in other precisions."""
         import numpy as np
-        import torch
-
-        from trt.tf32 import with_tf32
 
         facts = ["fp32", self.digest, self.config.clip.to_dict(), row_facts(self.proof_rows)]
         name = hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:32]
@@ -141,11 +161,7 @@ class CompileSource:
         if path is not None and path.is_file():
             logits: Logits = np.load(path, allow_pickle=False)
             return logits
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-        model = self.model.to(device)
-        run = with_tf32(lambda clips: model(clips.to(device)), allowed=False)
-        logits = self.predict(run, "Running the fp32 model")
-        self.model.to("cpu")
+        logits = self.predict_in_fp32(self.model, "Running the fp32 model")
         if path is not None:
             try:
                 with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as file:
@@ -155,6 +171,20 @@ class CompileSource:
                 reason = error.strerror or error
                 raise UserError(f"{path.parent} can't be written to ({reason}).") from error
         return logits
+
+    def predict_in_fp32(self, model: "Uint8Input", title: str) -> Logits:
+        """Logits of the held-out clips by a model that is not compiled."""
+        import torch
+
+        from trt.tf32 import with_tf32
+
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+        model.to(device)
+        try:
+            run = with_tf32(lambda clips: model(clips.to(device)), allowed=False)
+            return self.predict(run, title)
+        finally:
+            model.to("cpu")
 
     def predict(self, run: "Callable[[torch.Tensor], torch.Tensor]", title: str) -> Logits:
         """Logits of the held-out clips."""

@@ -4,12 +4,16 @@ import dataclasses
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
-from engine.errors import RefusedError, unknown_name
+from engine.errors import RefusedError, UserError, unknown_name
 from trt.backends import BACKENDS, choose
 from trt.config import PRECISIONS, BatchRange, Precision, Target
 from trt.parity import Budget
 from trt.probe import Gpu, this_gpu
+
+MAX_SHARE = 0.9
+"""Largest share of tokens to merge: a layer merges at most half of its tokens."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,6 +34,8 @@ class CompileRequest:
     """Let the artifact decode videos fast, if held-out clips keep their labels."""
     is_auto: bool = False
     """Whether the backend was chosen here, and another one may replace it."""
+    searches_merging: bool = False
+    """Whether to find out how many tokens can be merged."""
 
 
 def make_request(
@@ -47,6 +53,7 @@ def make_request(
     workspace_gb: float | None = None,
     optimization_level: int | None = None,
     cache: Path | None = None,
+    merge_tokens: float | Literal["auto"] = 0.0,
     log: Callable[[str], None],
 ) -> CompileRequest:
     """Resolve and check the options of a compilation.
@@ -66,12 +73,18 @@ def make_request(
         workspace_gb: Memory that the compiler may use.
         optimization_level: Optimization level of the compiler.
         cache: Folder for finished builds; by default the user's cache folder.
+        merge_tokens: Share of a transformer's tokens to merge, or "auto" for the largest that
+            passes the parity check.
         log: Called with each message.
 
     Raises:
-        UserError: A name is unknown.
+        UserError: A name is unknown, or the share of tokens is out of range.
         RefusedError: This machine can't use the backend.
     """
+    if merge_tokens != "auto" and not 0 <= merge_tokens <= MAX_SHARE:
+        raise UserError(
+            f"`merge_tokens` is a share from 0 to {MAX_SHARE}, or auto, not {merge_tokens}."
+        )
     if precision not in PRECISIONS:
         raise unknown_name("precision", precision, list(PRECISIONS))
     gpu = this_gpu()
@@ -105,6 +118,7 @@ def make_request(
             batches=BatchRange(min=min_size, opt=opt_size, max=max_size),
             workspace_gb=workspace_gb,
             optimization_level=optimization_level,
+            merged_tokens=0.0 if merge_tokens == "auto" else float(merge_tokens),
         ),
         budget=budget,
         unproved=unproved,
@@ -113,6 +127,7 @@ def make_request(
         cache=cache,
         fast_decode=fast_decode,
         is_auto=is_auto,
+        searches_merging=merge_tokens == "auto",
     )
 
 

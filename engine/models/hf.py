@@ -210,6 +210,11 @@ def _grid(config: Any) -> Grid:
     return frames // tubelet[0], sides[0] // tubelet[1], sides[1] // tubelet[2]
 
 
+def num_tokens(config: Any) -> int:
+    """Number of tokens of a clip, without a class token."""
+    return math.prod(_grid(config))
+
+
 def _check_grid(config: Any) -> None:
     names = TYPES[config.model_type]
     if 0 in _grid(config):

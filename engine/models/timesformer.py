@@ -118,9 +118,7 @@ class DividedBlock(nn.Module):
 
     def forward(self, cls_B1D: Tensor, patches_BTND: Tensor) -> tuple[Tensor, Tensor]:
         batch, frames, num_patches, _ = patches_BTND.shape
-        by_patch = self.norm_time(patches_BTND).transpose(1, 2).flatten(0, 1)
-        residual = self.drop_path(self.time(by_patch)).unflatten(0, (batch, num_patches))
-        patches_BTND = patches_BTND + self.time_out(residual.transpose(1, 2))
+        patches_BTND = self.attend_over_time(patches_BTND)
 
         cls = cls_B1D[:, None].expand(-1, frames, -1, -1)
         by_frame = torch.cat([cls, patches_BTND], dim=2).flatten(0, 1)
@@ -132,6 +130,12 @@ class DividedBlock(nn.Module):
         tokens = torch.cat([cls_B1D, patches_BTND.flatten(1, 2)], dim=1)
         tokens = tokens + self.drop_path(self.mlp(self.norm_mlp(tokens)))
         return tokens[:, :1], tokens[:, 1:].unflatten(1, (frames, num_patches))
+
+    def attend_over_time(self, patches_BTND: Tensor) -> Tensor:
+        batch, _, num_patches, _ = patches_BTND.shape
+        by_patch = self.norm_time(patches_BTND).transpose(1, 2).flatten(0, 1)
+        residual = self.drop_path(self.time(by_patch)).unflatten(0, (batch, num_patches))
+        return patches_BTND + self.time_out(residual.transpose(1, 2))
 
 
 FROM_TRANSFORMERS = (

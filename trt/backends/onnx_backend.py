@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from trt.build_input import BuildInput
-from trt.calibration import nncf_and_clips
+from trt.calibration import nncf_and_clips, not_quantized
 from trt.config import ArtifactConfig, Bond, Precision, nearest
 from trt.errors import CompileError
 from trt.probe import Gpu, Status, installed, missing
@@ -98,9 +98,8 @@ def quantize(
 
     nncf, clips = nncf_and_clips(inputs)
     model = onnx.load(path)
-    fp32_layers = [
-        node.name for node in model.graph.node if _is_inside(node, inputs.target.fp32_layers)
-    ]
+    in_float = not_quantized(inputs)
+    fp32_layers = [node.name for node in model.graph.node if _is_inside(node, in_float)]
     presets = nncf.QuantizationPreset
     quantized = nncf.quantize(
         model,

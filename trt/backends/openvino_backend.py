@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from trt.build_input import BuildInput
-from trt.calibration import nncf_and_clips
+from trt.calibration import nncf_and_clips, not_quantized
 from trt.config import ArtifactConfig, Bond, Precision, nearest
 from trt.errors import CompileError
 from trt.probe import Gpu, Status, installed, missing, this_cpu, this_device, user_cache
@@ -110,7 +110,7 @@ def _quantized(model: Any, inputs: BuildInput) -> Any:
     """Quantize weights and activations to int8, calibrated on training clips."""
     nncf, clips = nncf_and_clips(inputs)
     has_attention = any(op.get_type_name() == "ScaledDotProductAttention" for op in model.get_ops())
-    patterns = [_pattern(name) for name in inputs.target.fp32_layers]
+    patterns = [_pattern(name) for name in not_quantized(inputs)]
     depthwise_3d = [
         op.get_friendly_name()
         for op in model.get_ops()
