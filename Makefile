@@ -7,12 +7,13 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: help install test lint demo readme clean
+.PHONY: help install test check lint demo readme clean
 
 help:
 	@echo "make install  create $(VENV) and install everything into it"
 	@echo "make demo     run every step on synthetic videos; the results go to demo/"
 	@echo "make test     run every test that this machine can run"
+	@echo "make check    lint, types and every test that takes less than a few seconds: for daily work"
 	@echo "make lint     check formatting, lint and types"
 	@echo "make readme   write the tables of README.md and docs/ from benchmarks/results"
 	@echo "make clean    remove $(VENV) and demo/"
@@ -35,6 +36,10 @@ $(INSTALLED): pyproject.toml constraints.txt
 test: $(INSTALLED)
 	@echo "==> running the tests"
 	@$(BIN)/python -m pytest -q -n 2 --dist worksteal $(TESTS)
+
+check: lint
+	@echo "==> running the tests that aren't slow"
+	@$(BIN)/python -m pytest -q -n 2 --dist worksteal -m "not slow" $(TESTS)
 
 lint: $(INSTALLED)
 	@echo "==> ruff format, ruff check, mypy"
