@@ -129,6 +129,7 @@ def test_a_wrong_range_is_told_with_an_example(given_: str, tmp_path: Path) -> N
         search.check(Experiment.load(write(tmp_path, text)))
 
 
+@pytest.mark.slow
 def test_a_wrong_name_lists_the_shipped_ones(run_engine) -> None:
     result = run_engine("reproduce", "timesformer-hmdb")
     assert result.returncode == 2
@@ -322,6 +323,7 @@ def test_a_damaged_result_is_told(dataset: Path, tmp_path: Path) -> None:
             trials.run(trial, dataset, tmp_path, views="1x1", files=files)
 
 
+@pytest.mark.slow
 def test_a_setting_that_is_not_utf8_ends_in_a_sentence(
     dataset: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:

@@ -73,6 +73,7 @@ def test_again_nothing_is_done_twice_and_what_changed_is_redone(
     assert "made with window 1.0, not 2.0: pass --fresh" in other.stderr
 
 
+@pytest.mark.slow
 def test_killed_at_random_moments_it_loses_and_repeats_nothing(
     undisturbed: Any, run: Path, films: Path, tmp_path: Path, run_engine: Any
 ) -> None:

@@ -113,6 +113,7 @@ def test_mvit_takes_other_clips_with_interpolated_positions(
         assert after(torch.randn(1, frames, 3, size, size)).isfinite().all()
 
 
+@pytest.mark.slow
 def test_interpolated_positions_are_those_of_torchvision(tmp_path: Path) -> None:
     """Its own module interpolates its tables in each forward pass."""
     published, model = theirs("mvit_v2_s"), ours("mvit_v2_s", 8, 224)

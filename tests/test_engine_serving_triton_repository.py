@@ -157,6 +157,7 @@ def test_batches_are_the_artifacts_where_the_backend_can_batch(onnx: Path, tmp_p
     assert (numbers["data_type"], numbers["dims"]) == ("TYPE_INT32", [4])
 
 
+@pytest.mark.slow
 def test_openvino_gets_an_open_batch_and_its_precision(compiled: Compile, tmp_path: Path) -> None:
     pytest.importorskip("openvino")
     model = export(compiled("openvino", precision="bf16"), tmp_path / "models")["act"]

@@ -165,6 +165,7 @@ def test_kept_features_are_those_of_the_clips(
         assert not torch.allclose(kept[rows[0].id, 1], kept[rows[0].id, 2])
 
 
+@pytest.mark.slow
 def test_openvino_computes_the_same_features(dataset: Path, monkeypatch) -> None:
     pytest.importorskip("openvino")
     from engine.training import features as module
@@ -259,6 +260,7 @@ def test_a_probe_whose_best_epoch_is_an_early_one_is_finished(
     assert read_finished(tmp_path / "run") is None  # it was stopped after two
 
 
+@pytest.mark.slow
 def test_other_weights_or_clips_compute_new_features(
     dataset: Path, weights: Path, tmp_path: Path
 ) -> None:

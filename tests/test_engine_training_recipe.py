@@ -259,6 +259,7 @@ def test_values_of_flags_are_those_of_toml() -> None:
     }  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("given_", ["options.reduction=-1", "options={ reduction = -1 }"])
 def test_flags_for_one_table_are_all_heard(
     run_engine, synth_master: Path, tmp_path: Path, given_: str

@@ -26,6 +26,7 @@ cells = st.one_of(
 )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("target", fuzz.TARGETS)
 def test_damaged_files_are_read_or_refused(target: str, tmp_path: Path) -> None:
     seeds = fuzz.seeds_of(target, tmp_path / "seeds")

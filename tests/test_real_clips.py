@@ -47,6 +47,7 @@ def clips_of(name: str) -> list[Path]:
     return found[::step]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SETS)
 def test_every_way_to_a_frame_gives_the_true_one(
     name: str, monkeypatch: pytest.MonkeyPatch
@@ -105,6 +106,7 @@ def test_all_are_sound_and_packed_ones_are_called_so(name: str) -> None:
         assert health.facts.is_packed == is_packed
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("resize", [128, 240, 256])
 def test_loaders_agree_on_them_and_windows_too(resize: int) -> None:
     """240 and 256 are these clips' own heights, at which nothing is resized."""

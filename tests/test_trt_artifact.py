@@ -64,6 +64,7 @@ def of_backend(tmp_path_factory, model, clips):
     return get
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backend", BACKENDS_HERE)
 def test_any_batch_goes_through_a_profile_of_1_8_32(backend, of_backend, clips, right) -> None:
     opened = trt.load(of_backend(backend))
@@ -73,6 +74,7 @@ def test_any_batch_goes_through_a_profile_of_1_8_32(backend, of_backend, clips, 
         assert torch.allclose(found.cpu(), right[:size], atol=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backend", ["openvino", "onnx"])
 def test_a_batch_below_the_least_is_filled_up(tmp_path, backend, model, clips, right) -> None:
     target = Target(batches=BatchRange(min=4, opt=4, max=8))
@@ -81,6 +83,7 @@ def test_a_batch_below_the_least_is_filled_up(tmp_path, backend, model, clips, r
         assert torch.allclose(opened(clips[:size]), right[:size], atol=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("backend", "precision", "atol"),
     [
@@ -177,6 +180,7 @@ def test_no_artifact_holds_a_pickle(tmp_path, backend, of_backend, model, clips)
         program.load(path)
 
 
+@pytest.mark.slow
 def test_two_processes_open_one_artifact(of_backend, clips, tmp_path) -> None:
     torch.save(clips[:3], tmp_path / "clips")
     code = (

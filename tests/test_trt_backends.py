@@ -102,6 +102,7 @@ def test_two_torch_tensorrts_in_one_place_are_refused(installed: dict[str, str])
     assert status.fix.startswith("pip uninstall torch-tensorrt torch-tensorrt-rtx")
 
 
+@pytest.mark.slow
 def test_a_compiler_that_fails_is_an_error_of_ours(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -181,6 +182,7 @@ def test_inductor_needs_a_compiler(monkeypatch: pytest.MonkeyPatch, tmp_path) ->
     assert probe_all(None)["inductor"].fix == "apt-get install g++"
 
 
+@pytest.mark.slow
 def test_a_compiler_with_a_cpp_library_of_its_own_is_passed_over(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -198,6 +200,7 @@ def test_a_compiler_with_a_cpp_library_of_its_own_is_passed_over(
         inductor_package.cpp_compiler()
 
 
+@pytest.mark.slow
 def test_a_package_is_compiled_and_tried_by_other_processes(tmp_path: Path) -> None:
     facts = inductor_process.Facts(shape=[2, *SHAPE], tf32=False)
     _write_program(tmp_path)
@@ -227,6 +230,7 @@ def _write_program(folder: Path) -> None:
     program.save(program.export(model, clips, Target().batches), folder / PROGRAM)
 
 
+@pytest.mark.slow
 def test_what_does_not_compile_is_tried_with_fewer_optimizations(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

@@ -186,6 +186,7 @@ def test_torch_tensorrt_converts_every_operator(
     assert len(engine) > 100_000
 
 
+@pytest.mark.slow
 @buildable
 @pytest.mark.rtx
 @pytest.mark.parametrize(
@@ -211,6 +212,7 @@ def test_an_engine_is_built_anywhere_and_again_from_what_it_keeps(
     assert engine.stat().st_size == pytest.approx(size, rel=0.05)
 
 
+@pytest.mark.slow
 @buildable
 @pytest.mark.rtx
 def test_eight_bits_are_symmetric_and_leave_out_convolutions_and_what_is_kept(
