@@ -46,6 +46,7 @@ def test_decoding_by_dali_alone(tmp_path: Path) -> None:
     assert decode_by_dali(rows_of(paths), LoaderConfig(spec=SMALL, batch_size=2), gpu=None) == 3
 
 
+@pytest.mark.slow
 def test_the_gpu_proof_says_of_each_step_why_it_cannot_run_here(tmp_path: Path) -> None:
     """Also with a Python that has none of our packages."""
     if torch.cuda.is_available():
@@ -140,6 +141,7 @@ def test_documents_say_what_was_proved_on_a_gpu(tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.slow
 def test_every_backend_that_runs_here_is_a_row() -> None:
     found = backends.measure(
         "vit-lstm", "small", batch=2, repeats=1, precisions=["fp32", "bf16"], with_compile=False,

@@ -151,6 +151,7 @@ def rows(folder: Path, count: int = 5) -> list[Any]:
     return rows_of(paths)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["run", "run_with_our_stem"])
 def test_the_hugging_face_pipeline_answers_as_we_do(
     kind: str, request: pytest.FixtureRequest, tmp_path: Path
@@ -221,6 +222,7 @@ def test_plain_peers_answer_as_we_do(kind: str, run: Path, tmp_path: Path) -> No
         np.testing.assert_allclose(found, expected[number], atol=atol)
 
 
+@pytest.mark.slow
 def test_what_a_peers_libraries_print_is_not_shown(run: Path, tmp_path: Path) -> None:
     """FFmpeg, in OpenCV and decord, has something to say of each odd file."""
     clips = rows(tmp_path, 1)
@@ -253,6 +255,7 @@ def test_a_worker_that_is_killed_or_refuses_is_an_error_in_words(run: Path, tmp_
             worker.ask("open", clip)
 
 
+@pytest.mark.slow
 def test_a_peer_that_cannot_read_one_clip_reads_the_others(run: Path, tmp_path: Path) -> None:
     good = rows(tmp_path, 2)
     broken = tmp_path / "broken.avi"
@@ -265,6 +268,7 @@ def test_a_peer_that_cannot_read_one_clip_reads_the_others(run: Path, tmp_path: 
         assert len(worker.ask("latency", clips, 900.0)["ms"]) == len(good)
 
 
+@pytest.mark.slow
 def test_the_plain_peer_reads_clips_whose_metadata_is_not_utf8(run: Path, tmp_path: Path) -> None:
     (good,) = rows(tmp_path, 1)
     odd = dataclasses.replace(good, path=videos.with_latin1_title(good.path))

@@ -82,6 +82,7 @@ def rows_of(folder: Path, readers: dict[str, Reader]) -> tuple[dict[str, Any], d
     return found, {row["name"]: row for row in found["rows"]}
 
 
+@pytest.mark.slow
 def test_wrong_and_missing_frames_are_found(folder: Path) -> None:
     found, rows = rows_of(
         folder,
@@ -112,11 +113,13 @@ def test_wrong_and_missing_frames_are_found(folder: Path) -> None:
     assert "crashed the decoder" in rows["crashes"]["first_failure"]
 
 
+@pytest.mark.slow
 def test_ours_must_be_the_full_decode_to_the_last_bit(folder: Path) -> None:
     _, rows = rows_of(folder, {"a little brighter": reader(sound, is_ours=True)})
     assert rows["a little brighter"]["segments"]["wrong"] == 10
 
 
+@pytest.mark.slow
 def test_what_cannot_be_used_is_a_row_with_the_reason(folder: Path) -> None:
     _, rows = rows_of(
         folder,

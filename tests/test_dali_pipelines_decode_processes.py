@@ -154,6 +154,7 @@ def test_errors_are_those_of_the_function(tmp_path: Path) -> None:
     assert processes.call(process_of, tmp_path, stop=stop) == worker
 
 
+@pytest.mark.slow
 def test_a_crash_is_an_error_of_the_file_and_others_go_on(
     tmp_path: Path, paths: list[Path]
 ) -> None:
@@ -208,6 +209,7 @@ def test_idle_processes_end_with_their_loader(tmp_path: Path) -> None:
     wait_until_dead(process)
 
 
+@pytest.mark.slow
 def test_a_fork_leaves_the_processes_of_its_parent_alone(tmp_path: Path) -> None:
     code = (
         "import os, sys; from pathlib import Path; from threading import Event\n"
@@ -227,6 +229,7 @@ def test_a_fork_leaves_the_processes_of_its_parent_alone(tmp_path: Path) -> None
     assert ended.returncode == 0, ended.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("end", ["exit", "SIGKILL"])
 def test_a_hanging_process_ends_with_its_parent(end: str, tmp_path: Path) -> None:
     """The parent's folder holds a module that must not be imported."""

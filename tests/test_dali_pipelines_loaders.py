@@ -426,6 +426,7 @@ def test_epochs_are_shuffled_anew_and_alike_for_all() -> None:
     assert config.batches(40, 0) != LoaderConfig(spec=SMALL, shuffle=True, seed=2).batches(40, 0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", [DaliLoader, TorchLoader])
 @pytest.mark.parametrize("stop_after", [0, 1, 3, 8])
 def test_a_resumed_run_goes_on_at_the_right_clip(

@@ -43,6 +43,7 @@ def test_the_loader_stage_prints_and_keeps_its_figures(
     assert found["machine"]["num_cores"] >= 1
 
 
+@pytest.mark.slow
 def test_what_makes_a_loader_slow_here_is_told_and_kept(
     synth_master: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -56,6 +57,7 @@ def test_what_makes_a_loader_slow_here_is_told_and_kept(
     assert not any(notes.values())
 
 
+@pytest.mark.slow
 def test_the_model_stage_sets_artifacts_beside_eager(run_engine, synth, tmp_path: Path) -> None:
     assert run_engine("data", "split", synth, "--scheme", "grouped").returncode == 0
     run, fast, out = tmp_path / "run", tmp_path / "fast", tmp_path / "bench"
@@ -82,6 +84,7 @@ def test_the_model_stage_sets_artifacts_beside_eager(run_engine, synth, tmp_path
     assert "takes a run, then the artifacts" in wrong.stderr
 
 
+@pytest.mark.slow
 def test_unknown_stages_and_unusable_sets_get_one_sentence(run_engine, tmp_path: Path) -> None:
     wrong = run_engine("bench", "--stage", "loder")
     assert wrong.returncode == 2

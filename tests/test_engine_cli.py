@@ -57,6 +57,7 @@ FLAG = r"--[a-z][a-z0-9-]*"
 PAGES = [Path(__file__).parents[1] / "README.md", *Path(__file__).parents[1].glob("docs/*.md")]
 
 
+@pytest.mark.slow
 def test_commands_and_flags_are_frozen(run_engine) -> None:
     data, export = ({f"{group} {name}" for name in commands} for group, commands in GROUPS.items())
     assert {*COMMANDS, *data, *export} == set(FLAGS)
@@ -87,6 +88,7 @@ def test_the_shell_completes_commands_and_flags(run_engine) -> None:
     assert "--preset" in offered("engine train --pre")
 
 
+@pytest.mark.slow
 def test_info_tells_machine_decoders_and_backends(run_engine) -> None:
     result = run_engine("info", "--json")
     assert result.returncode == 0, result.stderr
@@ -129,6 +131,7 @@ def test_the_path_of_a_new_user(run_engine, tmp_path: Path) -> None:
     assert json.loads((root / "audit.json").read_text())["schemes"][0]["same_source"] == 0
 
 
+@pytest.mark.slow
 def test_strict_audit_refuses_a_leak_with_code_3(run_engine, synth: Path) -> None:
     assert run_engine("data", "split", synth, "--scheme", "stratified").returncode == 0
     leaking = run_engine("data", "audit", synth, "--strict", "--no-look")

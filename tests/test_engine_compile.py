@@ -61,6 +61,7 @@ def asked(
     )  # fmt: skip
 
 
+@pytest.mark.slow
 def test_a_run_becomes_an_artifact_that_evaluates_the_same(
     trained, compile_, run_engine, tmp_path
 ) -> None:
@@ -89,6 +90,7 @@ def test_an_artifact_without_an_engine_says_so(trained, compile_, tmp_path) -> N
     assert re.search(r"eager in fp32: 0 operators in 0 engine\(s\), \d+ in torch", made.stdout)
 
 
+@pytest.mark.slow
 def test_the_same_question_is_built_once(trained, compile_, tmp_path) -> None:
     first = compile_(trained, "--out", tmp_path / "one")
     again = compile_(trained, "--out", tmp_path / "two")
@@ -171,6 +173,7 @@ def test_layers_that_overflow_are_named_and_kept(trained, tmp_path) -> None:
     assert any("most sensitive layers in fp16" in words and "dropout" in words for words in said)
 
 
+@pytest.mark.slow
 def test_a_wider_budget_is_asked_for_and_recorded(trained, compile_, tmp_path) -> None:
     made = compile_(
         trained, "--precision", "int8", "--accept-drift", 60, "--out", tmp_path / "fast"
@@ -180,6 +183,7 @@ def test_a_wider_budget_is_asked_for_and_recorded(trained, compile_, tmp_path) -
     assert budget == {"agreement": pytest.approx(0.4), "drop": 0.6, "accepted": True}
 
 
+@pytest.mark.slow
 def test_an_engine_for_another_machine_is_rebuilt_from_itself(
     trained, compile_, run_engine, tmp_path
 ) -> None:
@@ -197,6 +201,7 @@ def test_an_engine_for_another_machine_is_rebuilt_from_itself(
     assert run_engine("evaluate", tmp_path / "new").returncode == 0
 
 
+@pytest.mark.slow
 def test_a_backend_that_fails_makes_way_for_the_next(trained, monkeypatch, tmp_path) -> None:
     status = probe.Status(usable=False, why="it is missing", fix="")
     monkeypatch.setattr(BACKENDS["openvino"], "probe", lambda gpu: status)
@@ -212,6 +217,7 @@ def test_a_backend_that_fails_makes_way_for_the_next(trained, monkeypatch, tmp_p
     assert engine.load(tmp_path / "auto")
 
 
+@pytest.mark.slow
 def test_what_a_device_lacks_is_said_and_recorded(trained, compile_, tmp_path) -> None:
     made = compile_(trained, "--precision", "tf32", "--out", tmp_path / "fast")
     assert made.returncode == 0, made.stderr
@@ -249,6 +255,7 @@ def test_what_is_missing_names_the_command(monkeypatch, run_engine, tmp_path) ->
         assert BACKENDS[name].probe(None).fix == probe.install_command(extra)
 
 
+@pytest.mark.slow
 def test_an_interrupted_build_leaves_nothing(trained, tmp_path) -> None:
     import signal
     import time

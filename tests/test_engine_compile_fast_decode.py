@@ -110,6 +110,7 @@ def test_labels_that_stay_admit_the_codecs_of_the_clips(compile_: Any, tmp_path:
     assert not np.allclose(confidences, exact.amax(dim=1), atol=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("codec", ["h264", "mjpeg"])
 def test_a_label_that_changes_refuses_the_artifact(
     codec: str, run: Path, compile_: Any, tmp_path: Path
@@ -149,6 +150,7 @@ def test_training_takes_no_such_setting() -> None:
     assert "fast_decode" not in Recipe.resolve({"model": "cnn-lstm"}).flat()
 
 
+@pytest.mark.slow
 def test_the_command_prints_the_result(run: Path, run_engine: Any, tmp_path: Path) -> None:
     data = dataset(tmp_path / "set", "h264")
     made = run_engine(

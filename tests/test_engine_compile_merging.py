@@ -83,6 +83,7 @@ def agreements(transformer) -> dict[float, float]:
     return found
 
 
+@pytest.mark.slow
 def test_a_share_is_recorded_and_the_artifact_labels(transformer, run_engine, tmp_path) -> None:
     made = run_engine(
         "compile", transformer, "--merge-tokens", 0.5, "--accept-drift", 100,
@@ -154,6 +155,7 @@ def test_the_strongest_share_is_found_and_kept(limit: float, tmp_path: Path) -> 
         assert (stage / "model").read_text() == str(passing[-1])
 
 
+@pytest.mark.slow
 def test_the_search_takes_the_strongest_that_passes_the_check(
     transformer, agreements, tmp_path
 ) -> None:
@@ -184,6 +186,7 @@ def test_a_search_that_finds_nothing_says_so(transformer, monkeypatch, tmp_path)
     assert "even with 10% of the tokens merged the check fails: none are merged" in lines
 
 
+@pytest.mark.slow
 def test_merging_that_fails_by_itself_is_refused_before_layers_are_searched(
     transformer, agreements, tmp_path
 ) -> None:
@@ -196,6 +199,7 @@ def test_merging_that_fails_by_itself_is_refused_before_layers_are_searched(
     assert not any("most sensitive layers" in line for line in lines)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("family", "share", "words"),
     [

@@ -215,6 +215,7 @@ def test_wrong_folds_are_told(
     assert not out.exists()
 
 
+@pytest.mark.slow
 def test_what_holds_no_folds_is_told(synth: Path, tmp_path: Path, run_engine) -> None:
     splits.apply(manifest.load(synth), splits.Grouped())
     flags = ("train", "--data", synth, "--folds", "all", *TINY, "--out")
@@ -231,6 +232,7 @@ def test_what_holds_no_folds_is_told(synth: Path, tmp_path: Path, run_engine) ->
     assert "has no folds.json for fold-7: name another --out" in strays.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"recipe": {}, "folds": {"digests": []}}'])
 def test_damaged_facts_are_named(text: str, tmp_path: Path, run_engine) -> None:
     (tmp_path / fold_runs.FACTS).write_text(text)

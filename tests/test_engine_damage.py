@@ -52,6 +52,7 @@ def test_check_calls_packed_files_fine_and_damaged_ones_bad(
     assert {row["frames"] for path, row in rows.items() if path not in bad} == {"40"}
 
 
+@pytest.mark.slow
 def test_label_gives_no_label_to_what_check_calls_bad(
     clips: Path, run: Path, run_engine: RunEngine, tmp_path: Path
 ) -> None:
@@ -68,6 +69,7 @@ def test_label_gives_no_label_to_what_check_calls_bad(
     assert "cut short" in failed["walk/walk1.avi"]
 
 
+@pytest.mark.slow
 def test_training_and_testing_tell_the_damage_that_they_met(
     clips: Path, run_engine: RunEngine, tmp_path: Path
 ) -> None:

@@ -71,6 +71,7 @@ def test_leaving_one_source_out_tests_each_source_alone(clips, seed: int) -> Non
     assert tested == [{source} for source in sorted({clip.source for clip in clips})]
 
 
+@pytest.mark.slow
 @given(st.lists(st.sampled_from("abcd"), min_size=20, max_size=150), st.integers(2, 10), seeds)
 def test_folds_balance_classes_where_sources_are_single_clips(labels, num_folds, seed) -> None:
     clips = make_clips([(label, f"film_{i}") for i, label in enumerate(labels)])

@@ -110,6 +110,7 @@ def show(path: Path) -> str:
     return kinds
 
 
+@pytest.mark.slow
 def test_the_seed_decides_every_byte(tmp_path: Path, synth_master: Path) -> None:
     def digests(root: Path) -> dict[str, str]:
         return {

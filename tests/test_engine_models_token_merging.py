@@ -133,6 +133,7 @@ def test_a_model_that_merges_nothing_is_the_model(kind: str) -> None:
     assert torch.equal(model(clips), expected)  # the model itself is as it was
 
 
+@pytest.mark.slow
 @torch.no_grad()
 @pytest.mark.parametrize("kind", FAMILIES)
 def test_it_is_exported_with_a_dynamic_batch(kind: str) -> None:

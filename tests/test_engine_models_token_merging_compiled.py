@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 from artifacts import compiled
-from merging_models import CLIP, FAMILIES, KINDS, for_uint8, merged_of, model_of, uint8_clips
+from merging_models import CLIP, FAMILIES, for_uint8, merged_of, model_of, uint8_clips
 
 import trt
 from trt import partition_report
@@ -16,15 +16,12 @@ from trt.program import export, lowered
 
 TOLERANCES: dict[Precision, float] = {"fp32": 2e-3, "bf16": 3e-2, "int8": 0.2}
 """Largest error of a logit, relative to the largest logit; vit-lstm has 0.155 without merging."""
-FAST = ("timesformer", "hf videomae")
-SLOW = pytest.mark.slow
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not installed("openvino"), reason="no OpenVINO here")
 @pytest.mark.parametrize("precision", TOLERANCES)
-@pytest.mark.parametrize(
-    "kind", [kind if kind in FAST else pytest.param(kind, marks=SLOW) for kind in FAMILIES]
-)
+@pytest.mark.parametrize("kind", FAMILIES)
 def test_openvino_gives_the_logits(kind: str, precision: Precision, tmp_path: Path) -> None:
     model = for_uint8(merged_of(model_of(kind), 0.6))
     clips = uint8_clips(4)
@@ -38,6 +35,7 @@ def test_openvino_gives_the_logits(kind: str, precision: Precision, tmp_path: Pa
     assert (found - expected).abs().max() < TOLERANCES[precision] * expected.abs().max()
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not installed("nncf"), reason="no NNCF here")
 def test_merging_is_not_quantized(tmp_path: Path) -> None:
     import openvino
@@ -55,12 +53,11 @@ def test_merging_is_not_quantized(tmp_path: Path) -> None:
     assert products[False] > 20
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(
     not any(map(installed, torch_tensorrt_backend.FLAVORS)), reason="no Torch-TensorRT here"
 )
-@pytest.mark.parametrize(
-    "kind", [kind if kind in FAST else pytest.param(kind, marks=SLOW) for kind in KINDS]
-)
+@pytest.mark.parametrize("kind", [*FAMILIES, "hf timesformer"])
 def test_it_is_one_engine_with_fused_attention(kind: str) -> None:
     model = lowered(for_uint8(merged_of(model_of(kind), 0.6)), "bf16")
     report = partition_report.report(export(model, uint8_clips(1), BatchRange()))
@@ -84,11 +81,12 @@ def test_onnxruntime_gives_the_logits(precision: Precision, tmp_path: Path) -> N
     assert (run(clips) - expected).abs().max() < TOLERANCES[precision] * expected.abs().max()
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(
     not (installed("tensorrt-rtx") and installed("onnxscript")), reason="no TensorRT-RTX here"
 )
 @pytest.mark.rtx
-@pytest.mark.parametrize("precision", ["bf16", "int8"])
+@pytest.mark.parametrize("precision", ["int8"])
 def test_tensorrt_rtx_builds_an_engine(precision: Precision, tmp_path: Path) -> None:
     model, clips = for_uint8(merged_of(model_of("timesformer"), 0.6)), uint8_clips(4)
     folder = compiled(tmp_path / "made", model, clips, "tensorrt-rtx", Target(precision=precision))
