@@ -1,7 +1,9 @@
 """The fingerprint of results: date, commit and machine; and the machine's measured peaks."""
 
 import dataclasses
+import shlex
 import subprocess
+import sys
 import time
 from collections.abc import Callable
 from datetime import date
@@ -31,6 +33,25 @@ def fingerprint() -> dict[str, Any]:
 def file_name(theme: str, facts: dict[str, Any]) -> str:
     """Return the name of a result file, from the theme, the machine and the month."""
     return f"{theme}_{_short_name(facts['machine'])}_{facts['date'][:7].replace('-', '')}.json"
+
+
+def result_file(out: Path, theme: str, facts: dict[str, Any]) -> Path:
+    """Return the path of a result file in the folder `out`, which is created if needed."""
+    out.mkdir(parents=True, exist_ok=True)
+    return out / file_name(theme, facts)
+
+
+def command_line(module: str) -> str:
+    """Return the command of this process without `--keep` and `--out`, whose folders differ."""
+    kept = []
+    words = iter(sys.argv[1:])
+    for word in words:
+        name, equals, _ = word.partition("=")
+        if name not in ("--keep", "--out"):
+            kept.append(word)
+        elif not equals:
+            next(words, None)
+    return shlex.join(["python", "-m", module, *kept])
 
 
 def _short_name(machine: dict[str, Any]) -> str:

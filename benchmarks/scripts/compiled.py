@@ -17,7 +17,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from benchmarks.machine import file_name, fingerprint
+from benchmarks.machine import fingerprint, result_file
 from benchmarks.scripts.training import RESULTS, draw, engine
 
 MODELS: dict[str, tuple[str, int, dict[str, Any]]] = {
@@ -44,7 +44,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=RESULTS)
     options = parser.parse_args()
     facts = fingerprint()
-    path = options.out / file_name("compiled", facts)
+    path = result_file(options.out, "compiled", facts)
     result = json.loads(path.read_text()) if path.exists() else {"speed": {}, "agreement": {}}
     result |= {"command": "python -m benchmarks.scripts.compiled", **facts}
     result["protocol"] = " ".join((__doc__ or "").split())

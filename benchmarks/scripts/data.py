@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.full_decode import count_frames
-from benchmarks.machine import file_name, fingerprint
+from benchmarks.machine import fingerprint, result_file
 from dali_pipelines.cores import num_cores
 
 RESULTS = Path(__file__).parents[1] / "results"
@@ -30,7 +30,6 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--out", type=Path, default=RESULTS)
     options = parser.parse_args()
-    options.out.mkdir(parents=True, exist_ok=True)
     per_class = options.clips // 8
     runs = [measure(per_class) for _ in range(options.repeats)]
     facts = fingerprint()
@@ -42,7 +41,7 @@ def main() -> None:
         "start_up": start_up(),
         "rows": rows(runs, per_class * 8),
     }
-    (options.out / file_name("data", facts)).write_text(json.dumps(result, indent=2) + "\n")
+    result_file(options.out, "data", facts).write_text(json.dumps(result, indent=2) + "\n")
     print(json.dumps({"start_up": result["start_up"], "rows": result["rows"]}, indent=2))
 
 

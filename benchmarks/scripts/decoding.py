@@ -47,7 +47,7 @@ from benchmarks.clip_sets import (
     numbers_of,
 )
 from benchmarks.harness import interleaved_figures, summary
-from benchmarks.machine import commit_of, file_name, fingerprint
+from benchmarks.machine import commit_of, fingerprint, result_file
 from benchmarks.scripts import decoding_worker
 from benchmarks.scripts.frames import RESULTS, versions
 from benchmarks.worker import PipelineError
@@ -77,7 +77,7 @@ def main() -> None:
     options = parser.parse_args()
     enable_progress_bars()
     facts = fingerprint()
-    path = options.out / file_name("decoding", facts)
+    path = result_file(options.out, "decoding", facts)
     result = {
         "command": command(options),
         "protocol": " ".join((__doc__ or "").split()),
@@ -86,7 +86,6 @@ def main() -> None:
         "against": commit_of(options.against) if options.against else None,
         "sets": [measure(clips, options) for clips in options.clips],
     }
-    options.out.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(result, indent=2) + "\n")
     print(f"written to {path}")
 

@@ -10,7 +10,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from benchmarks.machine import file_name, fingerprint
+from benchmarks.machine import fingerprint, result_file
 from benchmarks.scripts.training import RESULTS, engine
 from engine.labelling import writers
 
@@ -31,9 +31,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--out", type=Path, default=RESULTS)
     options = parser.parse_args()
-    options.out.mkdir(parents=True, exist_ok=True)
     facts = fingerprint()
-    path = options.out / file_name("demo", facts)
+    path = result_file(options.out, "demo", facts)
     with tempfile.TemporaryDirectory(prefix="engine-bench-") as folder:
         out = Path(folder) / "demo"
         result = {"command": "python -m benchmarks.scripts.demo", **facts}

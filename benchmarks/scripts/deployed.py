@@ -18,7 +18,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from benchmarks.machine import file_name, fingerprint
+from benchmarks.machine import fingerprint, result_file
 from benchmarks.pipeline import PipelineSpec, Setting
 from benchmarks.scripts.compiled import make_run
 from benchmarks.scripts.training import RESULTS, draw, engine
@@ -48,9 +48,8 @@ def main() -> None:
     parser.add_argument("--keep", type=Path, help="folder for the runs and artifacts")
     parser.add_argument("--out", type=Path, default=RESULTS)
     options = parser.parse_args()
-    options.out.mkdir(parents=True, exist_ok=True)
     facts = fingerprint()
-    path = options.out / file_name("deployed", facts)
+    path = result_file(options.out, "deployed", facts)
     result = json.loads(path.read_text()) if path.exists() else {"table": {}, "scaling": []}
     result |= {"command": "python -m benchmarks.scripts.deployed", **facts}
     result["protocol"] = " ".join((__doc__ or "").split())

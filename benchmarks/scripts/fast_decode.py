@@ -30,7 +30,7 @@ from numpy.typing import NDArray
 
 from benchmarks.clip_sets import Clip, ClipSet, add_clips_argument, numbers_of
 from benchmarks.harness import interleaved_figures, summary
-from benchmarks.machine import file_name, fingerprint
+from benchmarks.machine import fingerprint, result_file
 from benchmarks.scripts.frames import RESULTS
 from dali_pipelines.decode import clip_file
 from dali_pipelines.decode.fast_decode import FastDecode
@@ -59,7 +59,7 @@ def main() -> None:
     torch.set_num_threads(1)
     enable_progress_bars()
     facts = fingerprint()
-    path = options.out / file_name("fast_decode", facts)
+    path = result_file(options.out, "fast_decode", facts)
     result = {
         "command": command(options),
         "protocol": " ".join((__doc__ or "").split()),
@@ -67,7 +67,6 @@ def main() -> None:
         "versions": {"av": av.__version__},
         "rows": [row for clips in options.clips for row in measure(clips, options)],
     }
-    options.out.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(result, indent=2) + "\n")
     print(f"written to {path}")
 

@@ -34,7 +34,7 @@ from benchmarks.clip_sets import (
     numbers_of,
 )
 from benchmarks.full_decode import FullDecode
-from benchmarks.machine import file_name, fingerprint
+from benchmarks.machine import fingerprint, result_file
 from dali_pipelines.spec import Sampling
 from engine.parallel import run_each
 
@@ -55,7 +55,7 @@ def main() -> None:
     options = parser.parse_args()
     sets = [clips.sample(options.files) for clips in options.clips]
     facts = fingerprint()
-    path = options.out / file_name("frames", facts)
+    path = result_file(options.out, "frames", facts)
     result = {
         "command": command(options.clips, options.frames, options.files),
         "protocol": " ".join((__doc__ or "").split()),
@@ -63,7 +63,6 @@ def main() -> None:
         "versions": versions(READERS.values()),
         **measure(sets, READERS, num_frames=options.frames),
     }
-    options.out.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(result, indent=2) + "\n")
     for measured in result["sets"]:
         print_set(measured)

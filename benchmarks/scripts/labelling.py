@@ -28,7 +28,7 @@ from typing import Any
 import av
 from av.container import InputContainer
 
-from benchmarks.machine import file_name, fingerprint
+from benchmarks.machine import fingerprint, result_file
 from benchmarks.pipeline import PipelineSpec, Setting
 from benchmarks.scripts.training import RESULTS, engine
 from benchmarks.worker import Worker, memory_mib
@@ -56,7 +56,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=RESULTS)
     options = parser.parse_args()
     facts = fingerprint()
-    path = options.out / file_name("labelling", facts)
+    path = result_file(options.out, "labelling", facts)
     result = json.loads(path.read_text()) if path.exists() else {}
     result |= {"command": "python -m benchmarks.scripts.labelling", **facts}
     result["protocol"] = " ".join((__doc__ or "").split())

@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from benchmarks.machine import file_name, fingerprint
+from benchmarks.machine import fingerprint, result_file
 from benchmarks.scripts.training import RESULTS
 from engine.models.registry import PRESETS
 
@@ -30,12 +30,11 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=RESULTS)
     parser.add_argument("--one", nargs=2, help=argparse.SUPPRESS)
     options = parser.parse_args()
-    options.out.mkdir(parents=True, exist_ok=True)
     if options.one:
         print(json.dumps(measure(*options.one)))
         return
     facts = fingerprint()
-    path = options.out / file_name("models", facts)
+    path = result_file(options.out, "models", facts)
     result = json.loads(path.read_text()) if path.exists() else {"rows": {}}
     result |= {"command": "python -m benchmarks.scripts.models", **facts}
     result["protocol"] = " ".join((__doc__ or "").split())

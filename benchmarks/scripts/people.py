@@ -28,7 +28,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 from benchmarks.budget import on_front
-from benchmarks.machine import file_name, fingerprint
+from benchmarks.machine import fingerprint, result_file
 from benchmarks.report import draw_front
 from benchmarks.rows import BenchRow
 from benchmarks.scripts.training import RESULTS, engine
@@ -136,10 +136,9 @@ def main() -> None:
     )
     parser.add_argument("--out", type=Path, default=RESULTS)
     options = parser.parse_args()
-    options.out.mkdir(parents=True, exist_ok=True)
     facts = fingerprint()
     gpu, cpu = facts["machine"]["gpu"], facts["machine"]["cpu"]
-    path = options.out / file_name("people", facts)
+    path = result_file(options.out, "people", facts)
     result = json.loads(path.read_text()) if path.exists() else {}
     names = sorted(text.partition("=")[0] for text in options.clips)
     result |= {

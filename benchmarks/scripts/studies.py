@@ -22,7 +22,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from benchmarks.machine import file_name, fingerprint
+from benchmarks.machine import fingerprint, result_file
 from benchmarks.scripts.training import RESULTS, SEED, engine
 
 PARTS = ("leak", "sampling", "lengthening", "optimizer", "balance", "teacher")
@@ -42,9 +42,8 @@ def main() -> None:
     parser.add_argument("--keep", type=Path, help="folder for the runs and reports")
     parser.add_argument("--out", type=Path, default=RESULTS)
     options = parser.parse_args()
-    options.out.mkdir(parents=True, exist_ok=True)
     facts = fingerprint()
-    path = options.out / file_name("studies", facts)
+    path = result_file(options.out, "studies", facts)
     result = json.loads(path.read_text()) if path.exists() else {}
     result |= {"command": "python -m benchmarks.scripts.studies", **facts}
     result["num_clips"] = options.clips

@@ -22,11 +22,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from benchmarks.harness import interleaved, repeated, summary
-from benchmarks.machine import file_name, fingerprint
+from benchmarks.harness import summary
+from benchmarks.machine import command_line, fingerprint, result_file
 from benchmarks.scripts.compiled import config_of
 from benchmarks.scripts.training import RESULTS, draw, engine
-from benchmarks.stages.backends import built
+from benchmarks.stages.backends import built, timed_in_turn
 from engine.models import registry
 from engine.models.merged_model import with_merged_tokens
 from engine.predictor import as_uint8_input
@@ -62,9 +62,9 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=RESULTS)
     options = parser.parse_args()
     facts = fingerprint()
-    path = options.out / file_name("token_merging", facts)
+    path = result_file(options.out, "token_merging", facts)
     result = json.loads(path.read_text()) if path.exists() else {"speed": {}, "labels": {}}
-    result |= {"command": "python -m benchmarks.scripts.token_merging", **facts}
+    result |= {"command": command_line("benchmarks.scripts.token_merging"), **facts}
     result["protocol"] = " ".join((__doc__ or "").split())
     with tempfile.TemporaryDirectory(prefix="engine-bench-") as temporary:
         folder = options.keep or Path(temporary) / "kept"
@@ -122,20 +122,7 @@ def timed(
 ) -> list[dict[str, Any]]:
     """A row for each model, with its speed relative to the unmerged one of its precision."""
     on_device = clips.cuda() if torch.cuda.is_available() else clips
-
-    def step(model: Callable[[Tensor], Tensor]) -> Callable[[], int]:
-        def run() -> int:
-            with torch.no_grad():
-                model(on_device)
-            if on_device.is_cuda:
-                torch.cuda.synchronize()
-            return len(clips)
-
-        return repeated(run, min_s)
-
-    steps = {name: step(model) for name, model in models.items()}
-    interleaved(steps, repeats=1)  # warm-up
-    rates = interleaved(steps, repeats=repeats)
+    rates = timed_in_turn(models, on_device, repeats, min_s)
     rows = []
     for name, each in rates.items():
         precision, share = name.split()

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.harness import interleaved, summary
-from benchmarks.machine import file_name, fingerprint
+from benchmarks.machine import command_line, fingerprint, result_file
 from benchmarks.scripts.training import RESULTS
 
 BATCH = 8
@@ -42,7 +42,6 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", default=list(VARIANTS), choices=VARIANTS)
     parser.add_argument("--out", type=Path, default=RESULTS)
     options = parser.parse_args()
-    options.out.mkdir(parents=True, exist_ok=True)
     facts = fingerprint()
     model, clips = _inputs(options)
     steps: dict[str, Callable[[], int]] = {}
@@ -64,13 +63,13 @@ def main() -> None:
         row["ratio"] = round(row["clips_per_s"] / rows[0]["clips_per_s"], 2)
         print(f"{row['name']}: {row['clips_per_s']} clips/s, {row['ratio']} ×", flush=True)
     result = {
-        "command": "python -m benchmarks.scripts.train_steps",
+        "command": command_line("benchmarks.scripts.train_steps"),
         **facts,
         "protocol": " ".join((__doc__ or "").split()),
         "model": f"cnn-lstm, {options.backbone}, {options.frames} × {options.size}²",
         "rows": rows,
     }
-    path = options.out / file_name("train_steps", facts)
+    path = result_file(options.out, "train_steps", facts)
     path.write_text(json.dumps(result, indent=2) + "\n")
     print(f"written to {path}")
 

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.harness import interleaved, summary
-from benchmarks.machine import file_name, fingerprint
+from benchmarks.machine import fingerprint, result_file
 from benchmarks.training_step import training_step
 from engine.training import history
 
@@ -49,9 +49,8 @@ def main() -> None:
     parser.add_argument("--models", nargs="+", default=FAMILIES, choices=FAMILIES)
     parser.add_argument("--out", type=Path, default=RESULTS)
     options = parser.parse_args()
-    options.out.mkdir(parents=True, exist_ok=True)
     facts = fingerprint()
-    path = options.out / file_name("training", facts)
+    path = result_file(options.out, "training", facts)
     result = json.loads(path.read_text()) if path.exists() else {}
     result |= {"command": "python -m benchmarks.scripts.training", **facts}
     with tempfile.TemporaryDirectory(prefix="engine-bench-") as folder:

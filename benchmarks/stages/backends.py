@@ -137,6 +137,24 @@ def _timed(
         reference = logits if reference is None else reference
         errors[name] = float((logits - reference).abs().max())
 
+    rates = timed_in_turn(models, clips, repeats, min_s)
+    eager = statistics.median(rates["eager fp32"])
+    rows = []
+    for name, each in rates.items():
+        row = summary(name, each) | {"max_error": errors[name]}
+        row["times_eager"] = round(row["clips_per_s"] / eager, 2)
+        peak = peaks.get({"fp16": "bf16"}.get(name.split()[-1], name.split()[-1]))
+        if peak:
+            row["share_of_peak"] = round(row["clips_per_s"] * flops / 1e9 / peak, 3)
+        rows.append(row)
+    return rows + failed
+
+
+def timed_in_turn(
+    models: dict[str, Callable[[Tensor], Tensor]], clips: Tensor, repeats: int, min_s: float
+) -> dict[str, list[float]]:
+    """Clips per second of each model, for each repeat; not timed once before, to warm up."""
+
     def step(model: Callable[[Tensor], Tensor]) -> Callable[[], int]:
         def run() -> int:
             with torch.no_grad():
@@ -149,14 +167,4 @@ def _timed(
 
     steps = {name: step(model) for name, model in models.items()}
     interleaved(steps, repeats=1)
-    rates = interleaved(steps, repeats=repeats)
-    eager = statistics.median(rates["eager fp32"])
-    rows = []
-    for name, each in rates.items():
-        row = summary(name, each) | {"max_error": errors[name]}
-        row["times_eager"] = round(row["clips_per_s"] / eager, 2)
-        peak = peaks.get({"fp16": "bf16"}.get(name.split()[-1], name.split()[-1]))
-        if peak:
-            row["share_of_peak"] = round(row["clips_per_s"] * flops / 1e9 / peak, 3)
-        rows.append(row)
-    return rows + failed
+    return interleaved(steps, repeats=repeats)
