@@ -63,6 +63,16 @@ def run_engine() -> Iterator[RunEngine]:
 
 
 @pytest.fixture(scope="session")
+def grouped_set(tmp_path_factory: pytest.TempPathFactory, run_engine: RunEngine) -> Path:
+    """A synthetic dataset with 20 clips in each of 3 classes, split by source; read only."""
+    root = tmp_path_factory.mktemp("grouped") / "set"
+    made = run_engine("data", "synth", root, "--classes", 3, "--clips-per-class", 20)
+    assert made.returncode == 0, made.stderr
+    assert run_engine("data", "split", root, "--scheme", "grouped").returncode == 0
+    return root
+
+
+@pytest.fixture(scope="session")
 def on_small_disk() -> Callable[[Path, str], list[str]]:
     """Words before a command, for which a folder is a file system of so many bytes."""
 

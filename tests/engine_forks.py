@@ -10,14 +10,12 @@ import importlib
 import json
 import os
 import runpy
-import select
 import signal
 import socket
 import subprocess
 import sys
 import tempfile
 import threading
-import time
 import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -44,34 +42,23 @@ class Forks:
         request = {"arguments": arguments, "env": env, "folder": str(Path.cwd())}
         ours, theirs = socket.socketpair()
         with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err, ours:
-            with theirs, tempfile.TemporaryFile() as asked:
-                asked.write(json.dumps(request).encode())
-                asked.seek(0)
-                files = [asked.fileno(), out.fileno(), err.fileno(), theirs.fileno()]
+            with theirs:
+                files = [out.fileno(), err.fileno(), theirs.fileno()]
                 socket.send_fds(self._server, [b"."], files)
-            process = int(_line(ours, TIMEOUT_S))
-            try:
-                code = int(_line(ours, TIMEOUT_S))
-            except subprocess.TimeoutExpired:
-                os.kill(process, signal.SIGKILL)
-                raise
+            ours.settimeout(TIMEOUT_S)
+            with ours.makefile("rw") as talk:
+                print(json.dumps(request), file=talk, flush=True)
+                process = int(talk.readline())
+                try:
+                    code = int(talk.readline())
+                except TimeoutError:
+                    os.kill(process, signal.SIGKILL)
+                    raise
             texts = []
             for file in (out, err):
                 file.seek(0)
                 texts.append(file.read().decode().replace("\r\n", "\n"))
         return subprocess.CompletedProcess(["engine", *arguments], code, *texts)
-
-
-def _line(connection: socket.socket, timeout_s: float) -> bytes:
-    end, line = time.monotonic() + timeout_s, b""
-    while not line.endswith(b"\n"):
-        if not select.select([connection], [], [], max(0.0, end - time.monotonic()))[0]:
-            raise subprocess.TimeoutExpired("engine", timeout_s)
-        byte = connection.recv(1)
-        if not byte:
-            raise EOFError("the server of the forks has ended")
-        line += byte
-    return line
 
 
 @contextmanager
@@ -93,7 +80,7 @@ def _next_command(server: socket.socket) -> list[str]:
     """Serve requests; return in each fork, which is to run the command."""
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     while True:
-        _, files, _, _ = socket.recv_fds(server, 1, 4)
+        _, files, _, _ = socket.recv_fds(server, 1, 3)
         if not files:
             os._exit(0)
         if os.fork() == 0:
@@ -102,16 +89,18 @@ def _next_command(server: socket.socket) -> list[str]:
             os.close(file)
     server.close()
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-    asked, out, err, answer = files
-    with os.fdopen(asked) as file:
-        request = json.load(file)
-    process = os.fork()
-    if process:
-        os.write(answer, b"%d\n" % process)
-        _, status = os.waitpid(process, 0)
-        os.write(answer, b"%d\n" % os.waitstatus_to_exitcode(status))
-        os._exit(0)
-    os.close(answer)
+    out, err, connection = files
+    with (
+        os.fdopen(connection, "rb", buffering=0) as asked,
+        os.fdopen(os.dup(connection), "w") as answer,
+    ):
+        request = json.loads(asked.readline())
+        process = os.fork()
+        if process:
+            print(process, file=answer, flush=True)
+            _, status = os.waitpid(process, 0)
+            print(os.waitstatus_to_exitcode(status), file=answer, flush=True)
+            os._exit(0)
     for stream, number in ((out, 1), (err, 2)):
         os.dup2(stream, number)
         os.close(stream)

@@ -150,8 +150,9 @@ def test_each_frame_is_decoded_once_and_dropped_when_done(
     converted: list[int] = []
 
     def convert(frame: Any) -> Any:
-        converted.append(videos.number_of(real(frame)))
-        return real(frame)
+        rgb = real(frame)
+        converted.append(videos.number_of(rgb))
+        return rgb
 
     real = pixels.to_pixels
     monkeypatch.setattr(pixels, "to_pixels", convert)

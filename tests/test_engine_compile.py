@@ -24,19 +24,10 @@ from trt.parity import Budget
 
 
 @pytest.fixture(scope="module")
-def data(tmp_path_factory, run_engine) -> Path:
-    root = tmp_path_factory.mktemp("compile") / "set"
-    made = run_engine("data", "synth", root, "--classes", 3, "--clips-per-class", 20)
-    assert made.returncode == 0, made.stderr
-    assert run_engine("data", "split", root, "--scheme", "grouped").returncode == 0
-    return root
-
-
-@pytest.fixture(scope="module")
-def trained(data, run_engine) -> Path:
-    run = data.parent / "run"
+def trained(grouped_set, run_engine, tmp_path_factory) -> Path:
+    run = tmp_path_factory.mktemp("trained") / "run"
     result = run_engine(
-        "train", "--data", data, "--model", "cnn-lstm", "--preset", "small", "--epochs", 4,
+        "train", "--data", grouped_set, "--model", "cnn-lstm", "--preset", "small", "--epochs", 4,
         "--out", run,
     )  # fmt: skip
     assert result.returncode == 0, result.stderr

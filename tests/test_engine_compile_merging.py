@@ -23,15 +23,6 @@ from trt.parity import Budget, compare
 CLIP = ClipSpec(num_frames=4, resize=64, crop=64)
 
 
-@pytest.fixture(scope="module")
-def data(tmp_path_factory, run_engine) -> Path:
-    root = tmp_path_factory.mktemp("merging") / "set"
-    made = run_engine("data", "synth", root, "--classes", 3, "--clips-per-class", 20)
-    assert made.returncode == 0, made.stderr
-    assert run_engine("data", "split", root, "--scheme", "grouped").returncode == 0
-    return root
-
-
 def run_of(folder: Path, data: Path, family: str) -> Path:
     """A run on the dataset with random weights."""
     listed = manifest.load(data)
@@ -43,8 +34,8 @@ def run_of(folder: Path, data: Path, family: str) -> Path:
 
 
 @pytest.fixture(scope="module")
-def transformer(data, tmp_path_factory) -> Path:
-    return run_of(tmp_path_factory.mktemp("transformer") / "run", data, "timesformer")
+def transformer(grouped_set, tmp_path_factory) -> Path:
+    return run_of(tmp_path_factory.mktemp("transformer") / "run", grouped_set, "timesformer")
 
 
 def request_of(run: Path, budget: Budget, *, share: float = 0.0, **changes) -> CompileRequest:
@@ -211,9 +202,9 @@ def test_merging_that_fails_by_itself_is_refused_before_layers_are_searched(
     ],
 )
 def test_mistakes_are_told_in_a_sentence(
-    family, share, words, data, transformer, run_engine, tmp_path
+    family, share, words, grouped_set, transformer, run_engine, tmp_path
 ) -> None:
-    run = transformer if family == "timesformer" else run_of(tmp_path / "run", data, family)
+    run = transformer if family == "timesformer" else run_of(tmp_path / "run", grouped_set, family)
     result = run_engine(
         "compile", run, "--merge-tokens", share, "--out", tmp_path / "fast",
         "--cache", tmp_path / "cache",

@@ -91,13 +91,13 @@ def _decode(
 ) -> Iterator[DecodedFrame]:
     num_yielded = 0
     with open_indexed(path, video) as opened:
-        reduction = fast.set_up(opened.stream.codec_context) if fast else None
         if opened.index is None:
             with opened.packets() as (context, packets):
                 reduction = fast.set_up(context) if fast else None
                 counted = _select(path, frames_by_counting(context, packets, stop), wanted)
                 yield from _with_full_size(counted, reduction)
             return
+        reduction = fast.set_up(opened.stream.codec_context) if fast else None
         sparse = _decode_sparsely(opened, opened.index, wanted, stop)
         for item in _with_full_size(sparse, reduction):
             yield item

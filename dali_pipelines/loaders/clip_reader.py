@@ -48,7 +48,6 @@ class ClipReader:
 
     config: LoaderConfig
     cache: FrameCache | None = None
-    """Not used if the spec allows fast decoding: it holds exact frames."""
     takes_video: Callable[[Sample], bool] = field(default=lambda row: False)
     """Whether DALI's video decoder should read this file."""
     for_gpu: bool = False
@@ -75,7 +74,7 @@ class ClipReader:
                 return self._read_pixels(row, views, None)
             cached = self._cached(row, views)
             # What DALI's video decoder makes can't be cached, so it waits until the cache is full.
-            fills_cache = self._cache is not None and self._cache.takes_more
+            fills_cache = self.cache is not None and self.cache.takes_more
             may_be_video = cached is None and is_plain and not fills_cache
             if may_be_video and self.takes_video(row) and (clip := self._read_video(row, views)):
                 return clip
@@ -118,14 +117,10 @@ class ClipReader:
             read_by="DALI's video decoder",
         )
 
-    @property
-    def _cache(self) -> FrameCache | None:
-        return None if self.config.spec.fast_decode else self.cache
-
     def _cached(self, row: Sample, views: list[ClipView]) -> list[Frame] | None:
-        if self._cache is None or not row.path.is_file():
+        if self.cache is None or not row.path.is_file():
             return None
-        return self._cache.get(row.path, self.config.spec.resize, _numbers(views).tolist())
+        return self.cache.get(row.path, self.config.spec.resize, _numbers(views).tolist())
 
     def _read_pixels(
         self, row: Sample, views: list[ClipView], cached: list[Frame] | None
@@ -134,8 +129,8 @@ class ClipReader:
         frames, num_damaged = cached, 0
         if frames is None:
             frames, num_damaged = self._decode(row.path, numbers)
-            if self._cache is not None and not num_damaged and row.path.is_file():
-                self._cache.put(row.path, self.config.spec.resize, numbers.tolist(), frames)
+            if self.cache is not None and not num_damaged and row.path.is_file():
+                self.cache.put(row.path, self.config.spec.resize, numbers.tolist(), frames)
         by_number = dict(zip(numbers.tolist(), frames, strict=True))
         return ReadClip(
             row=row,

@@ -58,7 +58,7 @@ class DaliLoader(ClipLoader):
         timeout_s: float = TIMEOUT_S,
     ) -> None:
         super().__init__(rows, config)
-        self.cache = cache
+        self.cache = None if config.spec.fast_decode else cache  # it holds exact frames
         self._timeout_s = timeout_s
         self._gpu = gpu
         self._num_threads = num_threads or num_cores()

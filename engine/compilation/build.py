@@ -35,20 +35,19 @@ def key_of(request: CompileRequest, source: CompileSource) -> str:
     clips = [row_facts(source.proof_rows)]
     if request.target.precision in ("int8", "fp8"):
         clips.append(row_facts(source.calibration_rows))
-    facts: dict[str, Any] = {
+    facts = {
         "source": source.digest,
         "clip": source.config.clip.to_dict(),
         "backend": request.backend,
         "asked": request.precision,
         "target": dataclasses.asdict(request.target),
         "searches_merging": request.searches_merging,
+        "fast_decode": request.fast_decode,
         "budget": dataclasses.asdict(request.budget),
         "device": this_device(),
         "versions": versions(BACKENDS[request.backend].PACKAGES),
         "clips": clips,
     }
-    if request.fast_decode:
-        facts["fast_decode"] = True
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:32]
 
 
