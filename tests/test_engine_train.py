@@ -269,6 +269,26 @@ def test_frozen_epochs_leave_the_backbone_alone(
 
 
 @pytest.mark.slow
+def test_a_frozen_share_leaves_the_first_layers_alone(
+    dataset: Path, tmp_path: Path, quiet: Display
+) -> None:
+    trainer = trainer_of(dataset, tmp_path / "a", quiet, epochs=1, freeze_share=0.5)
+    before = {name: value.clone() for name, value in trainer.raw.state_dict().items()}
+    trainer.run()
+    is_same = {
+        name: value.equal(before[name])
+        for name, value in trainer.raw.state_dict().items()
+        if name.startswith("backbone")
+    }
+    blocks = [name.split("blocks.")[1].split(".")[0] for name in is_same if "blocks." in name]
+    of_first = [same for name, same in is_same.items() if f".blocks.{blocks[0]}." in name]
+    of_last = [same for name, same in is_same.items() if f".blocks.{blocks[-1]}." in name]
+    assert all(of_first)
+    assert is_same["backbone.network.pos_embed"]
+    assert not any(of_last)
+
+
+@pytest.mark.slow
 def test_bf16_and_compile_learn_too(dataset: Path, tmp_path: Path, quiet: Display) -> None:
     plain = trained(dataset, tmp_path / "a", quiet).state.history
     for name, settings in (("b", {"precision": "bf16"}), ("c", {"compile": True})):

@@ -210,6 +210,27 @@ def test_frozen_parts_neither_learn_nor_keep_statistics(family: str) -> None:
 
 
 @pytest.mark.parametrize("family", list(FAMILIES))
+def test_a_frozen_share_is_the_first_layers_with_their_statistics(family: str) -> None:
+    model = small(family).train()
+    set_frozen(model, False, share=0.5)
+    pretrained = [weight for name, weight in model.named_parameters() if not is_new(name)]
+    learns = [weight.requires_grad for weight in pretrained]
+    assert learns == sorted(learns)  # False before True
+    assert 0.3 <= learns.count(False) / len(learns) <= 0.7
+    before = {name: value.clone() for name, value in model.named_buffers()}
+    model(torch.randn(2, 12, 3, 64, 64))
+    for name, module in model.named_modules():
+        weights = list(module.parameters(recurse=False))
+        if "BatchNorm" in type(module).__name__:
+            is_fixed = not weights[0].requires_grad
+            mean = f"{name}.running_mean"
+            assert torch.equal(model.get_buffer(mean), before[mean]) == is_fixed
+    set_frozen(model.train(), False)
+    assert all(weight.requires_grad for weight in model.parameters())
+    assert all(module.training for module in model.modules())
+
+
+@pytest.mark.parametrize("family", list(FAMILIES))
 def test_every_preset_is_a_recipe_that_can_be_saved(family: str) -> None:
     for preset in PRESETS[family]:
         recipe = Recipe.resolve({"model": family, "preset": preset})

@@ -154,6 +154,14 @@ def train(
             min=0, rich_help_panel=OPTIMIZATION, help="First epochs in which only the head trains."
         ),
     ] = None,
+    freeze_share: Annotated[
+        float | None,
+        typer.Option(
+            rich_help_panel=OPTIMIZATION,
+            help="Never train this share of the pretrained layers, counted from the input, for "
+            "example 0.5: steps are faster.",
+        ),
+    ] = None,
     ema: Annotated[
         float | None,
         typer.Option(

@@ -9,18 +9,34 @@ NEW_IN_NETWORK = ("network.pooler.", "network.head.", "network.head_layernorm.")
 these names, too, which are pretrained."""
 
 
-def set_frozen(model: nn.Module, frozen: bool) -> None:
+def set_frozen(model: nn.Module, frozen: bool, share: float = 0.0) -> None:
     """Freeze or unfreeze the pretrained layers; frozen ones keep their normalization statistics.
 
     A model that was built with a frozen backbone is left unchanged.
+
+    Args:
+        model: Changed in place; in training mode.
+        frozen: Freeze all pretrained layers.
+        share: Otherwise, freeze this share of them, counted from the input.
     """
     if getattr(model, "frozen", False):
         return
+    layers: dict[str, list[nn.Parameter]] = {}
     for name, weight in model.named_parameters():
-        weight.requires_grad_(not frozen or is_new(name))
+        weight.requires_grad_(True)
+        if not is_new(name):
+            layers.setdefault(name.rpartition(".")[0], []).append(weight)
+    num_frozen = len(layers) if frozen else round(share * len(layers))
+    for layer in list(layers)[:num_frozen]:
+        for weight in layers[layer]:
+            weight.requires_grad_(False)
     for name, child in model.named_children():
         if frozen and name not in NEW_PARTS:
             child.eval()
+    for module in model.modules() if share else ():
+        weights = list(module.parameters())
+        if weights and not any(weight.requires_grad for weight in weights):
+            module.eval()
 
 
 def is_new(name: str) -> bool:

@@ -173,7 +173,7 @@ class Trainer:
 
     def _wrapped(self, frozen: bool) -> Any:
         """The model set up by Fabric; set up again when layers are frozen or unfrozen."""
-        set_frozen(self.raw.train(), frozen)
+        set_frozen(self.raw.train(), frozen, self.recipe.loop.freeze_share)
         if self._wrapping is None or self._wrapping[0] != frozen:
             self._wrapping = None
             gc.collect()  # removes the old wrapper's hooks on all ranks at the same time

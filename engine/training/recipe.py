@@ -51,6 +51,9 @@ class LoopConfig:
     """Stop after this many epochs without improvement; 0 trains all epochs."""
     freeze_epochs: Natural = 0
     """Number of first epochs in which only the layers after the backbone are trained."""
+    freeze_share: ShareBelowOne = 0.0
+    """Share of the pretrained layers, counted from the input, that is never trained. Steps are
+    faster, and early layers need little training."""
     ema: ShareBelowOne = 0.0
     """Decay of an exponential moving average of the weights, for example 0.999, which is validated
     and saved in place of the weights. 0 disables it."""
@@ -100,7 +103,7 @@ PROBE_TRAINING: dict[str, Any] = {
 }  # fmt: skip
 """Defaults of a probe, in place of those of the preset."""
 PROBE_DROPOUT = 0.3
-NOT_OF_A_PROBE = ("mixup", "cutmix", "teacher", "freeze_epochs")
+NOT_OF_A_PROBE = ("mixup", "cutmix", "teacher", "freeze_epochs", "freeze_share")
 """Settings that need clips, or a backbone that is trained."""
 SECTIONS: dict[str, Any] = {
     "probe": ProbeConfig,
