@@ -23,6 +23,7 @@ from engine.commands.evaluate import evaluate
 from engine.commands.export import triton
 from engine.commands.info import info
 from engine.commands.label import label
+from engine.commands.serve import serve
 from engine.commands.study import reproduce, study
 from engine.commands.train import train
 from engine.interrupt import INTERRUPTED, Interrupted, raise_interrupted
@@ -37,6 +38,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "reproduce": reproduce,
     "bench": bench,
     "label": label,
+    "serve": serve,
     "app": app_page,
 }
 DATA_COMMANDS: dict[str, Callable[..., None]] = {
@@ -51,6 +53,7 @@ EXPORT_COMMANDS: dict[str, Callable[..., None]] = {"triton": triton}
 STOPPED = {
     "train": "checkpoints and features are kept, and `engine train --out RUN --resume` continues",
     "label": "finished labels are kept, and the same command continues",
+    "serve": "requests that were accepted have been answered",
 }
 """What Ctrl-C leaves behind, by command; REMOVED for the others."""
 REMOVED = "what was being written is removed"

@@ -31,7 +31,7 @@ MAY_IMPORT = {
     "engine.compilation": "dali_pipelines.* trt.* engine.data engine.evaluation "
     "engine.models engine.predictor engine.training",
     "engine.labelling": "dali_pipelines.* trt.* engine.data engine.predictor",
-    "engine.serving": "dali_pipelines.* trt.*",
+    "engine.serving": "dali_pipelines.* trt.* engine.predictor",
     "engine.experiments": "dali_pipelines.* trt.* engine.data engine.evaluation engine.training",
     "engine.app": "dali_pipelines.* trt.* engine.labelling engine.predictor",
     "engine.demo": "dali_pipelines.* trt.* engine.data engine.evaluation engine.labelling "
@@ -53,8 +53,8 @@ MAY_IMPORT = {
 """From folder to folder; `trt.*` is the package with its folders."""
 SHARED = {
     f"engine.{name}"
-    for name in "atomic batched_predictor confusion errors file_names frames html interrupt "
-    "machine memory parallel progress".split()
+    for name in "addresses atomic batched_predictor confusion errors file_names frames html "
+    "interrupt machine memory parallel progress".split()
 }
 
 

@@ -41,6 +41,10 @@ FLAGS = {
         "--smooth --top-k --min-confidence --resume --fresh --retry --mix --shard --merge "
         "--cluster --workers --watch --dry-run --batch-size --timeout --device".split()
     ),
+    "serve": set(
+        "--host --port --api-key --device --allow-folder --allow-host --max-batch --max-wait-ms "
+        "--queue --timeout --max-upload-mb --max-duration --replicas --log-requests".split()
+    ),
     "app": {"--videos", "--host", "--port", "--max-upload-mb", "--open", "--device"},
     "data synth": {"--classes", "--clips-per-class", "--seed"},
     "data hmdb51": {"--out"},

@@ -1,12 +1,11 @@
 """Settings of the page, passed from the command line to the script that Streamlit runs."""
 
 import dataclasses
-import ipaddress
 import json
 from dataclasses import dataclass
 from typing import Any, Self
 
-LOCAL = ("localhost", "127.0.0.1", "::1")
+from engine.addresses import LOCAL, address_of, is_local
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,18 +24,6 @@ class Site:
     def from_json(cls, text: str) -> Self:
         values = json.loads(text)
         return cls(**values | {"folders": tuple(values["folders"])})
-
-
-def address_of(host: str) -> str:
-    """Replace "localhost" with 127.0.0.1, so that the server listens on that address only."""
-    return "127.0.0.1" if host == "localhost" else host
-
-
-def is_local(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(address_of(host)).is_loopback
-    except ValueError:
-        return False
 
 
 def streamlit_options(site: Site, *, host: str, port: int, open_browser: bool) -> dict[str, Any]:

@@ -36,6 +36,7 @@ def app(
 
     Example: [bold]engine app run fast --videos films[/bold]
     """
+    from engine.addresses import address_of
     from engine.app import site
     from engine.errors import RefusedError, UserError
     from engine.file_names import short_names
@@ -59,7 +60,7 @@ def app(
         max_upload_mb=max_upload_mb,
         device=device,
     )
-    _refuse_taken_port(site.address_of(host), port)
+    _refuse_taken_port(address_of(host), port)
     options = site.streamlit_options(settings, host=host, port=port, open_browser=open_)
     script = Path(site.__file__).with_name("streamlit_script.py")
     print(f"the page is at http://{host}:{port}; Ctrl-C ends it", flush=True)

@@ -1,0 +1,77 @@
+"""Runs the application by uvicorn."""
+
+import os
+import resource
+import socket
+from contextlib import suppress
+
+from engine.addresses import LOCAL, address_of, is_local
+from engine.errors import UserError
+from engine.serving.http.settings import ServeSettings
+
+CONNECTIONS_PER_PLACE = 16
+"""Open connections, for each place in the queue; further ones get status 503."""
+
+
+def run(settings: ServeSettings, *, host: str, port: int, log_requests: bool) -> None:
+    """Serve until SIGTERM or Ctrl-C; requests that were accepted are answered first.
+
+    Raises:
+        UserError: The address can't be used.
+    """
+    import uvicorn
+    from starlette.middleware.trustedhost import TrustedHostMiddleware
+
+    from engine.memory import keep_freed_memory
+    from engine.serving.http.app import create_app
+
+    keep_freed_memory()
+    listening = _listen(address_of(host), port)
+    _raise_file_limit()
+    app = create_app(settings)
+    if is_local(host):  # a page of the web must not reach this server through the user's browser
+        app.add_middleware(TrustedHostMiddleware, allowed_hosts=list(LOCAL))
+    config = uvicorn.Config(
+        app,
+        access_log=log_requests,
+        log_level="info" if log_requests else "warning",
+        limit_concurrency=CONNECTIONS_PER_PLACE * settings.queue,
+        timeout_graceful_shutdown=int(settings.timeout_s) + 1,
+        server_header=False,
+    )
+    shown = f"[{host}]" if ":" in host else host
+
+    class Server(uvicorn.Server):
+        async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+            await super().startup(sockets)
+            if self.started:
+                names = ", ".join(settings.models)
+                print(f"serving {names} at http://{shown}:{port}; Ctrl-C ends it", flush=True)
+
+    server = Server(config)
+    with suppress(KeyboardInterrupt):
+        server.run(sockets=[listening])
+    if not server.started:
+        raise SystemExit(3)
+
+
+def _listen(address: str, port: int) -> socket.socket:
+    """Take the port before models are opened, so that a taken one is reported at once."""
+    server = socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET)
+    server.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        server.bind((address, port))
+    except OSError as error:
+        raise UserError(
+            f"{address}:{port} can't be listened on ({error.strerror or error}): pass another "
+            "`port` or `host`."
+        ) from error
+    os.set_inheritable(server.fileno(), False)
+    return server
+
+
+def _raise_file_limit() -> None:
+    """Each connection is an open file, and many systems allow 1,024 at first."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with suppress(ValueError, OSError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
