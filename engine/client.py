@@ -51,7 +51,7 @@ class Client:
     ) -> None:
         parts = urlsplit(url)
         if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise UserError("`url` must be the address of a server, such as http://localhost:8000.")
+            raise UserError("the address of a server must look like http://localhost:8000.")
         self._is_https = parts.scheme == "https"
         self._host, self._port = parts.hostname, parts.port
         self._name = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"

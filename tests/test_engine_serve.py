@@ -434,7 +434,7 @@ def test_a_taken_port_and_a_missing_model_are_told(run: Path, run_engine: Any) -
 
 
 def test_settings_are_checked(run: Path, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="roots"):
+    with pytest.raises(UserError, match="not a folder"):
         ServeSettings(models={"run": run}, roots=(tmp_path / "absent",))
     with pytest.raises(UserError, match="max_batch"):
         ServeSettings(models={"run": run}, max_batch=0)

@@ -85,7 +85,7 @@ FAILURES: dict[int | str, dict[str, Any]] = {
     }.items()
 }
 Model = Annotated[str | None, Query(description="Name of a model; by default the first one.")]
-TopK = Annotated[int, Query(ge=1, le=1000, description="Classes in `top`.")]
+TopK = Annotated[int, Query(ge=1, le=1000, description='Classes in "top".')]
 
 
 def create_app(settings: ServeSettings) -> FastAPI:

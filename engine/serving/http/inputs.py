@@ -21,7 +21,7 @@ from engine.serving.http.remote_file import fetched
 from engine.serving.http.settings import ServeSettings
 
 MAX_JSON = 64 * 1024
-HOW = 'send a multipart form with the file `video`, or JSON with "path" or "url".'
+HOW = 'send a multipart form with the file "video", or JSON with "path" or "url".'
 
 
 @asynccontextmanager
@@ -74,7 +74,7 @@ async def _upload(request: Request, settings: ServeSettings) -> AsyncIterator[An
     try:
         upload = form.get("video")
         if not isinstance(upload, UploadFile):
-            raise RequestError(400, "request", f"the form has no file `video`: {HOW}")
+            raise RequestError(400, "request", f'the form has no file "video": {HOW}')
         spooled: Any = upload.file
         spooled.rollover()
         spooled.flush()
@@ -123,14 +123,14 @@ async def _json(request: Request, settings: ServeSettings) -> dict[str, Any]:
 def _allowed(name: Any, roots: tuple[Path, ...]) -> Path:
     """The file that a request names, if it is below an allowed folder."""
     if not isinstance(name, str) or not name or "\0" in name:
-        raise RequestError(400, "path", "`path` must be the path of a file.")
+        raise RequestError(400, "path", '"path" must be the path of a file.')
     inside = []
     for root in roots:
         path = (root / name).resolve()
         if path.is_relative_to(root.resolve()):
             inside.append(path)
     if not inside:
-        raise RequestError(403, "path", "`path` is not below a folder that the server allows.")
+        raise RequestError(403, "path", '"path" is not below a folder that the server allows.')
     for path in inside:
         if path.is_file():
             return path

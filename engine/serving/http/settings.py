@@ -40,4 +40,4 @@ class ServeSettings:
             raise UserError(f"`max_wait_ms` must be at least 0, not {self.max_wait_ms}.")
         for root in self.roots:
             if not root.is_dir():
-                raise UserError(f"{root} is not a folder: `roots` takes folders of videos.")
+                raise UserError(f"{root} is not a folder: `allow_folder` takes folders of videos.")
