@@ -25,6 +25,7 @@ from engine.commands.info import info
 from engine.commands.label import label
 from engine.commands.study import reproduce, study
 from engine.commands.train import train
+from engine.commands.watch import watch
 from engine.interrupt import INTERRUPTED, Interrupted, raise_interrupted
 
 COMMANDS: dict[str, Callable[..., None]] = {
@@ -37,6 +38,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "reproduce": reproduce,
     "bench": bench,
     "label": label,
+    "watch": watch,
     "app": app_page,
 }
 DATA_COMMANDS: dict[str, Callable[..., None]] = {

@@ -41,6 +41,10 @@ FLAGS = {
         "--smooth --top-k --min-confidence --resume --fresh --retry --mix --shard --merge "
         "--cluster --workers --watch --dry-run --batch-size --timeout --device".split()
     ),
+    "watch": set(
+        "--model --window --stride --top-k --events --min-confidence --hold --timeout "
+        "--batch-size --device".split()
+    ),
     "app": {"--videos", "--host", "--port", "--max-upload-mb", "--open", "--device"},
     "data synth": {"--classes", "--clips-per-class", "--seed"},
     "data hmdb51": {"--out"},
