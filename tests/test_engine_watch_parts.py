@@ -4,15 +4,19 @@ import threading
 from datetime import UTC, datetime
 from pathlib import Path
 
+import av
 import numpy as np
 import pytest
 
 from dali_pipelines.augment import ClipView
 from dali_pipelines.decode.backlog import Backlog
+from dali_pipelines.decode.live_stream import LiveFrame
 from dali_pipelines.decode.stream_source import StreamSource, without_credentials
+from dali_pipelines.decode.wanted_frames import DecodedFrame
 from dali_pipelines.errors import SpecError, Stopped
 from dali_pipelines.frame_plan import FramePlan
-from dali_pipelines.loaders.stream_windows import StreamWindow
+from dali_pipelines.loaders.stream_windows import RollingWindows, StreamWindow
+from dali_pipelines.spec import ClipSpec
 from engine.errors import UserError
 from engine.watching import pending
 from engine.watching.events import EventFilter
@@ -124,6 +128,13 @@ def test_other_windows_wait_for_a_place_until_the_end() -> None:
     assert waiting.dropped == [0]
 
 
+def test_an_unexpected_error_of_one_source_ends_all() -> None:
+    waiting = pending.Pending(2)
+    waiting.fail(MemoryError("no more"))
+    with pytest.raises(MemoryError, match="no more"):
+        waiting.take(1)
+
+
 def prediction(start_s: float, label: str, confidence: float = 0.9, part: int = 0):
     return StreamPrediction(
         label=label, confidence=confidence, start_s=start_s, end_s=start_s + 2, source="a",
@@ -169,6 +180,24 @@ def test_an_interruption_starts_holding_anew() -> None:
     assert watcher.add(prediction(0, "a")) is None
     assert watcher.add(prediction(60, "a", part=1)) is None
     assert watcher.add(prediction(62, "a", part=1)) is not None
+
+
+def live_frame(time_s: float, width: int = 32) -> LiveFrame:
+    frame = av.VideoFrame.from_ndarray(np.zeros((24, width, 3), np.uint8), format="rgb24")
+    return LiveFrame(DecodedFrame(0, frame, False), time_s, 0.0, 0.0, 0)
+
+
+def test_a_part_goes_on_in_spite_of_small_disorder_only() -> None:
+    rolling = RollingWindows(ClipSpec(resize=16, crop=16), window_s=1, stride_s=1, begins_s=7)
+    found = []
+    for time_s in (100.0, 100.2, 100.2, 100.1, 100.4, 100.6, 100.8, 101.0):
+        assert rolling.continues(live_frame(time_s), 10)
+        found += list(rolling.add(live_frame(time_s)))
+    assert [(one.start_s, one.end_s) for one in found] == [(7, 8)]
+    assert not rolling.continues(live_frame(90.0), 10)
+    assert not rolling.continues(live_frame(112.0), 10)
+    assert not rolling.continues(live_frame(101.2, width=48), 10)
+    assert list(rolling.end(accepts_short=False))[-1].end_s == pytest.approx(8.2)
 
 
 def test_a_decoder_that_loses_time_is_behind_until_it_has_to_wait() -> None:

@@ -85,7 +85,8 @@ class Connection:
             raise
         context = self._stream.codec_context
         self._reduction = fast.set_up(context) if fast else None
-        self.is_finite = not source.is_live or self._container.size > 0
+        is_camera = self._container.format.name == "mpjpeg"  # some promise an enormous file
+        self.is_finite = not source.is_live or (self._container.size > 0 and not is_camera)
         """Whether the stream is a file, wherever it is: nothing of it is dropped."""
         self._has_clock = self._container.format.name not in WITHOUT_CLOCK or self.is_finite
         """Whether frames have time stamps."""

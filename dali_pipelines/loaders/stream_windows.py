@@ -21,6 +21,9 @@ from dali_pipelines.spec import ClipSpec
 NUM_GAPS = 500
 """Recent frames from which the frame rate is measured."""
 
+MAX_DISORDER_S = 0.5
+"""A frame may have a time stamp so much before the last one's; further back, the clock was set."""
+
 
 class StreamWindow(NamedTuple):
     """A window of a stream with its frames."""
@@ -70,7 +73,7 @@ class RollingWindows:
             return True
         last = self._kept[-1]
         gap_s = frame.time_s - self._first_s - last.time_s
-        return 0 < gap_s <= max_gap_s and _layout(frame) == last.layout
+        return -MAX_DISORDER_S < gap_s <= max_gap_s and _layout(frame) == last.layout
 
     @property
     def last_s(self) -> float:
@@ -93,9 +96,11 @@ class RollingWindows:
         """Add a frame; yields the windows that end before it."""
         if not self._kept:
             self._first_s = frame.time_s
-        kept = _Kept(frame, frame.time_s - self._first_s, self._spec.resize)
+        time_s = frame.time_s - self._first_s
         if self._kept:
-            self._gaps.append(kept.time_s - self._kept[-1].time_s)
+            time_s = max(time_s, self._kept[-1].time_s)
+            self._gaps.append(time_s - self._kept[-1].time_s)
+        kept = _Kept(frame, time_s, self._spec.resize)
         self._kept.append(kept)
         if len(self._kept) == 1:
             return

@@ -135,8 +135,6 @@ def watch(
     except Interrupted:
         print(f"engine: stopped; {_summary(tally)}.", file=sys.stderr)
         raise typer.Exit(INTERRUPTED) from None
-    for name, reason in tally.failures.items():
-        _say(f"{name}: {reason}")
     _say(_summary(tally))
     raise typer.Exit(1 if tally.failures else 0)
 
@@ -195,4 +193,6 @@ def _summary(tally: "WatchTally") -> str:
     words = [f"{tally.windows:,} windows labelled", f"{tally.dropped:,} dropped"]
     if tally.lost:
         words.append(f"connections lost: {tally.lost:,}")
+    if tally.failures:
+        words.append(f"not read to the end: {', '.join(tally.failures)}")
     return ", ".join(words)

@@ -33,6 +33,7 @@ class Pending:
         self._windows: list[deque[Waiting]] = [deque() for _ in range(num_sources)]
         self._num_open = num_sources
         self._is_stopped = False
+        self._error: BaseException | None = None
         self.dropped = [0] * num_sources
         """Windows of each source that were not labelled."""
 
@@ -54,10 +55,15 @@ class Pending:
             self._condition.notify_all()
 
     def take(self, max_windows: int) -> Sequence[Waiting]:
-        """Take windows, the longest waiting of each source first; nothing once all have ended."""
+        """Take windows, the longest waiting of each source first; nothing once all have ended.
+
+        Raises an error that a source has reported with `fail`.
+        """
         with self._condition:
-            while self._num_open and not any(self._windows):
+            while self._num_open and not any(self._windows) and self._error is None:
                 self._condition.wait()
+            if self._error is not None:
+                raise self._error
             for source in range(len(self._windows)):
                 self._drop_old(source, MAX_WINDOWS)
             taken: list[Waiting] = []
@@ -77,6 +83,12 @@ class Pending:
         """A source has no more windows."""
         with self._condition:
             self._num_open -= 1
+            self._condition.notify_all()
+
+    def fail(self, error: BaseException) -> None:
+        """A source has failed for a reason that no retry mends."""
+        with self._condition:
+            self._error = error
             self._condition.notify_all()
 
     def stop(self) -> None:

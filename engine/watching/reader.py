@@ -57,7 +57,6 @@ class SourceReader:
         on_status: OnStatus,
     ) -> None:
         self.source, self.error, self.num_lost = source, "", 0
-        self.crash: BaseException | None = None
         self._number, self._settings, self._pending = number, settings, pending
         self._stop, self._on_status = stop, on_status
         self._rolling: RollingWindows | None = None
@@ -68,7 +67,7 @@ class SourceReader:
         self._first_arrival = 0.0
 
     def run(self) -> None:
-        """Read the source; errors are kept in `error` and `crash`."""
+        """Read the source. Unexpected errors go to `pending`, and end the watching of all."""
         try:
             if self.source.is_live:
                 self._read_live()
@@ -78,12 +77,12 @@ class SourceReader:
                 self._read_bytes()
         except Stopped:
             pass
-        except VideoError as error:
-            self.error = error.reason
-        except OSError as error:
-            self.error = error.strerror or str(error)
+        except (VideoError, OSError) as error:
+            is_video = isinstance(error, VideoError)
+            self.error = error.reason if is_video else error.strerror or str(error)
+            self._say(self.error)
         except BaseException as error:
-            self.crash = error
+            self._pending.fail(error)
         finally:
             self._pending.finish()
 

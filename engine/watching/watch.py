@@ -133,9 +133,6 @@ def _watch(
                 tally.windows += 1
                 _count(tally, pending, readers)
                 yield _prediction(streams[waiting.source], waiting, top, pending)
-        for reader in readers:
-            if reader.crash is not None:
-                raise reader.crash
     finally:
         stop.set()
         pending.stop()
