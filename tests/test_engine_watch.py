@@ -71,7 +71,7 @@ def until(predictions: Iterator[StreamPrediction], enough: Any) -> list[StreamPr
 @pytest.mark.parametrize(
     ("codec", "suffix"),
     [("h264", ".ts"), ("h264", ".mkv"), ("hevc", ".ts"), ("mpeg2video", ".ts"), ("mpeg4", ".mkv"),
-     ("vp9", ".mkv"), ("mjpeg", ".mkv")],
+     ("vp9", ".mkv"), ("mjpeg", ".mkv"), ("h264", ".avi")],
 )  # fmt: skip
 def test_a_pipe_gets_the_labels_of_the_file(
     codec: str, suffix: str, model: Any, tmp_path: Path

@@ -88,8 +88,11 @@ class Connection:
         is_camera = self._container.format.name == "mpjpeg"  # some promise an enormous file
         self.is_finite = not source.is_live or (self._container.size > 0 and not is_camera)
         """Whether the stream is a file, wherever it is: nothing of it is dropped."""
-        self._has_clock = self._container.format.name not in WITHOUT_CLOCK or self.is_finite
-        """Whether frames have time stamps."""
+        format_name = self._container.format.name
+        self._has_clock = format_name != "avi" and (
+            self.is_finite or format_name not in WITHOUT_CLOCK
+        )
+        """Whether frames have display times; in AVI the times of packets count them."""
         self.ended_by = ""
         self._backlog = None if self.is_finite else Backlog()
         self._num_fruitless = 0
@@ -103,7 +106,7 @@ class Connection:
         parts = [context.name]
         if context.width:
             parts.append(f"{context.width}×{context.height}")
-        if rate and self._has_clock:
+        if rate and self._container.format.name not in WITHOUT_CLOCK:
             parts.append(f"{float(rate):.3g} fps")
         return ", ".join(parts)
 

@@ -100,6 +100,7 @@ def watch(
     """
     import sys
 
+    from dali_pipelines.loaders.windows import require_seconds
     from engine.errors import UserError
     from engine.interrupt import INTERRUPTED, Interrupted
     from engine.predictor import open_predictor
@@ -109,6 +110,7 @@ def watch(
 
     if not events and (min_confidence or hold):
         raise UserError("`min_confidence` and `hold` need `events=True`.")
+    require_seconds(window, stride)
     tally = WatchTally()
     names = [source.name for source in parse_sources(sources)]
     filters = {
