@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from engine.prediction import Prediction
     from engine.predictor import Predictor
     from engine.progress import enable_progress_bars
+    from engine.watching.watch import StreamPrediction
 
 _HOMES = {
     "ClipSpec": "dali_pipelines.spec",
@@ -37,6 +38,7 @@ _HOMES = {
     "Prediction": "engine.prediction",
     "Predictor": "engine.predictor",
     "RefusedError": "engine.errors",
+    "StreamPrediction": "engine.watching.watch",
     "UserError": "engine.errors",
     "VideoError": "dali_pipelines.errors",
     "clip_spec": "engine.api",
@@ -60,6 +62,7 @@ __all__ = [
     "Prediction",
     "Predictor",
     "RefusedError",
+    "StreamPrediction",
     "UserError",
     "VideoError",
     "__version__",

@@ -26,6 +26,7 @@ from engine.commands.label import label
 from engine.commands.serve import serve
 from engine.commands.study import reproduce, study
 from engine.commands.train import train
+from engine.commands.watch import watch
 from engine.interrupt import INTERRUPTED, Interrupted, raise_interrupted
 
 COMMANDS: dict[str, Callable[..., None]] = {
@@ -39,6 +40,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "bench": bench,
     "label": label,
     "serve": serve,
+    "watch": watch,
     "app": app_page,
 }
 DATA_COMMANDS: dict[str, Callable[..., None]] = {

@@ -223,14 +223,22 @@ def _prediction(
     window: "Window | None" = None,
     warning: str = "",
 ) -> Prediction:
-    best = np.argsort(-probabilities_C, kind="stable")[:top_k].tolist()
-    top = {predictor.class_names[index]: float(probabilities_C[index]) for index in best}
+    top = top_classes(predictor, probabilities_C, top_k)
+    label, confidence = next(iter(top.items()))
     return Prediction(
         path=window.path if window else None,
-        label=predictor.class_names[best[0]],
-        confidence=float(probabilities_C[best[0]]),
+        label=label,
+        confidence=confidence,
         top=top,
         start_s=window.start_s if window else 0.0,
         end_s=window.end_s if window else 0.0,
         warning=warning,
     )
+
+
+def top_classes(
+    predictor: VideoModel, probabilities_C: NDArray[np.float32], top_k: int
+) -> dict[str, float]:
+    """The most likely classes and their probabilities, the best first."""
+    best = np.argsort(-probabilities_C, kind="stable")[:top_k].tolist()
+    return {predictor.class_names[index]: float(probabilities_C[index]) for index in best}

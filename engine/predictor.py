@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from engine.prediction import Prediction
+    from engine.watching.watch import StreamPrediction
     from trt.config import ArtifactConfig
     from trt.program import Uint8Input
 
@@ -147,6 +148,61 @@ class Predictor:
             stride_s=stride_s,
             top_k=top_k,
             batch_size=batch_size,
+        )
+
+    def watch(
+        self,
+        sources: str | Sequence[str],
+        *,
+        window_s: float | None = None,
+        stride_s: float | None = None,
+        top_k: int = 5,
+        batch_size: int | None = None,
+        timeout_s: float = 10.0,
+        on_status: Callable[[str], None] = lambda text: None,
+    ) -> "Iterator[StreamPrediction]":
+        """Predict one label per window of live streams; close the iterator to end it.
+
+        A window gets the label that `predict_windows` gives to the same frames of a file. Cameras
+        and URLs are connected again when they end or stall; if the model is too slow, old windows
+        of them are dropped and counted.
+
+        Args:
+            sources: A camera as /dev/video0, a URL, a named pipe, `-` for standard input, or a file
+                that may still grow; or a list of these.
+            window_s: Length of a window in seconds. Default: the time that the frames of a clip
+                span with `uniform` sampling, and else 2 s.
+            stride_s: Seconds between the starts of two windows. Default: half of `window_s`.
+            top_k: Number of classes in `top`.
+            batch_size: Largest number of windows in a batch. Default: the number of sources, at
+                most 8.
+            timeout_s: Seconds without a frame after which a stream counts as lost, and a file as
+                finished.
+            on_status: Called with a sentence when a stream is connected or lost; from the threads
+                of the sources.
+
+        Yields:
+            A StreamPrediction for each window: a Prediction with the source, the time of arrival,
+            the delay of the label, and the number of windows dropped so far.
+
+        Raises:
+            UserError: A setting or a source is wrong.
+
+        Example:
+            >>> for prediction in engine.load("run").watch("rtsp://camera/door"):
+            ...     print(prediction.time, prediction.label)
+        """
+        from engine.watching.watch import watch
+
+        return watch(
+            self,
+            [sources] if isinstance(sources, str) else sources,
+            window_s=window_s,
+            stride_s=stride_s,
+            top_k=top_k,
+            batch_size=batch_size,
+            timeout_s=timeout_s,
+            on_status=on_status,
         )
 
     def warm_up(self, batch_size: int) -> None:

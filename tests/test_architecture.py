@@ -21,12 +21,13 @@ MAY_IMPORT = {
     "trt": "trt.backends",
     "trt.backends": "trt",
     "engine": "dali_pipelines.* trt.* engine.api engine.cross_validation engine.prediction "
-    "engine.predictor engine.training",
+    "engine.predictor engine.training engine.watching",
     "engine.data": "dali_pipelines.*",
     "engine.models": "dali_pipelines.*",
     "engine.prediction": "dali_pipelines.*",
     "engine.training": "dali_pipelines.* trt.* engine.data engine.models",
-    "engine.predictor": "dali_pipelines.* trt.* engine.prediction engine.training",
+    "engine.watching": "dali_pipelines.* engine.prediction",
+    "engine.predictor": "dali_pipelines.* trt.* engine.prediction engine.training engine.watching",
     "engine.evaluation": "dali_pipelines.* engine.data engine.predictor engine.training",
     "engine.compilation": "dali_pipelines.* trt.* engine.data engine.evaluation "
     "engine.models engine.predictor engine.training",
@@ -42,7 +43,8 @@ MAY_IMPORT = {
     "engine.training",
     "engine.commands": "dali_pipelines.* trt.* benchmarks.* engine.api engine.app "
     "engine.compilation engine.cross_validation engine.data engine.demo engine.evaluation "
-    "engine.experiments engine.labelling engine.predictor engine.serving engine.training",
+    "engine.experiments engine.labelling engine.predictor engine.serving engine.training "
+    "engine.watching",
     "engine.cli": "dali_pipelines.* trt.* engine.commands",
     "engine.__main__": "engine.cli",
     "benchmarks": "dali_pipelines.* trt.* engine.* benchmarks.*",

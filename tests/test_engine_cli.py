@@ -45,6 +45,10 @@ FLAGS = {
         "--host --port --api-key --device --allow-folder --allow-host --max-batch --max-wait-ms "
         "--queue --timeout --max-upload-mb --max-duration --replicas --log-requests".split()
     ),
+    "watch": set(
+        "--model --window --stride --top-k --events --min-confidence --hold --timeout "
+        "--batch-size --device".split()
+    ),
     "app": {"--videos", "--host", "--port", "--max-upload-mb", "--open", "--device"},
     "data synth": {"--classes", "--clips-per-class", "--seed"},
     "data hmdb51": {"--out"},

@@ -49,21 +49,35 @@ def open_video(path: Path) -> Iterator[tuple[InputContainer, VideoStream]]:
     except (av.FFmpegError, ValueError) as error:
         raise VideoError(path, f"can't be opened as video ({ffmpeg_message(error)})") from error
     with container:
-        streams = picture_streams(container)
-        if not streams:
-            raise VideoError(path, "it holds no video stream")
-        stream = streams[0]
-        if stream.codec_context is None:
-            raise VideoError(path, "no decoder for its codec is installed")
-        width, height = stream.codec_context.width, stream.codec_context.height
-        if width * height > MAX_PIXELS:
-            raise VideoError(path, f"it claims a frame size of {width:,} × {height:,}")
-        stream.codec_context.options = {"max_pixels": str(MAX_PIXELS)}  # for later size changes
-        stream.codec_context.thread_count = 1  # files are read in parallel, not one file's frames
+        stream = first_stream(container, path)
         try:
             yield container, stream
         except Encrypted as error:
             raise VideoError(path, "it is encrypted; decrypt it first") from error
+
+
+def first_stream(container: InputContainer, path: Path | str) -> VideoStream:
+    """The first video stream of a container, with its decoder set up.
+
+    Args:
+        container: The container.
+        path: Its name in error messages.
+
+    Raises:
+        VideoError: There is none, or it can't be decoded.
+    """
+    streams = picture_streams(container)
+    if not streams:
+        raise VideoError(path, "it holds no video stream")
+    stream = streams[0]
+    if stream.codec_context is None:
+        raise VideoError(path, "no decoder for its codec is installed")
+    width, height = stream.codec_context.width, stream.codec_context.height
+    if width * height > MAX_PIXELS:
+        raise VideoError(path, f"it claims a frame size of {width:,} × {height:,}")
+    stream.codec_context.options = {"max_pixels": str(MAX_PIXELS)}  # for later size changes
+    stream.codec_context.thread_count = 1  # files are read in parallel, not one file's frames
+    return stream
 
 
 def picture_streams(container: InputContainer) -> list[VideoStream]:

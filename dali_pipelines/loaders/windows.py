@@ -98,12 +98,9 @@ def plan_windows(
         SpecError: `window_s` or `stride_s` is invalid.
         VideoError: The video can't be read.
     """
-    if window_s is not None and not 0 < window_s < float("inf"):
-        raise SpecError(f"the window must be above 0 seconds, not {window_s}")
+    require_seconds(window_s, stride_s)
     if stride_s is None:
         stride_s = window_s
-    if stride_s is not None and not 0 < stride_s < float("inf"):
-        raise SpecError(f"the stride must be above 0 seconds, not {stride_s}")
     times, end_s, expected, num_streams = _timeline(path, folder_fps, video)
     flaw = ""
     if is_too_many(expected - len(times), expected):
@@ -120,16 +117,14 @@ def plan_windows(
             starts = np.append(starts, end_s - window_s)
     windows = []
     for number, start_s in enumerate(starts):
-        first, stop = np.searchsorted(times, [start_s - gap / 2, start_s + length_s - gap / 2])
-        if first and (first == len(times) or times[first] > start_s + gap / 2):
-            first -= 1  # the previous frame is still displayed when the window starts
+        first, count = frames_between(times, float(start_s), float(start_s) + length_s, gap)
         windows.append(
             Window(
                 path=path,
                 start_s=round(float(start_s), 3),
                 end_s=round(min(float(start_s) + length_s, end_s), 3),
-                first=int(first),
-                frames=max(1, int(stop - first)),
+                first=first,
+                frames=count,
                 fps=round(1 / gap, 3),
                 number=number,
                 is_last=number == len(starts) - 1,
@@ -138,6 +133,23 @@ def plan_windows(
             )
         )
     return windows
+
+
+def frames_between(
+    times_s: NDArray[np.float64], start_s: float, end_s: float, gap_s: float
+) -> tuple[int, int]:
+    """The first frame that is displayed between two times, and how many there are (at least 1).
+
+    Args:
+        times_s: Display times of the frames, ascending.
+        start_s: Start of the window.
+        end_s: End of the window.
+        gap_s: Typical time between two frames.
+    """
+    first, stop = np.searchsorted(times_s, [start_s - gap_s / 2, end_s - gap_s / 2])
+    if first and (first == len(times_s) or times_s[first] > start_s + gap_s / 2):
+        first -= 1  # the previous frame is still displayed when the window starts
+    return int(first), max(1, int(stop - first))
 
 
 def read_windows(
@@ -192,6 +204,13 @@ def read_windows(
             index += 1
 
 
+def require_seconds(window_s: float | None, stride_s: float | None) -> None:
+    """Raise SpecError if the length or the stride of windows is no positive number."""
+    for name, seconds in (("window", window_s), ("stride", stride_s)):
+        if seconds is not None and not 0 < seconds < float("inf"):
+            raise SpecError(f"the {name} must be above 0 seconds, not {seconds}")
+
+
 def windows_of(
     path: Path,
     spec: ClipSpec,
@@ -221,7 +240,12 @@ def require_whole(windows: list[Window]) -> bool:
 
 def views_of(windows: list[Window], spec: ClipSpec) -> list[ClipView]:
     """The frames to take from each window, by their numbers in the file."""
-    return [ClipView(plan=_shifted(plan_frames(w.frames, w.fps, spec), w.first)) for w in windows]
+    return [view_of(w.first, w.frames, w.fps, spec) for w in windows]
+
+
+def view_of(first: int, frames: int, fps: float, spec: ClipSpec) -> ClipView:
+    """The frames to take from a window of `frames` frames that starts with the frame `first`."""
+    return ClipView(plan=_shifted(plan_frames(frames, fps, spec), first))
 
 
 def _decode(

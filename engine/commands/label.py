@@ -68,7 +68,8 @@ def label(
         typer.Option(
             "--watch",
             rich_help_panel=INPUT,
-            help="Keep running and label new files as they arrive, until Ctrl-C.",
+            help="Keep running and label new files as they arrive, until Ctrl-C. For cameras and "
+            "streams: `engine watch`.",
         ),
     ] = False,
     format_: Annotated[

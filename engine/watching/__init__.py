@@ -1,0 +1,1 @@
+"""Labels live streams: cameras, URLs, pipes and growing files."""
