@@ -10,6 +10,8 @@ from engine.tracking.tracker import Ending, RunInfo, Tracker, plain
 
 PROJECT = "engine"
 LONGEST_TAG = 64
+LONGEST_START_S = 30.0
+"""Training waits for this; W&B alone would wait 90 seconds for a server that is gone."""
 LONGEST_UPLOAD_S = 120.0
 """At the end; what isn't uploaded by then stays in RUN/wandb for `wandb sync`."""
 
@@ -27,6 +29,7 @@ class WandbTracker(Tracker):
             console="off",  # it would take the output of training, with its live line
             silent=True,
             reinit="create_new",
+            init_timeout=float(os.environ.get("WANDB_INIT_TIMEOUT", LONGEST_START_S)),
             finish_timeout=LONGEST_UPLOAD_S,
             finish_timeout_raises=True,
         )
