@@ -1,7 +1,7 @@
 """The functions of the public Python API; engine/__init__.py exports them."""
 
 import fnmatch
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
 
@@ -15,9 +15,7 @@ if TYPE_CHECKING:
     from engine.evaluation.results import Evaluated
     from engine.predictor import Predictor
     from engine.training.loop import Trainer
-    from engine.training.recipe import Recipe
     from engine.training.run import Trained
-    from engine.training.run_folder import RunFacts
     from trt.config import ArtifactConfig, Precision
 
 
@@ -63,6 +61,8 @@ def train(
     devices: int | None = None,
     nodes: int = 1,
     save_minutes: float = 10.0,
+    track: str | Sequence[str] | None = None,
+    track_weights: bool = False,
     command: str = "engine.train",
     log: Callable[[str], None] | None = lambda line: None,
     on_ready: "Callable[[Trainer], None]" = lambda trainer: None,
@@ -89,6 +89,9 @@ def train(
         devices: Number of GPUs, or of processes on a CPU.
         nodes: Number of machines, if torchrun started this on each of them.
         save_minutes: Minutes between checkpoints within an epoch.
+        track: Where metrics go, beside history.csv: names among tensorboard, mlflow and wandb.
+            Default: tensorboard; in a resumed run, what it has.
+        track_weights: Trackers get the weights of the best checkpoint, too.
         command: The command to record in the run's folder.
         log: Called with each line that `engine train` would print. None prints them to stderr,
             with a live progress line on a terminal.
@@ -107,6 +110,7 @@ def train(
         >>> engine.load("run").predict("clip.avi").label
         'wave'
     """
+    from engine.new_run import begin_run
     from engine.training import run
 
     chosen = {"model": model, "preset": preset, **settings}
@@ -134,37 +138,11 @@ def train(
         devices=devices,
         nodes=nodes,
         save_every_s=save_minutes * 60,
+        track=track,
+        track_weights=track_weights,
         log=log,
         on_ready=on_ready,
     )
-
-
-def begin_run(
-    data: str | Path,
-    *,
-    recipe: str | Path | None = None,
-    scheme: str | None = None,
-    fold: int | None = None,
-    size: int | None = None,
-    device: str = "auto",
-    command: str = "",
-    log: Callable[[str], None] = lambda line: None,
-    **settings: Any,
-) -> "tuple[Recipe, RunFacts]":
-    """Complete the settings of a new run, without starting it; see `train` for the arguments."""
-    from engine.training import run
-    from engine.training.recipe import merge
-
-    if scheme and fold:
-        raise UserError("a fold has its own split: don't pass `scheme` with it.")
-    given = {name: value for name, value in settings.items() if value is not None}
-    named = {"preset", "weights", "options", "probe"} & given.keys()
-    is_preset_free = not recipe and not named
-    return run.begin(
-        merge(_settings_of(recipe), given) if recipe else given,
-        data=Path(data), scheme=scheme, fold=fold, size=size, is_preset_free=is_preset_free,
-        device=device, command=command, log=log,
-    )  # fmt: skip
 
 
 def evaluate(
@@ -385,15 +363,6 @@ def make_loader(
         shuffle=augment if shuffle is None else shuffle, seed=seed, values=values,
     )  # fmt: skip
     return loading.make_loader(loader or loading.default_loader(), rows, loader_config, gpu=gpu)
-
-
-def _settings_of(recipe: str | Path) -> dict[str, Any]:
-    """The settings of a recipe file, or of a shipped recipe."""
-    from engine.experiments.experiment import Experiment
-    from engine.training import recipe as recipes
-
-    path = Path(recipe)
-    return recipes.read(path) if path.is_file() else Experiment.load(str(recipe)).train
 
 
 def _as_path(path: str | Path | None) -> Path | None:

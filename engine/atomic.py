@@ -60,7 +60,11 @@ def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[object]
 
 @contextmanager
 def new_folder(path: Path) -> Iterator[Path]:
-    """Yield a temporary folder and rename it to `path` at the end; `path` must be new or empty."""
+    """Yield a temporary folder and rename it to `path` at the end; `path` must be new or empty.
+
+    Its files get the usual permissions: some libraries write files that only their owner may read,
+    so that a server under another user couldn't open them.
+    """
     path = path.absolute()
     require_new(path)
     temporary = _temporary(path)
@@ -70,6 +74,10 @@ def new_folder(path: Path) -> Iterator[Path]:
         raise UserError(f"{path.parent} can't be written to ({error.strerror}).") from error
     try:
         yield temporary
+        usual = temporary.stat().st_mode & 0o666
+        for file in temporary.rglob("*"):
+            if file.is_file() and not file.is_symlink():
+                file.chmod(file.stat().st_mode | usual)
         temporary.replace(path)
     except BaseException as error:
         shutil.rmtree(temporary, ignore_errors=True)

@@ -5,8 +5,8 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from engine import api
 from engine.errors import UserError
+from engine.new_run import begin_run
 
 if TYPE_CHECKING:
     from engine.evaluation.pooling import CrossValidated
@@ -25,6 +25,8 @@ def train_folds(
     cache_gb: float = 20.0,
     device: Literal["auto", "gpu", "cpu"] = "auto",
     save_minutes: float = 10.0,
+    track: str | Sequence[str] | None = None,
+    track_weights: bool = False,
     log: Callable[[str], None] | None = lambda line: None,
     on_ready: "Callable[[Trainer], None]" = lambda trainer: None,
     **settings: Any,
@@ -38,6 +40,8 @@ def train_folds(
         data: Folder of a dataset that `engine data split` divided into folds.
         out: Folder of the runs, which are named `fold-1`, `fold-2`, ….
         folds: Numbers of the folds to train. Default: all.
+        track: As in `train`; in MLflow and W&B, one group holds the runs of all folds.
+        track_weights: As in `train`.
         log: Called with each line that `engine train` would print. None prints them.
         on_ready: Called with the trainer of each fold; `trainer.stop()` ends it and all others.
         **settings: The other arguments of `train`, as `model`, `preset`, `recipe` or `size`, and
@@ -56,7 +60,8 @@ def train_folds(
     """
     each = iterate_folds(
         data, out, folds=folds, loader=loader, cache=cache, cache_gb=cache_gb, device=device,
-        save_minutes=save_minutes, log=log, on_ready=on_ready, **settings,
+        save_minutes=save_minutes, track=track, track_weights=track_weights, log=log,
+        on_ready=on_ready, **settings,
     )  # fmt: skip
     return [trained for _, trained in each]
 
@@ -71,6 +76,8 @@ def iterate_folds(
     cache_gb: float = 20.0,
     device: Literal["auto", "gpu", "cpu"] = "auto",
     save_minutes: float = 10.0,
+    track: str | Sequence[str] | None = None,
+    track_weights: bool = False,
     command: str = "engine.train_folds",
     log: Callable[[str], None] | None = None,
     on_ready: "Callable[[Trainer], None]" = lambda trainer: None,
@@ -82,12 +89,15 @@ def iterate_folds(
     `on_fold` is called with the number of each fold that is about to be trained.
     """
     from engine.data.folds import load_folds
+    from engine.tracking.tracking import GroupTracking, names_in
     from engine.training import fold_runs, run, run_folder
     from engine.training.finished import read_finished
+    from engine.training.run_tracking import group_info
 
+    trackers = names_in(track)
     divided, out = load_folds(Path(data)), Path(out)
     numbers = divided.numbers(folds)
-    recipe, facts = api.begin_run(
+    recipe, facts = begin_run(
         data, fold=numbers[0], device=device, command=command, log=log or print, **settings
     )
     fold_runs.begin(out, divided, recipe)
@@ -97,24 +107,30 @@ def iterate_folds(
         trainers.append(trainer)
         on_ready(trainer)
 
-    for number in numbers:
-        folder = fold_runs.run_of(out, number)
-        if (finished := read_finished(folder)) is not None:
-            yield number, finished
-            continue
-        on_fold(number)
-        resume = (folder / run_folder.FACTS).is_file()
-        its_facts = dataclasses.replace(facts, fold=number, scheme=divided.describe(number))
-        trained = run.train(
-            *(run.read(folder, Path(data)) if resume else (recipe, its_facts)),
-            folder, resume=resume, loader=loader,
-            cache=Path(cache) if cache is not None else None, cache_gb=cache_gb, device=device,
-            save_every_s=save_minutes * 60, log=log, on_ready=keep,
-        )  # fmt: skip
-        is_stopped = trainers.pop().stop_asked  # also after its last step
-        yield number, trained
-        if is_stopped:
-            return
+    with GroupTracking(out, trackers, log=log or print) as tracking:
+        tracking.begin(group_info(out, recipe, facts, len(divided)))
+        for number in numbers:
+            folder = fold_runs.run_of(out, number)
+            if (finished := read_finished(folder)) is not None:
+                yield number, finished
+                continue
+            on_fold(number)
+            resume = (folder / run_folder.FACTS).is_file()
+            its_facts = dataclasses.replace(facts, fold=number, scheme=divided.describe(number))
+            trained = run.train(
+                *(run.read(folder, Path(data)) if resume else (recipe, its_facts)),
+                folder, resume=resume, loader=loader,
+                cache=Path(cache) if cache is not None else None, cache_gb=cache_gb, device=device,
+                save_every_s=save_minutes * 60, track=tracking.names, track_weights=track_weights,
+                group=out, log=log, on_ready=keep,
+            )  # fmt: skip
+            is_stopped = trainers.pop().stop_asked  # also after its last step
+            if is_stopped:
+                tracking.end("stopped")
+            yield number, trained
+            if is_stopped:
+                return
+        tracking.end("finished")
 
 
 def evaluate_folds(

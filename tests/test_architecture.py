@@ -25,7 +25,8 @@ MAY_IMPORT = {
     "engine.data": "dali_pipelines.*",
     "engine.models": "dali_pipelines.*",
     "engine.prediction": "dali_pipelines.*",
-    "engine.training": "dali_pipelines.* trt.* engine.data engine.models",
+    "engine.tracking": "",
+    "engine.training": "dali_pipelines.* trt.* engine.data engine.models engine.tracking",
     "engine.watching": "dali_pipelines.* engine.prediction",
     "engine.predictor": "dali_pipelines.* trt.* engine.prediction engine.training engine.watching",
     "engine.evaluation": "dali_pipelines.* engine.data engine.predictor engine.training",
@@ -37,14 +38,15 @@ MAY_IMPORT = {
     "engine.app": "dali_pipelines.* trt.* engine.labelling engine.predictor",
     "engine.demo": "dali_pipelines.* trt.* engine.data engine.evaluation engine.labelling "
     "engine.predictor",
+    "engine.new_run": "engine.experiments engine.training",
     "engine.api": "dali_pipelines.* trt.* engine.compilation engine.data engine.evaluation "
-    "engine.experiments engine.models engine.predictor engine.training",
-    "engine.cross_validation": "dali_pipelines.* trt.* engine.api engine.data engine.evaluation "
-    "engine.training",
+    "engine.models engine.new_run engine.predictor engine.training",
+    "engine.cross_validation": "dali_pipelines.* trt.* engine.data engine.evaluation "
+    "engine.new_run engine.tracking engine.training",
     "engine.commands": "dali_pipelines.* trt.* benchmarks.* engine.api engine.app "
     "engine.compilation engine.cross_validation engine.data engine.demo engine.evaluation "
-    "engine.experiments engine.labelling engine.predictor engine.serving engine.training "
-    "engine.watching",
+    "engine.experiments engine.labelling engine.predictor engine.serving engine.tracking "
+    "engine.training engine.watching",
     "engine.cli": "dali_pipelines.* trt.* engine.commands",
     "engine.__main__": "engine.cli",
     "benchmarks": "dali_pipelines.* trt.* engine.* benchmarks.*",

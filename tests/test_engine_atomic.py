@@ -82,3 +82,15 @@ def test_a_place_that_cannot_be_written_is_named(tmp_path: Path) -> None:
         atomic.new_text(tmp_path / "none" / "file"),
     ):
         pass
+
+
+def test_files_of_a_new_folder_can_be_read_as_usual(tmp_path: Path) -> None:
+    """Some libraries write files that only their owner may read."""
+    before = os.umask(0o027)
+    try:
+        with atomic.new_folder(tmp_path / "new") as stage:
+            (stage / "part").mkdir()
+            (stage / "part" / "weights").touch(mode=0o600)
+    finally:
+        os.umask(before)
+    assert (tmp_path / "new" / "part" / "weights").stat().st_mode & 0o777 == 0o640

@@ -23,14 +23,14 @@ FLAGS = {
     "train": set(
         "--data --model --preset --weights --loader --epochs --out --recipe --resume --batch-size "
         "--lr --optimizer --precision --no-flip --cache --cache-gb --device --devices --nodes "
-        "--set --option --seed --folds".split()
+        "--set --option --seed --folds --track --track-weights".split()
     ),
     "evaluate": {"--data", "--split", "--splits", "--views", "--out", "--device"},
     "compile": set(
         "--out --backend --precision --data --batches --clips --calibration-clips --accept-drift "
         "--unproved --workspace-gb --optimization-level --rebuild --cache".split()
     ),
-    "study": {"--data", "--out", "--set", "--scheme", "--cache", "--device"},
+    "study": {"--data", "--out", "--set", "--scheme", "--cache", "--track", "--device"},
     "reproduce": {"--data", "--out", "--set", "--cache", "--device"},
     "bench": set(
         "--data --stage --out --against --split --views --batches --clips --repeats --seconds "

@@ -14,7 +14,7 @@ from itertools import chain, pairwise
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
-from urllib.parse import parse_qs, unquote, urlsplit
+from urllib.parse import parse_qs, quote, unquote, urlsplit
 
 import numpy as np
 import pytest
@@ -369,9 +369,10 @@ def read(path: Path, name: str) -> list[tuple[str, str, float]]:
         return [(row["path"], row["label"], row["confidence"]) for row in rows]
     found = json.loads(path.read_text())
     if name == "labelstudio":
+        here = quote(path.parent.name)
         return [
             (
-                unquote(each["data"]["video"].removeprefix("/data/local-files/?d=")),
+                unquote(each["data"]["video"].removeprefix(f"/data/local-files/?d={here}/")),
                 each["predictions"][0]["result"][0]["value"]["choices"][0],
                 each["predictions"][0]["score"],
             )
@@ -426,14 +427,16 @@ def test_a_class_name_forges_no_subtitles(tmp_path: Path) -> None:
 
 
 def test_addresses_for_label_studio_hold_any_name(tmp_path: Path) -> None:
-    name = "a b/tom & jerry #1 + 50%?.mp4"
-    write_all(
-        tmp_path, [name], writers.OutputStyle(class_names=CLASSES, root=tmp_path), "labelstudio"
-    )
-    (task,) = json.loads((tmp_path / "out").read_text())
-    address = urlsplit(task["data"]["video"])
-    assert (address.path, address.fragment) == ("/data/local-files/", "")
-    assert parse_qs(address.query) == {"d": [name]}
+    name, outside = "a b/tom & jerry #1 + 50%?.mp4", "/somewhere/else/x.mp4"
+    style = writers.OutputStyle(class_names=CLASSES, root=tmp_path / "films")
+    write_all(tmp_path, [name, "../beside/y.mp4", outside], style, "labelstudio")
+    found = []
+    for task in json.loads((tmp_path / "out").read_text()):
+        address = urlsplit(task["data"]["video"])
+        assert (address.path, address.fragment) == ("/data/local-files/", "")
+        (path,) = parse_qs(address.query)["d"]
+        found.append(path)
+    assert sorted(found) == [outside, "beside/y.mp4", f"films/{name}"]
 
 
 def test_parquet_takes_any_class_and_leaves_nothing_where_it_fails(tmp_path: Path) -> None:

@@ -96,6 +96,8 @@ def evaluate(
         data=None if all(each.are_own_clips for each in evaluated) else data,
     )
     print(f"written to {report.write(folder, evaluated)}")
+    for run, each in zip(runs, evaluated, strict=True):
+        _track(run, each, [folder / report.REPORT, folder / "report.html"])
     failed = sum(len(each.predictions.failures) for each in evaluated)
     raise typer.Exit(1 if failed else 0)
 
@@ -113,7 +115,25 @@ def _evaluate_folds(out: Path, folder: Path | None, *, views: str, **settings: A
     views = "{}x{}".format(*parse_views(views))
     folder = folder or report.folder_of(out, split="test", views=views)
     print(f"written to {report.write(folder, [results.pooled], results.folds)}")
+    files = [folder / report.REPORT, folder / "report.html"]
+    _track(out, results.pooled, files)
+    for fold in results.folds:
+        _track(out / fold.name, fold, [])
     return 1 if results.pooled.predictions.failures else 0
+
+
+def _track(run: Path, evaluated: "Evaluated", files: list[Path]) -> None:
+    """Add the metrics, such as test_top1, and the report to the run in its trackers."""
+    from engine.evaluation.page import HEADLINES
+    from engine.tracking.tracking import add_results
+
+    if not evaluated.are_own_clips:  # another dataset's metrics would have the same names
+        return
+    protocol = evaluated.protocol
+    views = protocol.views.replace(" × ", "x")
+    before = protocol.split if views == "1x1" else f"{protocol.split}_{views}"
+    scores = {f"{before}_{name}": float(evaluated.scores[name]) for name in HEADLINES}
+    add_results(run, scores, files, log=print)
 
 
 def _names(runs: list[Path]) -> list[str]:

@@ -13,6 +13,10 @@ OUT = typer.Option(help="Folder of runs and results; finished runs are not repea
 SET = typer.Option("--set", help="Override a setting of the file, as KEY=VALUE; may be repeated.")
 CACHE = typer.Option(help="Keep decoded frames in this folder for later epochs and runs.")
 DEVICE = typer.Option(help="auto, gpu or cpu.")
+TRACK = typer.Option(
+    help="Where the metrics of each run go: tensorboard, mlflow or wandb, several with commas; see "
+    "engine train.",
+)
 SCHEME = typer.Option(help="Split scheme instead of the file's; folds cross-validates.")
 
 
@@ -25,6 +29,7 @@ def study(
     set_: Annotated[list[str] | None, SET] = None,
     scheme: Annotated[str | None, SCHEME] = None,
     cache: Annotated[Path | None, CACHE] = None,
+    track: Annotated[list[str] | None, TRACK] = None,
     device: Annotated[str, DEVICE] = "auto",
 ) -> None:
     r"""Train every combination of settings in a file and compare the results.
@@ -38,7 +43,7 @@ def study(
     from engine.experiments.experiment import Experiment
 
     experiment = Experiment.load(file)
-    _run(experiment, data, out, set_ or [], scheme, cache, device)
+    _run(experiment, data, out, set_ or [], scheme, cache, track, device)
 
 
 def reproduce(
@@ -53,6 +58,7 @@ def reproduce(
     ] = None,
     set_: Annotated[list[str] | None, SET] = None,
     cache: Annotated[Path | None, CACHE] = None,
+    track: Annotated[list[str] | None, TRACK] = None,
     device: Annotated[str, DEVICE] = "auto",
 ) -> None:
     """Repeat a published experiment and print its results beside ours.
@@ -68,7 +74,7 @@ def reproduce(
             "this needs HMDB51: download hmdb51_org.rar and test_train_splits.rar from its makers, "
             "run `engine data hmdb51 FOLDER --out hmdb51`, then pass --data hmdb51."
         )
-    _run(experiment, data, out or Path(Path(recipe).stem), set_ or [], None, cache, device)
+    _run(experiment, data, out or Path(Path(recipe).stem), set_ or [], None, cache, track, device)
 
 
 def _run(
@@ -78,6 +84,7 @@ def _run(
     changes: list[str],
     scheme: str | None,
     cache: Path | None,
+    track: list[str] | None,
     device: str,
 ) -> None:
     import dataclasses
@@ -91,6 +98,7 @@ def _run(
     from engine.evaluation.clips import parse_views
     from engine.experiments import outcome, search
     from engine.experiments import trial as trials
+    from engine.tracking.tracking import names_in
 
     files = file_digest(manifest.load(data))  # a wrong folder fails at once
     if changes:
@@ -106,6 +114,8 @@ def _run(
     except OSError as error:
         raise UserError(f"{out} can't be created ({error.strerror}).") from error
     flags = ["--device", device, *(["--cache", str(cache)] if cache else [])]
+    if trackers := names_in(track):
+        flags += ["--track", ",".join(trackers)]
     all_of = [] if experiment.search else experiment.trials()
     for each in all_of:  # so does a folder of another trial, before the first hour of training
         trials.begin(each, data, out, views=experiment.views, files=files)

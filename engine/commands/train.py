@@ -46,6 +46,14 @@ def train(
     ] = None,
     device: Annotated[str, typer.Option(help="auto, gpu or cpu.")] = "auto",
     resume: Annotated[bool, typer.Option("--resume", help="Continue the run in --out.")] = False,
+    track: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Where metrics go, beside history.csv: tensorboard, mlflow or wandb, several with "
+            "commas. Default: tensorboard, in RUN/tensorboard.",
+            show_default=False,
+        ),
+    ] = None,
     scheme: Annotated[
         str | None,
         typer.Option(
@@ -230,6 +238,14 @@ def train(
         int,
         typer.Option(min=1, rich_help_panel=ADVANCED, help="Machines, each started with torchrun."),
     ] = 1,
+    track_weights: Annotated[
+        bool,
+        typer.Option(
+            "--track-weights",
+            rich_help_panel=ADVANCED,
+            help="With --track: upload the weights of the best checkpoint, too.",
+        ),
+    ] = False,
     save_minutes: Annotated[
         float,
         typer.Option(
@@ -276,8 +292,8 @@ def train(
         settings = merge(settings, {"options": nested([setting(text) for text in option])})
     if resume and (settings or size or recipe or scheme):
         raise UserError(
-            "a resumed run keeps its settings: pass only --out, --data, --loader, --cache and "
-            "--device."
+            "a resumed run keeps its settings: pass only --out, --data, --loader, --cache, "
+            "--track and --device."
         )
     if data is None and not resume:
         raise UserError("no dataset given: pass --data with its folder.")
@@ -291,13 +307,14 @@ def train(
         assert data is not None
         code = train_folds(
             data, out, folds, command=command, recipe=recipe, size=size, loader=loader, cache=cache,
-            cache_gb=cache_gb, device=device, save_minutes=save_minutes, **settings,
+            cache_gb=cache_gb, device=device, save_minutes=save_minutes, track=track,
+            track_weights=track_weights, **settings,
         )  # fmt: skip
         raise typer.Exit(code)
     trained = api.train(
         data, out, resume=resume, recipe=recipe, scheme=scheme, size=size,
         loader=cast(Any, loader), cache=cache, cache_gb=cache_gb, device=cast(Any, device),
-        devices=devices, nodes=nodes, save_minutes=save_minutes,
-        command=command, log=None, on_ready=stop_kindly, **settings,
+        devices=devices, nodes=nodes, save_minutes=save_minutes, track=track,
+        track_weights=track_weights, command=command, log=None, on_ready=stop_kindly, **settings,
     )  # fmt: skip
     raise typer.Exit(conclude(trained))

@@ -133,7 +133,12 @@ def _utf8(name: str) -> str:
 
 
 def _labelstudio(path: Path, files: Iterable[LabelledFile], style: OutputStyle) -> None:
-    """Write tasks with predictions, for a folder served as Label Studio's local storage."""
+    """Write tasks with predictions, for a folder that is a local storage of Label Studio.
+
+    Addresses begin with the folder's name: Label Studio serves folders below its document root,
+    but refuses the document root itself as a storage.
+    """
+    root = Path(os.path.normpath(style.root.absolute()))
 
     def task(file: LabelledFile) -> Row:
         row = row_of(file, style)
@@ -141,7 +146,10 @@ def _labelstudio(path: Path, files: Iterable[LabelledFile], style: OutputStyle) 
             "from_name": "label", "to_name": "video", "type": "choices",
             "value": {"choices": [row["label"]]},
         }  # fmt: skip
-        address = f"/data/local-files/?d={quote(os.fsencode(row['path']))}"
+        video = Path(os.path.normpath(root / row["path"]))
+        if video.is_relative_to(root.parent):  # others need `/` as the document root
+            video = video.relative_to(root.parent)
+        address = f"/data/local-files/?d={quote(os.fsencode(video))}"
         prediction = {"model_version": "engine", "score": row["confidence"], "result": [choice]}
         return {"data": {"video": address}, "predictions": [prediction]}
 

@@ -1,16 +1,11 @@
-"""Writes a run's metrics: history.csv, TensorBoard files and curves.png."""
+"""Writes a run's metrics: history.csv and curves.png; engine/tracking sends them to others."""
 
 import csv
-import importlib.util
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from engine import atomic
 
-if TYPE_CHECKING:
-    from torch.utils.tensorboard import SummaryWriter
-
-HISTORY, TENSORBOARD, CURVES = "history.csv", "tensorboard", "curves.png"
+HISTORY, CURVES = "history.csv", "curves.png"
 
 
 def write(run: Path, rows: list[dict[str, float]]) -> None:
@@ -27,28 +22,6 @@ def read(run: Path) -> list[dict[str, float]]:
         return []
     with path.open() as file:
         return [{name: float(value) for name, value in row.items()} for row in csv.DictReader(file)]
-
-
-def open_tensorboard(run: Path, step: int) -> "SummaryWriter | None":
-    """Open TensorBoard's writer; scalars that a killed run wrote after `step` are hidden.
-
-    None without TensorBoard: history.csv holds the same figures.
-    """
-    if importlib.util.find_spec("tensorboard") is None:
-        return None
-    from torch.utils.tensorboard import SummaryWriter
-
-    return SummaryWriter(str(run / TENSORBOARD), purge_step=step)
-
-
-def add_scalars(writer: "SummaryWriter | None", row: dict[str, float]) -> None:
-    """Write the metrics of one epoch to TensorBoard."""
-    if writer is None:
-        return
-    for name, value in row.items():
-        if name not in ("epoch", "step"):
-            writer.add_scalar(name.replace("_", "/", 1), value, int(row["step"]))
-    writer.flush()
 
 
 def draw_curves(run: Path, rows: list[dict[str, float]], title: str) -> Path | None:

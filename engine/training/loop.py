@@ -26,6 +26,7 @@ from engine.errors import RefusedError, UserError
 from engine.models.freezing import set_frozen
 from engine.models.memory_format import channels_last
 from engine.models.registry import ModelSpec
+from engine.tracking.tracking import Tracking
 from engine.training import checkpoint, history
 from engine.training.checkpoint import CheckpointConfig
 from engine.training.display import Display
@@ -57,6 +58,7 @@ class Trainer:
         class_weights_N: Tensor | None = None,
         teacher: Teacher | None = None,
         save_every_s: float = 600.0,
+        tracking: Tracking | None = None,
     ) -> None:
         self.fabric = fabric
         self.recipe = recipe
@@ -68,6 +70,7 @@ class Trainer:
         self.display = display
         self.versions = versions
         self.save_every_s = save_every_s
+        self.tracking = tracking
         self.state = TrainState()
         self.stop_asked = False  # set by `stop`
         self.teacher = teacher
@@ -92,7 +95,6 @@ class Trainer:
         )
         self._pending: PendingStep | None = None
         self._saved_at = time.monotonic()
-        self._tensorboard: Any = None
         self._wrapping: tuple[bool, Any] | None = None
 
     @property
@@ -305,10 +307,8 @@ class Trainer:
         state.loss_sum = state.seconds = state.waited_s = 0.0
         self._save(is_best=is_best)
         self.display.end_epoch(row, is_best)
-        if self.fabric.is_global_zero:
-            if self._tensorboard is None:
-                self._tensorboard = history.open_tensorboard(self.run_folder, int(row["step"]))
-            history.add_scalars(self._tensorboard, row)
+        if self.tracking is not None:
+            self.tracking.log(state.history)
 
     def _save(self, *, is_best: bool = False) -> None:
         self._check_pending()

@@ -3,7 +3,8 @@
 import dataclasses
 import functools
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec
@@ -18,6 +19,7 @@ from engine.errors import RefusedError, UserError
 from engine.machine import describe_machine, memory_limit
 from engine.memory import is_out_of_memory, keep_freed_memory
 from engine.models import freezing, hub, registry
+from engine.tracking.tracking import Tracking, names_in
 from engine.training import checkpoint, probe_run, run_clips, run_folder
 from engine.training.display import Display
 from engine.training.distill import Teacher
@@ -26,6 +28,7 @@ from engine.training.loop import Trainer
 from engine.training.probe_run import ProbeTrainer
 from engine.training.recipe import Recipe
 from engine.training.run_folder import RunFacts
+from engine.training.run_tracking import end_tracking, run_info
 from trt.tf32 import set_tf32
 
 if TYPE_CHECKING:
@@ -168,6 +171,9 @@ def train(
     devices: int | None = None,
     nodes: int = 1,
     save_every_s: float = 600.0,
+    track: str | Sequence[str] | None = None,
+    track_weights: bool = False,
+    group: Path | None = None,
     log: Callable[[str], None] | None = None,
     on_ready: Callable[[Trainer], None] = lambda trainer: None,
 ) -> Trained:
@@ -185,6 +191,9 @@ def train(
         devices: Devices of each node; None for one, or as many as the resumed run had.
         nodes: Number of machines.
         save_every_s: Seconds between checkpoints within an epoch.
+        track: Names of trackers; None for those that the resumed run has, or for TensorBoard.
+        track_weights: Whether trackers get the weights of the best checkpoint, too.
+        group: Folder of the cross-validation that the run belongs to.
         log: Called with each log line, instead of printing it.
         on_ready: Called with the trainer before the first step; its `stop` ends the run early.
 
@@ -193,8 +202,10 @@ def train(
 
     Raises:
         UserError: A setting doesn't fit the dataset or the machine, or `out` can't be used.
-        RefusedError: There is too little memory, no GPU, or the loss became NaN or infinite.
+        RefusedError: There is too little memory, no GPU, or the loss became NaN or infinite; or the
+            package of a tracker isn't installed.
     """
+    trackers = names_in(track)
     if recipe.weights != "none" or str(recipe.options.get("backbone")).startswith("hf:"):
         hub.stay_offline_if_unreachable()
     clips = run_clips.gather(recipe, facts, out, resume=resume)
@@ -255,7 +266,11 @@ def train(
     else:
         train_loader = new_loader(clips.train, train_config)
         val_loader = new_loader(clips.val, val_config)
-    with display:
+    tracking = None
+    if fabric.is_global_zero:
+        tracking = Tracking(out, trackers, group=group, with_weights=track_weights, log=display.log)
+        tracking.begin(run_info(out, recipe, facts, group))
+    with display, tracking or nullcontext():
         trainer = trainer_class(
             fabric,
             recipe,
@@ -270,6 +285,7 @@ def train(
             class_weights_N=clips.weights_N,
             teacher=teacher,
             save_every_s=save_every_s,
+            tracking=tracking,
         )
         if trainer.train.note:
             display.log(trainer.train.note)
@@ -277,6 +293,8 @@ def train(
             _resume(trainer, last, facts.world_size)
         on_ready(trainer)
         finished = trainer.run()
+        if tracking is not None:
+            end_tracking(tracking, out, trainer.state.history, finished=finished)
     return _result_of(trainer, recipe, out, finished=finished)
 
 

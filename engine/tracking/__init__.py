@@ -1,0 +1,1 @@
+"""Sends the settings, metrics and results of runs to TensorBoard, MLflow and Weights & Biases."""
