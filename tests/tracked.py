@@ -77,14 +77,28 @@ def tensorboard_scalars(run: Path) -> dict[str, dict[int, float]]:
 
 
 def wandb_records(run: Path) -> list[Any]:
-    """All records of the offline files of a run, whose format is LevelDB's log."""
+    """All records of the offline files of a run; W&B's service may still write their ends."""
+    end = time.monotonic() + WAITING_S
+    found: list[Any] = []
+    for path in sorted(run.glob("wandb/offline-run-*/*.wandb")):
+        records = _records_in(path)
+        while not any(record.HasField("exit") for record in records):
+            assert time.monotonic() < end, f"{path} has no end"
+            time.sleep(0.1)
+            records = _records_in(path)
+        found += records
+    return found
+
+
+def _records_in(path: Path) -> list[Any]:
+    """The records of a file in the format of LevelDB's log."""
+    from google.protobuf.message import DecodeError
     from wandb.proto.wandb_internal_pb2 import Record
 
-    return [
-        Record.FromString(data)
-        for path in sorted(run.glob("wandb/offline-run-*/*.wandb"))
-        for data in _log_records(path.read_bytes())
-    ]
+    try:
+        return [Record.FromString(data) for data in _log_records(path.read_bytes())]
+    except DecodeError:  # its last record is being written
+        return []
 
 
 def _log_records(data: bytes) -> Iterator[bytes]:
