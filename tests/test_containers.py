@@ -81,7 +81,7 @@ def test_its_extras_exist(name: str) -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     (extras,) = [rest for rest in of_word(name, "ARG") if rest.startswith("EXTRAS=")]
     named = set(shlex.split(extras)[0].removeprefix("EXTRAS=").split(","))
-    assert named <= {*project["optional-dependencies"], "serve"}
+    assert named <= set(project["optional-dependencies"])
 
 
 @pytest.mark.parametrize("name", DOCKERFILES)
