@@ -76,8 +76,11 @@ def until(predictions: Iterator[StreamPrediction], enough: Any) -> list[StreamPr
 def test_a_pipe_gets_the_labels_of_the_file(
     codec: str, suffix: str, model: Any, tmp_path: Path
 ) -> None:
-    source = make(tmp_path / "source", codec, SIZE, seconds=5, seed=2)
-    film = videos.remux(source, tmp_path / f"film{suffix}")
+    film = tmp_path / f"film{suffix}"
+    if suffix == ".avi":
+        make(film, codec, SIZE, seconds=5, seed=2)
+    else:
+        videos.remux(make(tmp_path / "source", codec, SIZE, seconds=5, seed=2), film)
     with pipe(tmp_path / "pipe", film.read_bytes()) as path:
         found = [facts(one) for one in model.watch(str(path), window_s=1.5, stride_s=0.6)]
     assert len(found) == 7

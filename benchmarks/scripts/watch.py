@@ -41,7 +41,7 @@ PARTS = ("latency", "cameras", "soak")
 SIZES = ((320, 240), (1280, 720))
 WINDOW_S, STRIDE_S = 2.0, 1.0
 FPS, SOAK_FPS = 25, 5
-FILM_S = 20
+FILM_S = 8
 WARM_UP_LINES = 3
 BITS_PER_PIXEL = 0.1
 """About what network cameras send."""
@@ -68,6 +68,7 @@ def main() -> None:
             if part == "soak":
                 film = write_film(folder / "soak.ts", SIZES[0], SOAK_FPS)
                 measured: Any = soak(options.artifact, film, options.soak_seconds)
+                print(json.dumps(measured), flush=True)
             else:
                 measured = []
                 for size in SIZES:
@@ -77,8 +78,8 @@ def main() -> None:
                     else:
                         row = cameras(options.artifact, film, options.cameras, options.seconds)
                     measured.append({"size": f"{size[0]}×{size[1]}", **row})
+                    print(json.dumps(measured[-1]), flush=True)
             result[part] = measured
-            print(json.dumps({part: measured}), flush=True)
             path.write_text(json.dumps(result, indent=2) + "\n")
     print(f"written to {path}")
 
@@ -122,7 +123,7 @@ class Cameras:
                 self.end_headers()
                 try:
                     owner._send(self.path, self.wfile, film, len(packets))
-                except OSError:
+                except (OSError, av.FFmpegError):  # the command was stopped
                     return
 
             def log_message(self, *words: object) -> None:

@@ -6,7 +6,7 @@ if they aren't live.
 """
 
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import closing, contextmanager, suppress
 from threading import Event
 from typing import Any, NamedTuple
@@ -113,7 +113,7 @@ class Connection:
     def close(self) -> None:
         self._container.close()
 
-    def frames(self) -> Iterator[LiveFrame]:
+    def frames(self) -> Generator[LiveFrame, None, None]:
         """Yield frames in display order, from the first that decodes cleanly."""
         held: list[LiveFrame] = []
         """First frames without a time stamp; RTSP gives the first one none."""
@@ -158,7 +158,7 @@ class Connection:
 
     def _live(self, displayed: DisplayedFrame, time_s: float) -> LiveFrame:
         frame = displayed.frame
-        has_duration = self._has_clock and frame.duration and self._stream.time_base
+        unit_s = float(self._stream.time_base or 0) if self._has_clock else 0.0
         num_skipped = 0
         if self._num_skipped and (frame.pts is None or frame.pts > self._resumes_at):
             num_skipped, self._num_skipped = self._num_skipped, 0
@@ -170,7 +170,7 @@ class Connection:
                 self._reduction.full if self._reduction else None,
             ),
             time_s=time_s,
-            duration_s=float(frame.duration * self._stream.time_base) if has_duration else 0.0,
+            duration_s=(frame.duration or 0) * unit_s,
             arrived=self._arrived,
             num_skipped=num_skipped,
         )
@@ -180,7 +180,7 @@ class Connection:
         """Time between two frames, as the stream says; not always right."""
         return float(1 / (self._stream.average_rate or self._stream.guessed_rate or DEFAULT_FPS))
 
-    def _packets(self) -> Iterator[av.Packet | None]:
+    def _packets(self) -> Generator[av.Packet | None, None, None]:
         """The packets of the stream, and at its end None, which flushes the decoder."""
         try:
             yield from self._wanted(self._container.demux())

@@ -77,10 +77,10 @@ class SourceReader:
                 self._read_bytes()
         except Stopped:
             pass
-        except (VideoError, OSError) as error:
-            is_video = isinstance(error, VideoError)
-            self.error = error.reason if is_video else error.strerror or str(error)
-            self._say(self.error)
+        except VideoError as error:
+            self._give_up(error.reason)
+        except OSError as error:
+            self._give_up(error.strerror or str(error))
         except BaseException as error:
             self._pending.fail(error)
         finally:
@@ -235,6 +235,10 @@ class SourceReader:
         while self._is_growing():
             if self._stop.wait(FIRST_DELAY_S):
                 raise Stopped
+
+    def _give_up(self, reason: str) -> None:
+        self.error = reason
+        self._say(reason)
 
     def _say(self, text: str) -> None:
         self._on_status(f"{self.source.name}: {text}")
