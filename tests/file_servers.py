@@ -74,7 +74,7 @@ def no_fault(method: str, path: str) -> str:
 class Guarded(SimpleHTTPRequestHandler):
     """Answers GET only, as signed URLs do, and only with the right signature or password."""
 
-    signature, password = "7d41c0ffee", "cGVyc29uOnBhc3N3b3Jk"  # person:password
+    signature, password = "7d41c0ffee", "cGVyc29uOnBhNTV3b3Jk"  # person:pa55word
 
     def send_head(self) -> Any:
         query = self.path.partition("?")[2]

@@ -94,42 +94,50 @@ def with_slashes(text: str) -> str:
 
 def is_lasting(error: BaseException) -> bool:
     """Whether trying again is useless."""
-    error = _cause(error)
-    status = getattr(error, "status", None)
-    if isinstance(status, int):
+    status = _status_of(error)
+    if status is not None:
         return status in PERMANENT and status not in TRANSIENT
-    return isinstance(error, FileNotFoundError | PermissionError) or _lacks_credentials(error)
+    return is_gone(error) or isinstance(error, PermissionError) or _lacks_credentials(error)
 
 
 def is_gone(error: BaseException) -> bool:
-    error = _cause(error)
-    return isinstance(error, FileNotFoundError) or getattr(error, "status", None) in (404, 410)
+    """Whether there is no such file. fsspec says so of every failure of a look-up by HTTP."""
+    status = _status_of(error)
+    if status is not None:
+        return status in (404, 410)
+    cause = error.__cause__
+    failed_otherwise = isinstance(cause, TimeoutError) or (
+        type(cause).__module__.partition(".")[0] == "aiohttp"
+    )
+    return isinstance(error, FileNotFoundError) and not failed_otherwise
 
 
 def reason_of(error: BaseException) -> str:
     """Say what failed. The error's own words are not used: they may hold the whole address."""
-    error = _cause(error)
-    status = getattr(error, "status", None)
+    status = _status_of(error)
     if is_gone(error):
         return "the server has no such file"
     if isinstance(error, PermissionError) or status in (401, 403):
         return "the server denies access"
     if _lacks_credentials(error):
         return "no credentials for its server were found"
-    if isinstance(status, int):
+    if status is not None:
         return f"the server answers with error {status}"
-    if isinstance(error, TimeoutError):
+    if isinstance(error, TimeoutError) or isinstance(error.__cause__, TimeoutError):
         return "the server doesn't answer"
-    return f"the connection to its server fails ({type(error).__name__})"
+    return f"the connection to its server fails ({type(error.__cause__ or error).__name__})"
 
 
-def _cause(error: BaseException) -> BaseException:
-    """The error itself: fsspec reports any failure of a look-up by HTTP as a missing file."""
-    cause = error.__cause__
-    is_of_http = type(cause).__module__.partition(".")[0] == "aiohttp"
-    if cause is not None and isinstance(error, FileNotFoundError) and is_of_http:
-        return cause
-    return error
+def _status_of(error: BaseException) -> int | None:
+    """The HTTP status that caused an error, where aiohttp, gcsfs or botocore say it."""
+    for each in (error, error.__cause__):
+        response = getattr(each, "response", None)
+        metadata = response.get("ResponseMetadata", {}) if isinstance(response, dict) else {}
+        status = getattr(each, "status", None) or metadata.get("HTTPStatusCode")
+        status = status or getattr(each, "code", None)
+        if isinstance(status, int) and status >= 400:
+            return status
+    return None
 
 
 def _lacks_credentials(error: BaseException) -> bool:
