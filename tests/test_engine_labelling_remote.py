@@ -373,7 +373,7 @@ def test_signatures_and_passwords_are_used_and_never_written(
 
 @pytest.mark.slow
 def test_workers_of_a_cluster_download_what_they_label(
-    run: Path, folder: Path, expected: Any, temporary: Path, tmp_path: Path
+    run: Path, folder: Path, expected: Any, tmp_path: Path
 ) -> None:
     pytest.importorskip("ray", reason="needs Ray: pip install -e '.[cluster]'")
     out = tmp_path / "labels.csv"

@@ -259,15 +259,22 @@ def _rows(
         yield _Row(piece.item, ENDED)
 
 
+COLUMNS: dict[str, Any] = {
+    "name": object, "size": np.int64, "mtime_ns": np.int64, "number": np.int64,
+    "start_s": np.float64, "end_s": np.float64, "probabilities": object, "text": object,
+    "num_damaged": np.int64, "num_streams": np.int64,
+}  # fmt: skip
+"""The columns of rows, with the facts of the item first, and their types."""
+
+
 def _columns(rows: Iterable[_Row]) -> dict[str, Any]:
-    columns = list(zip(*((os.fsencode(row.item.name), row.item.size, row.item.mtime_ns, *row[1:])
-                         for row in rows), strict=True))  # fmt: skip
-    types = (object, np.int64, np.int64, np.int64, np.float64, np.float64, object, object,
-             np.int64, np.int64)  # fmt: skip
-    names = ("name", "size", "mtime_ns", *_Row._fields[1:])
+    cells = [
+        (os.fsencode(row.item.name), row.item.size, row.item.mtime_ns, *row[1:]) for row in rows
+    ]
+    columns = zip(*cells, strict=True) if cells else ((),) * len(COLUMNS)
     return {
         name: np.array(column, kind)
-        for name, column, kind in zip(names, columns, types, strict=True)
+        for (name, kind), column in zip(COLUMNS.items(), columns, strict=True)
     }
 
 
@@ -342,7 +349,7 @@ class _Gathered:
 
 
 def _rows_in(batch: dict[str, Any]) -> Iterator[_Row]:
-    for name, size, mtime_ns, *values in zip(*batch.values(), strict=True):
+    for name, size, mtime_ns, *values in zip(*(batch[name] for name in COLUMNS), strict=True):
         text = os.fsdecode(bytes(name))
         item = Item(name=text, path=Path(text), size=int(size), mtime_ns=int(mtime_ns))
         number, start_s, end_s, probabilities, reason, num_damaged, num_streams = values
