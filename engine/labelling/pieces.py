@@ -84,7 +84,7 @@ def parts_of(files: list[Pending], *, num_workers: int, num_threads: int) -> lis
     num_windows = 0
     for file in files:
         for piece in _cut(file, length) if file.num_windows > size else _whole(file):
-            if num_windows >= min(size, MAX_WINDOWS) or len(parts[-1]) == MAX:
+            if num_windows >= size or len(parts[-1]) == MAX:
                 parts.append([])
                 num_windows = 0
             parts[-1].append(piece)
