@@ -24,6 +24,7 @@ from dali_pipelines.loaders.dali_loader import DaliLoader
 from dali_pipelines.loaders.decode_processes import MAX_THREADS, DecodeProcesses
 from dali_pipelines.loaders.loader_config import LoaderConfig
 from dali_pipelines.loaders.window_loader import WindowLoader
+from dali_pipelines.loaders.windows import WindowRange
 
 MANY = MAX_THREADS + 1
 ROOT = Path(__file__).parents[1]
@@ -117,8 +118,8 @@ def test_a_loader_gives_the_same_batches(paths: list[Path]) -> None:
 def test_windows_are_the_same_and_a_broken_file_is_named(paths: list[Path]) -> None:
     loaders = [
         WindowLoader(
-            [*paths, *paths], SMALL, window_s=0.6, stride_s=0.4, batch_size=2, num_threads=number,
-            known=lambda path: 1,
+            [WindowRange(path, 1, 4) for path in (*paths, *paths)], SMALL,
+            window_s=0.6, stride_s=0.4, batch_size=2, num_threads=number,
         )
         for number in (1, MANY)
     ]  # fmt: skip

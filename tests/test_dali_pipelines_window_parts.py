@@ -1,6 +1,7 @@
 """Windows whose frames DALI decodes from parts are those that PyAV gives."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from dali_pipelines.loaders.loader_config import LoaderReport
 from dali_pipelines.loaders.video_choice import VideoChoice
 from dali_pipelines.loaders.window_loader import WindowLoader
 from dali_pipelines.loaders.window_parts import MIN_FRAMES, read_parts
-from dali_pipelines.loaders.windows import Window, plan_windows
+from dali_pipelines.loaders.windows import Window, WindowRange, plan_windows
 from dali_pipelines.spec import ClipSpec
 
 SPEC = ClipSpec(num_frames=4, resize=72, crop=64)
@@ -21,7 +22,7 @@ WINDOWS = [(None, None), (1.0, 1.0), (0.8, 0.3)]
 
 
 def read(
-    paths: list[Path], videos: VideoChoice | None, *, gpu: int | None = None, **options: object
+    paths: list[Any], videos: VideoChoice | None, *, gpu: int | None = None, **options: object
 ) -> tuple[dict[tuple[Path, int], torch.Tensor], list[Window], LoaderReport]:
     loader = WindowLoader(
         paths, SPEC, batch_size=3, values="uint8", videos=videos, gpu=gpu, **options
@@ -34,7 +35,7 @@ def read(
     return clips, windows, loader.report
 
 
-def assert_same_windows(paths: list[Path], videos: VideoChoice, **options: object) -> LoaderReport:
+def assert_same_windows(paths: list[Any], videos: VideoChoice, **options: object) -> LoaderReport:
     gpu = options.pop("gpu", None)
     found, windows, report = read(paths, videos, gpu=gpu, **options)
     expected, windows_by_pyav, _ = read(paths, None, **options)
@@ -85,9 +86,21 @@ def test_each_frame_is_in_one_part(tmp_path: Path) -> None:
 def test_windows_that_are_known_are_left_out(tmp_path: Path) -> None:
     path = write_video(tmp_path / "video", codec="vp9", frames=100, draw=numbered)
     report = assert_same_windows(
-        [path], VideoChoice(for_gpu=False), window_s=1.0, stride_s=0.5, known=lambda path: 3
+        [WindowRange(path, 3)], VideoChoice(for_gpu=False), window_s=1.0, stride_s=0.5
     )
     assert report.read_by.keys() == {"DALI's video decoder"}
+
+
+def test_overlapping_windows_in_ranges_are_those_of_one_reading(tmp_path: Path) -> None:
+    path = write_video(tmp_path / "video", codec="vp9", frames=130, draw=numbered)
+    settings = {"window_s": 1.0, "stride_s": 0.3}
+    expected, windows, _ = read([path], VideoChoice(for_gpu=False), **settings)
+    ranges = [WindowRange(path, 0, 4), WindowRange(path, 4, 9), WindowRange(path, 9, 99)]
+    found, windows_of_ranges, report = read(ranges, VideoChoice(for_gpu=False), **settings)
+    assert windows_of_ranges == windows
+    assert report.read_by.keys() == {"DALI's video decoder"}
+    for key, clip in expected.items():
+        assert torch.equal(found[key], clip), key
 
 
 def test_a_file_may_be_listed_more_than_once(tmp_path: Path) -> None:

@@ -39,7 +39,8 @@ FLAGS = {
     "label": set(
         "--model --out --format --list --include --exclude --window --stride --segments --vtt "
         "--smooth --top-k --min-confidence --resume --fresh --retry --mix --shard --merge "
-        "--cluster --workers --watch --dry-run --batch-size --timeout --device".split()
+        "--cluster --workers --watch --dry-run --batch-size --timeout --device "
+        "--max-download".split()
     ),
     "serve": set(
         "--host --port --api-key --device --allow-folder --allow-host --max-batch --max-wait-ms "

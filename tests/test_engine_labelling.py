@@ -33,6 +33,7 @@ from engine.labelling import journal_file, writers
 from engine.labelling.discovery import FileFilter, Item, below, item_of, listed
 from engine.labelling.journal import Journal, WindowAnswer
 from engine.labelling.label import LabelSettings, Progress, label
+from engine.labelling.pieces import Piece
 from engine.labelling.segments import segments
 from engine.labelling.source import Source
 
@@ -462,14 +463,16 @@ def test_a_part_of_a_cluster_may_be_empty_and_tells_of_damage(tmp_path: Path) ->
     report.flaws[two.path] = "cut short"
     report.num_streams[two.path] = 2
     with Journal(tmp_path / "part") as part:
-        empty = cluster._columns([], part, report)
+        empty = cluster._columns(cluster._rows([], set(), part, report))
         answers = [answer(one, n, 0.1, 0.2, 0.7, last=n == 1) for n in range(2)]
         part.write([*answers, answer(two, 0, 0.7, 0.2, 0.1)], [], "m")
-        columns = cluster._columns([one, two], part, report)
+        pieces = [Piece(item=one), Piece(item=two)]
+        columns = cluster._columns(cluster._rows(pieces, set(), part, report))
     tally = Progress()
     with Journal(tmp_path / "whole") as whole:
+        gathered = cluster._Gathered([pieces], whole, "m", tally, lambda tally: None)
         for batch in (empty, columns):
-            cluster._write(batch, whole, "m", tally, lambda tally: None)
+            gathered.write(batch)
         assert whole.counts() == (2, 0)
     assert tally.report.describe_damage() == (
         "3 damaged frames of 1 files were used (one.mp4); "

@@ -38,6 +38,9 @@ Value = TypeVar("Value")
 MAX_THREADS = 4
 """With more decoding threads than this, processes are faster."""
 POLL_S = 0.1
+MAX_PICTURES = 500_000
+"""Largest number of pictures in the indices that a process remembers: those of a film, about 20 MB,
+of which it may read several parts. It seldom meets other files twice."""
 ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
 
 
@@ -248,7 +251,7 @@ def _serve(server: socket.socket) -> None:
     import dali_pipelines.loaders.windows  # noqa: F401
     from dali_pipelines.decode import indexed_video
 
-    indexed_video.MAX_REMEMBERED = 0  # a worker seldom meets a file twice
+    indexed_video.MAX_REMEMBERED = MAX_PICTURES
     while True:
         _, descriptors, _, _ = socket.recv_fds(server, 1, 1)
         if not descriptors:

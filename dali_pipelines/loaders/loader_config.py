@@ -6,10 +6,10 @@ of batches that it has returned. So a resumed run continues as if it had not bee
 
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -180,6 +180,21 @@ class LoaderReport:
         return (
             f"{len(self.num_streams):,} files hold several videos, of which the first was read "
             f"({path}: {count})"
+        )
+
+    def renamed(self, names: Mapping[Path, Path]) -> "LoaderReport":
+        """The same report with other paths for some files."""
+
+        def of(paths: Mapping[Path, Any]) -> dict[Path, Any]:
+            return {names.get(path, path): value for path, value in paths.items()}
+
+        return LoaderReport(
+            read_by=self.read_by,
+            failures=of(self.failures),
+            damaged_frames=Counter(of(self.damaged_frames)),
+            flaws=of(self.flaws),
+            num_streams=of(self.num_streams),
+            refused=of(self.refused),
         )
 
     def merge_from(self, other: "LoaderReport") -> None:

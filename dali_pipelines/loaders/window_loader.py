@@ -7,7 +7,7 @@ in the order of the files, and only those not yet returned are kept in memory.
 import queue
 import time
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from contextlib import closing
 from pathlib import Path
 from threading import Event
@@ -25,6 +25,7 @@ from dali_pipelines.loaders.window_parts import PartDecoder, read_parts
 from dali_pipelines.loaders.windows import (
     ReadWindow,
     Window,
+    WindowRange,
     plan_windows,
     read_windows,
     windows_of,
@@ -36,6 +37,8 @@ if TYPE_CHECKING:
 
 BATCHES_AHEAD = 2
 TIMEOUT_S = 120.0
+POLL_S = 0.1
+_END: Any = object()
 
 
 class WindowBatch(NamedTuple):
@@ -52,7 +55,9 @@ class WindowLoader:
     Files that can't be read are listed in `report`; their windows after the error are missing.
 
     Args:
-        paths: Video files and frame folders.
+        paths: Video files and frame folders, of each all windows or a range of them. None says that
+            the next file isn't there yet: what was read so far becomes a batch, and the loader asks
+            again.
         spec: Preprocessing settings.
         window_s: Length of a window in seconds; None takes each video as one window.
         stride_s: Seconds from one window to the next; None means `window_s`.
@@ -60,7 +65,6 @@ class WindowLoader:
         gpu: GPU index for the DALI graph; None runs on the CPU.
         num_threads: Decoding threads, or processes if they are many; None takes all cores.
         values: Data type of the clips.
-        known: Returns how many windows to skip at the start of a file.
         timeout_s: Seconds to wait for the next window of a file before it counts as failed.
         videos: Chooses files that DALI's video decoder reads; None reads all with PyAV, which
             reports damaged frames, as DALI's doesn't.
@@ -68,7 +72,7 @@ class WindowLoader:
 
     def __init__(
         self,
-        paths: Iterable[Path],
+        paths: Iterable[Path | WindowRange | None],
         spec: ClipSpec,
         *,
         window_s: float | None = None,
@@ -77,7 +81,6 @@ class WindowLoader:
         gpu: int | None = None,
         num_threads: int | None = None,
         values: Values = "float32",
-        known: Callable[[Path], int] = lambda path: 0,
         timeout_s: float = TIMEOUT_S,
         videos: VideoChoice | None = None,
     ) -> None:
@@ -89,7 +92,6 @@ class WindowLoader:
         self._batch_size = batch_size
         self._num_threads = num_threads or num_cores()
         self._processes = decode_processes(self._num_threads)
-        self._known = known
         self._timeout_s = timeout_s
         self._for_gpu = gpu is not None
         self._videos = videos
@@ -116,23 +118,34 @@ class WindowLoader:
         pending: list[ReadWindow] = []
         with closing(self._windows(stop)) as windows:
             for window in windows:
-                pending.append(window)
-                if len(pending) == self._batch_size:
+                if window is not None:
+                    pending.append(window)
+                if window is None or len(pending) == self._batch_size:
                     yield from self._make_batch(pending)
                     pending = []
         yield from self._make_batch(pending)
 
-    def _windows(self, stop: Event) -> Generator[ReadWindow, None, None]:
+    def _windows(self, stop: Event) -> Generator[ReadWindow | None, None, None]:
+        """The windows of all files; None while the next file isn't there yet."""
         pool = ThreadPool(self._num_threads)
         files: deque[_OpenFile] = deque()
         paths = iter(self._paths)
+        has_ended = False
         try:
             while not stop.is_set():
-                while len(files) <= self._num_threads and (path := next(paths, None)) is not None:
+                while not has_ended and len(files) <= self._num_threads:
+                    path = next(paths, _END)
+                    has_ended = path is _END
+                    if has_ended or path is None:
+                        break
                     files.append(self._open(path))
                     pool.submit(files[-1].task)
                 if not files:
-                    return
+                    if has_ended:
+                        return
+                    yield None
+                    stop.wait(POLL_S)
+                    continue
                 file = files[0]
                 while isinstance(item := self._next(file, pool, stop), ReadWindow):
                     yield item
@@ -148,9 +161,10 @@ class WindowLoader:
                 file.task.stop.set()
             pool.shut_down()
 
-    def _open(self, path: Path) -> "_OpenFile":
+    def _open(self, path: Path | WindowRange) -> "_OpenFile":
         windows: queue.Queue[Any] = queue.Queue(self._batch_size)
-        return _OpenFile(path, windows, Task(lambda stop: self._read(path, windows, stop)))
+        part = path if isinstance(path, WindowRange) else WindowRange(path)
+        return _OpenFile(part.path, windows, Task(lambda stop: self._read(part, windows, stop)))
 
     def _next(self, file: "_OpenFile", pool: ThreadPool, stop: Event) -> Any:
         """Return the next window, None at the end of the file, or the error that stopped it."""
@@ -164,17 +178,17 @@ class WindowLoader:
                     return VideoError(file.path, f"it gave no frame for {self._timeout_s:g} s")
         return None
 
-    def _read(self, path: Path, results: "queue.Queue[Any]", stop: Event) -> None:
-        """Put the windows of a file into a queue, then None or the error that stopped it."""
+    def _read(self, part: WindowRange, results: "queue.Queue[Any]", stop: Event) -> None:
+        """Put windows of a file into a queue, then None or the error that stopped it."""
         end: BaseException | None = None
         try:
-            for window in self._windows_of(path, stop):
+            for window in self._windows_of(part, stop):
                 if not put_unless_stopped(results, window, stop):
                     return
         except Stopped:
             return
         except OSError as error:
-            end = VideoError(path, error.strerror or str(error))
+            end = VideoError(part.path, error.strerror or str(error))
         except BaseException as error:
             end = error
         try:
@@ -182,12 +196,13 @@ class WindowLoader:
         finally:
             del end  # an exception refers to this frame
 
-    def _windows_of(self, path: Path, stop: Event) -> Iterator[ReadWindow]:
-        known = self._known(path)
+    def _windows_of(self, part: WindowRange, stop: Event) -> Iterator[ReadWindow]:
+        path = part.path
         if self._videos is not None and not path.is_dir() and self._videos.takes(path):
             windows = plan_windows(path, window_s=self._window_s, stride_s=self._stride_s)
-            return read_parts(windows[known:], self._spec, for_gpu=self._for_gpu, stop=stop)
-        settings = (self._spec, self._window_s, self._stride_s, known)
+            wanted = windows[part.first : part.stop]
+            return read_parts(wanted, self._spec, for_gpu=self._for_gpu, stop=stop)
+        settings = (self._spec, self._window_s, self._stride_s, part.first, part.stop)
         if self._processes is not None:
             return self._processes.iterate(windows_of, path, *settings, stop=stop)
         return windows_of(path, *settings, stop=stop)

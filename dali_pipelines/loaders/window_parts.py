@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 
 MIN_FRAMES = 32
 """Smallest number of frames in a part, except in the last one: a group may hold a single one."""
+NONE_LATER = 1 << 62
+"""`keep_from` of the last window that is read: no frame of the file is needed afterwards."""
 MAX_BYTES = 2 << 30
 """Decoded frames of one run of DALI, in their full size; a single part may be larger."""
 
@@ -68,7 +70,7 @@ def _by_parts(windows: list[Window], spec: ClipSpec, for_gpu: bool) -> Iterator[
             parts.append(WindowPart(part.encoded, places, len(group) * part.frame_bytes))
             cut_until = int(group[-1])
         later = numbers[index + 1 :]
-        keep_from = int(later[0].min()) if later else cut_until + 1
+        keep_from = int(later[0].min()) if later else NONE_LATER
         yield ReadWindow(window, view, [], 0, tuple(parts), keep_from)
 
 
@@ -88,11 +90,11 @@ def _groups(path: Path, wanted: IntArray) -> Iterator[IntArray]:
 
 
 class _Reading(NamedTuple):
-    """One reading of a file, which may be listed twice."""
+    """One reading of a file, which may be listed twice, or in several ranges of windows."""
 
     path: Path
     num_before: int
-    """How many files ended before it."""
+    """How many readings ended before it."""
 
 
 class PartDecoder:
@@ -125,7 +127,7 @@ class PartDecoder:
         readings = []
         for window in windows:
             readings.append(_Reading(window.window.path, self._num_ended))
-            self._num_ended += window.window.is_last
+            self._num_ended += window.keep_from == NONE_LATER
         pairs = list(zip(readings, windows, strict=True))
         self._decode([(reading, part) for reading, window in pairs for part in window.parts])
         clips = [self._clip(reading, window) for reading, window in pairs]
@@ -139,7 +141,7 @@ class PartDecoder:
             return None
         frames = self._frames[reading]
         clip = torch.stack([frames[number] for number in window.view.plan.left.tolist()])
-        if window.window.is_last:
+        if window.keep_from == NONE_LATER:
             del self._frames[reading]
         else:
             self._frames[reading] = {n: frames[n] for n in frames if n >= window.keep_from}

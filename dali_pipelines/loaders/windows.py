@@ -52,6 +52,14 @@ class Window:
     """Number of video streams in the file; the first one is read."""
 
 
+class WindowRange(NamedTuple):
+    """Some of a file's windows, [first, stop) by their numbers; `stop` may lie beyond the end."""
+
+    path: Path
+    first: int = 0
+    stop: int | None = None
+
+
 class WindowPart(NamedTuple):
     """A part of a file, cut out by remux."""
 
@@ -216,14 +224,15 @@ def windows_of(
     spec: ClipSpec,
     window_s: float | None,
     stride_s: float | None,
-    num_known: int,
+    first: int = 0,
+    end: int | None = None,
     *,
     stop: Event | None = None,
 ) -> Iterator[ReadWindow]:
-    """Plan the windows of a file and read all but the first `num_known`; opens the file once."""
+    """Plan the windows of a file and read those from `first` up to `end`; opens the file once."""
     with nullcontext() if path.is_dir() else open_indexed(path) as video:
         windows = plan_windows(path, window_s=window_s, stride_s=stride_s, video=video)
-        yield from read_windows(windows[num_known:], spec, stop=stop, video=video)
+        yield from read_windows(windows[first:end], spec, stop=stop, video=video)
 
 
 def require_whole(windows: list[Window]) -> bool:

@@ -11,11 +11,12 @@ MACHINES, ADVANCED = "Several machines", "Advanced"
 
 def label(
     videos: Annotated[
-        list[Path],
+        list[str],
         typer.Argument(
             metavar="VIDEOS...",
-            help="A folder of videos, searched at any depth; with --list, a file of paths (- for "
-            "standard input); with --merge, the results of all shards.",
+            help="A folder of videos, searched at any depth; an address such as "
+            "s3://bucket/folder, gs://… or https://…/film.mp4; with --list, a file of paths and "
+            "addresses (- for standard input); with --merge, the results of all shards.",
         ),
     ],
     model: Annotated[
@@ -47,7 +48,9 @@ def label(
     is_list: Annotated[
         bool,
         typer.Option(
-            "--list", rich_help_panel=INPUT, help="VIDEOS is a text file with one path per line."
+            "--list",
+            rich_help_panel=INPUT,
+            help="VIDEOS is a text file with one path or address per line.",
         ),
     ] = False,
     include: Annotated[
@@ -151,6 +154,14 @@ def label(
             "decides per codec and size).",
         ),
     ] = "pyav",
+    max_download: Annotated[
+        float,
+        typer.Option(
+            rich_help_panel=ADVANCED,
+            help="GB of disk for videos that are downloaded, in the folder of TMPDIR. They are "
+            "removed when they are labelled; a larger video is downloaded alone.",
+        ),
+    ] = 8.0,
     batch_size: Annotated[
         int, typer.Option(min=1, rich_help_panel=ADVANCED, help="Windows in a batch.")
     ] = 8,
@@ -176,6 +187,8 @@ def label(
 
     Example: [bold]find / -name '*.mp4' | engine label - --list --model fast[/bold]
 
+    Example: [bold]engine label s3://bucket/films --model fast --out labels.csv[/bold]
+
     Example: [bold]engine label --merge labels-1.csv labels-2.csv --out labels.csv[/bold]
     """
     from engine.labelling.job import run
@@ -189,5 +202,6 @@ def label(
         min_confidence=min_confidence, fresh=not resume, retry=retry, mix=mix, shard=shard,
         merge=merge, cluster=cluster, workers=workers, watch=watch, dry_run=dry_run,
         batch_size=batch_size, timeout_s=timeout, device=device, decoder=decoder,
+        max_download_gb=max_download,
     )  # fmt: skip
     raise typer.Exit(merge_shards(options) if merge else run(options))

@@ -9,7 +9,7 @@ import stat
 import zlib
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from dali_pipelines.decode.frame_folder import CODECS as IMAGE_CODECS
@@ -23,8 +23,11 @@ class Item:
     """Name in the results: the path relative to the folder, or the path as listed."""
     path: Path
     size: int
-    """Size in bytes; -1 if the file doesn't exist."""
+    """Size in bytes; -1 if the file doesn't exist, or is on a server and wasn't looked up."""
     mtime_ns: int
+    address: str = field(default="", repr=False)
+    """Where a file on a server is, perhaps with a password or signature: never to be shown. Its
+    `path` is then only another form of the name."""
 
     @property
     def is_there(self) -> bool:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from engine.errors import UserError
-from engine.labelling import journal_file, writers
+from engine.labelling import addresses, journal_file, writers
 from engine.labelling.discovery import FileFilter, Item
 from engine.labelling.journal import Journal
 from engine.labelling.options import LabelOptions
@@ -18,7 +18,7 @@ from engine.labelling.outputs import (
     outputs_of,
     style_of,
 )
-from engine.labelling.source import Source, folder_of, is_gone
+from engine.labelling.source import Source, folder_of, is_gone, may_be_there
 
 if TYPE_CHECKING:
     from engine.labelling.decoder_choice import Decoder
@@ -103,9 +103,19 @@ def _model_of(options: LabelOptions) -> Path:
         raise UserError("`engine label` takes one folder, or one list with `list=True`.")
     if options.stride_s is not None and options.window_s is None:
         raise UserError("`stride` needs `window`.")
-    if options.watch and (options.is_list or options.cluster):
-        raise UserError("`watch=True` needs a folder, without `list` and `cluster`.")
+    if options.watch and (options.is_list or options.cluster or _is_remote(options)):
+        raise UserError(
+            "`watch=True` needs a folder on this machine, without `list` and `cluster`."
+        )
+    if options.decoder == "auto" and _is_remote(options):
+        raise UserError(
+            "`decoder='auto'` measures files of this machine: name a decoder for files on servers."
+        )
     return options.model
+
+
+def _is_remote(options: LabelOptions) -> bool:
+    return addresses.is_address(options.videos[0])
 
 
 def _watch(
@@ -177,7 +187,7 @@ def _locally(
     if decoder is None:
         print("Measuring the decoders …")
         rates = decoder_choice.measure(
-            (item.path for item in source.items()), predictor.clip, gpu=gpu,
+            (item.path for item in source.items() if not item.address), predictor.clip, gpu=gpu,
             window_s=options.window_s, stride_s=options.stride_s, batch_size=options.batch_size,
         )  # fmt: skip
         print("\n".join(decoder_choice.describe(rates)))
@@ -212,6 +222,7 @@ def _settings(options: LabelOptions, digest: str, decoder: "Decoder") -> "LabelS
         batch_size=options.batch_size,
         timeout_s=options.timeout_s,
         decoder=decoder,
+        max_download_bytes=int(options.max_download_gb * 1e9),
     )
 
 
@@ -231,7 +242,7 @@ def _count(source: Source) -> int:
     with progress_bar("Finding videos", total=None, unit="files") as advance:
         for item in source.items():
             total += 1
-            num_existing += item.is_there
+            num_existing += may_be_there(item)
             advance()
     source.check(total, num_existing)
     return total
@@ -275,7 +286,7 @@ def _write_results(
     report = tally.report
     for message in (report.describe_damage(), report.describe_streams(), report.describe_refused()):
         if message:
-            print(message)
+            print(addresses.with_slashes(message))
     if num_left_out:
         print(
             f"{num_left_out:,} files of earlier runs are no longer in {source.name} and were left "
@@ -317,7 +328,9 @@ def _dry_run(
 def _print_pending(source: Source, is_done: Callable[[Item], bool]) -> int:
     shown: list[str] = []
     total = known = 0
-    for item in source.items():
+    from engine.labelling.remote_files import all_looked_up
+
+    for item in all_looked_up(source.items()):
         total += 1
         if is_done(item):
             known += 1

@@ -23,40 +23,9 @@ from engine.labelling import journal_file
 from engine.labelling.claims import Claims
 from engine.labelling.discovery import Item
 from engine.labelling.journal_facts import MIXABLE, difference, differing
+from engine.labelling.journal_schema import COLUMNS, FORMAT, IN_RESULTS, LABELLED, SCHEMA, TAKEN
 from engine.labelling.source import is_gone
 
-FORMAT = 1
-SCHEMA = """
-CREATE TABLE IF NOT EXISTS facts (key TEXT PRIMARY KEY, value TEXT) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS files (
-    name BLOB PRIMARY KEY, size INTEGER, mtime_ns INTEGER, model TEXT, done INTEGER, reason TEXT
-) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS windows (
-    name BLOB, number INTEGER, start_s REAL, end_s REAL, probabilities BLOB,
-    PRIMARY KEY (name, number)
-) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS left_out (name BLOB PRIMARY KEY) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS outputs (path BLOB PRIMARY KEY, checksum INTEGER) WITHOUT ROWID;
-CREATE TEMP TABLE noted (name BLOB PRIMARY KEY) WITHOUT ROWID;
-CREATE TEMP TABLE taken (name BLOB PRIMARY KEY) WITHOUT ROWID;
-"""
-COLUMNS = {
-    "files": ", size, mtime_ns, model, done, reason",
-    "windows": ", number, start_s, end_s, probabilities",
-    "left_out": "",
-}
-"""Columns besides the name, for tables with rows per file."""
-IN_RESULTS = "name NOT IN (SELECT name FROM left_out)"
-LABELLED = f"SELECT name FROM files WHERE done = 1 AND reason = '' AND {IN_RESULTS} ORDER BY name"
-GOOD = "({0}.done = 1 AND {0}.reason = '' AND {0}.name NOT IN (SELECT name FROM {1}.left_out))"
-TAKEN = f"""
-INSERT INTO temp.taken
-SELECT theirs.name FROM other.files AS theirs LEFT JOIN main.files AS ours
-ON ours.name = whole(theirs.name)
-WHERE ours.name IS NULL OR NOT {GOOD.format("ours", "main")}
-OR ({GOOD.format("theirs", "other")} AND theirs.mtime_ns >= ours.mtime_ns)
-"""
-"""Selects the files to merge from the attached journal `other`."""
 BUSY_S = 5.0
 
 
@@ -157,30 +126,47 @@ class Journal:
         the journal has it.
 
         Returns:
-            (True, 0) if the file is done, or (False, number of windows predicted by `model`).
+            (True, 0) if the file is done, or (False, number of its first windows, without a gap,
+            that `model` has predicted).
         """
+        is_done, numbers = self.known_windows(item, model)
+        return is_done, next((n for n, number in enumerate(numbers) if n != number), len(numbers))
+
+    def known_windows(self, item: Item, model: str) -> tuple[bool, list[int]]:
+        """Like `status`, but with the numbers of all windows of a file that isn't done."""
         name = os.fsencode(item.name)
         with self._locked():
             row = self._base.execute(
                 "SELECT size, mtime_ns, done, model FROM files WHERE name = ?", (name,)
             ).fetchone()
             if row is None:
-                return False, 0
+                return False, []
             if not item.is_there:
-                return True, 0
+                return True, []
             if row[:2] != (item.size, item.mtime_ns):
-                return False, 0
+                return False, []
             if row[2]:
-                return True, 0
+                return True, []
             if row[3] != model:
-                return False, 0  # all windows of a file must come from one model
-            query = "SELECT count(*) FROM windows WHERE name = ?"
-            return False, int(self._base.execute(query, (name,)).fetchone()[0])
+                return False, []  # all windows of a file must come from one model
+            query = "SELECT number FROM windows WHERE name = ? ORDER BY number"
+            return False, [int(number) for (number,) in self._base.execute(query, (name,))]
 
     def write(
-        self, answers: Iterable[WindowAnswer], failures: Iterable[tuple[Item, str]], model: str
+        self,
+        answers: Iterable[WindowAnswer],
+        failures: Iterable[tuple[Item, str]],
+        model: str,
+        complete: Iterable[Item] = (),
     ) -> None:
-        """Write predictions and failures atomically; they are on disk when this returns."""
+        """Write predictions and failures atomically; they are on disk when this returns.
+
+        Args:
+            answers: Predictions for windows; the last window of a file completes it.
+            failures: Files that can't be read, with the reasons.
+            model: Digest of the model.
+            complete: Files of which all windows are there, in whatever order they were written.
+        """
         with self.transaction() as base:
             for answer in answers:
                 self._note(base, answer.item, model, done=answer.is_last, reason="")
@@ -194,6 +180,8 @@ class Journal:
                         answer.probabilities.astype(np.float32).tobytes(),
                     ),
                 )
+            for item in complete:
+                self._note(base, item, model, done=True, reason="")
             for item, reason in failures:
                 self._note(base, item, model, done=True, reason=reason)
                 name = os.fsencode(item.name)

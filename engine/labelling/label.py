@@ -4,23 +4,31 @@ All batches have the same size (the last one is padded), so that a prediction do
 other clips in its batch, and a resumed run gives the same bytes as an uninterrupted one.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+import dataclasses
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from dali_pipelines.loaders.loader_config import LoaderReport
 from dali_pipelines.loaders.window_loader import WindowLoader
-from dali_pipelines.loaders.windows import Window
+from dali_pipelines.loaders.windows import Window, WindowRange
 from engine.batched_predictor import BatchedPredictor, VideoModel
 from engine.labelling.decoder_choice import Decoder, videos_of
 from engine.labelling.discovery import Item, item_of
+from engine.labelling.downloads import Downloads
 from engine.labelling.journal import Journal, WindowAnswer
+
+Ranges = dict[str, list[tuple[int, int | None]]]
+"""Ranges of windows, [first, stop), ascending, of files by name; None is the end of the file."""
+END: Any = object()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,6 +40,8 @@ class LabelSettings:
     batch_size: int = 8
     timeout_s: float = 120.0
     decoder: Decoder = "pyav"
+    max_download_bytes: int = 8 * 10**9
+    """Largest size of all downloaded files on the disk at a time."""
 
 
 @dataclass(kw_only=True)
@@ -56,6 +66,7 @@ def label(
     settings: LabelSettings,
     *,
     on_file: Callable[[Progress], None] = lambda tally: None,
+    ranges: Ranges | None = None,
 ) -> Progress:
     """Label all items that the journal doesn't hold yet.
 
@@ -67,14 +78,17 @@ def label(
         journal: Receives predictions and failures.
         settings: Windows, batch size and timeout.
         on_file: Called after each file.
+        ranges: Windows to label of some files, by name; of other files, all windows are labelled.
 
     Returns:
         Counts of labelled, known and failed files.
     """
     tally = Progress()
     predictor = BatchedPredictor.before_loading(model, settings.batch_size)
-    while items:
-        items = _Pass(items, journal, settings, tally, on_file).run(model, predictor)
+    with Downloads(settings.max_download_bytes) as downloads:
+        while items:
+            one_pass = _Pass(items, journal, settings, tally, on_file, ranges or {}, downloads)
+            items = one_pass.run(model, predictor)
     return tally
 
 
@@ -88,32 +102,41 @@ class _Pass:
         settings: LabelSettings,
         tally: Progress,
         on_file: Callable[[Progress], None],
+        ranges: Ranges,
+        downloads: Downloads,
     ) -> None:
         self._items = items
+        self._downloads = downloads
+        self._ranges = ranges
         self._journal = journal
         self._settings = settings
         self._tally = tally
         self._on_file = on_file
         self._aliases: list[Item] = []
-        self._in_progress: dict[Path, tuple[Item, int]] = {}
-        """Items, and the number of their windows that are labelled already."""
+        self._in_progress: dict[Path, Item] = {}
+        """By the path that is read."""
+        self._known: dict[str, int] = {}
+        """How many windows of a file in progress are labelled already, by name."""
+        self._shown: dict[Path, Path] = {}
+        """Downloaded files, and what reports call them."""
+        self._unfetched: deque[tuple[Item, str]] = deque()
         self._failed: set[Path] = set()
 
     def run(self, model: VideoModel, predictor: BatchedPredictor) -> list[Item]:
-        paths = self._pending_paths()
-        first = next(paths, None)
-        if first is None:
-            return []  # --watch polls often: don't build a loader if there is nothing to label
+        files = self._pending()
+        first = next(files, END)
+        if first is END:  # --watch polls often: don't build a loader if there is nothing to label
+            self._write([], [], {})
+            return self._aliases
         settings = self._settings
         loader = WindowLoader(
-            chain([first], paths),
+            chain([first], files),
             model.clip,
             window_s=settings.window_s,
             stride_s=settings.stride_s,
             batch_size=settings.batch_size,
             gpu=model.device.index,
             values="uint8",
-            known=lambda path: self._in_progress[path][1],
             timeout_s=settings.timeout_s,
             videos=videos_of(settings.decoder, for_gpu=model.device.index is not None),
         )
@@ -131,22 +154,40 @@ class _Pass:
             if writing is not None:
                 writing.result()
             self._write([], [], loader.report.failures)
-        self._tally.report.merge_from(loader.report)
+        self._tally.report.merge_from(loader.report.renamed(self._shown))
         return self._aliases
 
-    def _pending_paths(self) -> Iterator[Path]:
-        """Runs in the loader's thread, except for the first path."""
-        for item in self._items:
-            if (active := self._in_progress.get(item.path)) is not None:
-                if item.name != active[0].name:
-                    self._aliases.append(item)
+    def _pending(self) -> Iterator[WindowRange | None]:
+        """Runs in the loader's thread, except for the first file."""
+        for fetched in self._downloads.ahead(self._items, self._wants):
+            if fetched is None or fetched.path is None:
+                if fetched is not None:
+                    self._unfetched.append((fetched.item, fetched.reason))
+                yield None
                 continue
-            is_done, known = self._journal.status(item, self._settings.model)
-            if is_done:
-                count_known(item, self._tally, self._on_file)
-            else:
-                self._in_progress[item.path] = item, known
-                yield item.path
+            item = fetched.item
+            self._in_progress[fetched.path] = item
+            if item.address:
+                self._shown[fetched.path] = item.path
+            for first, stop in self._ranges.get(item.name, [(self._known[item.name], None)]):
+                yield WindowRange(fetched.path, first, stop)
+
+    def _wants(self, item: Item) -> bool:
+        """Whether a file is to be labelled in this pass."""
+        if (active := self._in_progress.get(item.path)) is not None:
+            if item.name != active.name:
+                self._aliases.append(item)
+            return False
+        if item.address and item.name in self._known:
+            return False
+        is_done, known = self._journal.status(item, self._settings.model)
+        if is_done:
+            count_known(item, self._tally, self._on_file)
+            return False
+        self._known[item.name] = known
+        if not item.address:
+            self._in_progress[item.path] = item
+        return True
 
     def _write(
         self,
@@ -158,13 +199,19 @@ class _Pass:
         while new_failures:
             path, reason = new_failures.popitem()
             self._failed.add(path)
-            item = self._in_progress[path][0]
-            now = item_of(item.name, path)
+            item = self._in_progress[path]
+            now = item if item.address else item_of(item.name, path)
             # A file that has disappeared, perhaps with its drive, is tried again when it is back.
             failures.append((item if now.is_there else now, reason))
+            self._known.pop(item.name, None)
+            self._downloads.release(path)
+        while self._unfetched:
+            item, reason = self._unfetched.popleft()
+            self._known.pop(item.name)
+            failures.append((dataclasses.replace(item, size=-1), reason))  # tried again next time
         answers = [
             WindowAnswer(
-                item=self._in_progress[window.path][0],
+                item=self._in_progress[window.path],
                 number=window.number,
                 start_s=window.start_s,
                 end_s=window.end_s,
@@ -177,9 +224,10 @@ class _Pass:
         write_answers(
             self._journal, answers, failures, self._settings.model, self._tally, self._on_file
         )
-        for answer in answers:
-            if answer.is_last:
-                del self._in_progress[answer.item.path]
+        for window in windows:
+            if window.is_last and window.path not in self._failed:
+                self._known.pop(self._in_progress.pop(window.path).name)
+                self._downloads.release(window.path)
 
 
 def count_known(item: Item, tally: Progress, on_file: Callable[[Progress], None]) -> None:
@@ -196,10 +244,14 @@ def write_answers(
     model: str,
     tally: Progress,
     on_file: Callable[[Progress], None],
+    complete: Sequence[Item] = (),
 ) -> None:
-    """Write predictions and failures to the journal, then count them in `tally`."""
-    journal.write(answers, failures, model)
-    finished = sum(answer.is_last for answer in answers)
+    """Write predictions and failures to the journal, then count them in `tally`.
+
+    The files `complete` are done with these predictions, even if none of them is the last one.
+    """
+    journal.write(answers, failures, model, complete)
+    finished = sum(answer.is_last for answer in answers) + len(complete)
     tally.done += finished
     tally.failed += len(failures)
     tally.windows += len(answers)

@@ -8,6 +8,7 @@ from typing import Any
 
 from engine.errors import UserError
 from engine.labelling import journal_file, writers
+from engine.labelling.addresses import is_address
 from engine.labelling.journal import Journal
 from engine.labelling.journal_facts import MIXABLE, difference, differing
 from engine.labelling.options import LabelOptions
@@ -46,7 +47,7 @@ def merge(options: LabelOptions) -> int:
         )
     target = journal_of(options.out)
     journals: list[Path] = []
-    for path in options.videos:
+    for path in map(Path, options.videos):
         journal = journal_of(path)
         if not journal.is_file():
             raise UserError(
@@ -154,7 +155,9 @@ def _missing_shards(parts: list[Part], *, mix: bool) -> list[str]:
 def _other_root(facts: dict[str, Any], merged: dict[str, Any]) -> Path | None:
     """The root of a part if it differs from the merged root; keeps files of equal name apart."""
     root = facts.get("root", A_LIST)
-    return None if root in (A_LIST, merged.get("root", A_LIST)) else folder_of(root)
+    if root in (A_LIST, merged.get("root", A_LIST)) or is_address(root):
+        return None
+    return folder_of(root)
 
 
 def _refuse_to_lose_labels(target: Path, facts: dict[str, Any], merged: Journal) -> None:

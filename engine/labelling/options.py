@@ -13,7 +13,8 @@ DECODERS = ("pyav", "nvdec", "auto")
 class LabelOptions:
     """Options of the command line; raises UserError for values that make no sense."""
 
-    videos: list[Path]
+    videos: list[str]
+    """A folder or an address; a list of paths and addresses; or results to merge."""
     model: Path | None
     out: Path
     format: str | None
@@ -40,6 +41,7 @@ class LabelOptions:
     timeout_s: float
     device: str
     decoder: str
+    max_download_gb: float
 
     def __post_init__(self) -> None:
         for name, value in (("window", self.window_s), ("stride", self.stride_s)):
@@ -55,5 +57,10 @@ class LabelOptions:
             raise unknown_name("decoder", self.decoder, list(DECODERS))
         if self.cluster and self.decoder == "auto":
             raise UserError("`decoder='auto'` measures one machine: name one with `cluster`.")
+        if not 0 < self.max_download_gb < math.inf:
+            raise UserError(
+                f"`max_download` takes GB above 0, as in `max_download=20`, not "
+                f"{self.max_download_gb:g}."
+            )
         if not 1 <= self.timeout_s < math.inf:
             raise UserError(f"`timeout` takes seconds from 1 up, not {self.timeout_s:g}.")

@@ -30,7 +30,8 @@ def _check_names(options: LabelOptions, outputs: writers.Outputs) -> None:
     written = [outputs.labels, journal_of(outputs.labels), outputs.failures]
     if outputs.segments is not None:
         written.append(outputs.segments)
-    taken = [path.resolve() for path in options.videos] if options.is_list or options.merge else []
+    is_read = options.is_list or options.merge
+    taken = [Path(path).resolve() for path in options.videos] if is_read else []
     for path in written:
         if path.resolve() in taken:
             raise UserError(f"{path} would be overwritten: give each output its own name.")

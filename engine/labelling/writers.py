@@ -19,6 +19,7 @@ import numpy as np
 from engine import atomic
 from engine.errors import UserError, unknown_name
 from engine.file_names import folded
+from engine.labelling.addresses import is_address
 from engine.labelling.journal import Journal, LabelledFile
 from engine.labelling.segments import Segment, segments
 
@@ -146,10 +147,12 @@ def _labelstudio(path: Path, files: Iterable[LabelledFile], style: OutputStyle) 
             "from_name": "label", "to_name": "video", "type": "choices",
             "value": {"choices": [row["label"]]},
         }  # fmt: skip
-        video = Path(os.path.normpath(root / row["path"]))
-        if video.is_relative_to(root.parent):  # others need `/` as the document root
-            video = video.relative_to(root.parent)
-        address = f"/data/local-files/?d={quote(os.fsencode(video))}"
+        address = row["path"]
+        if not is_address(address):
+            video = Path(os.path.normpath(root / address))
+            if video.is_relative_to(root.parent):  # others need `/` as the document root
+                video = video.relative_to(root.parent)
+            address = f"/data/local-files/?d={quote(os.fsencode(video))}"
         prediction = {"model_version": "engine", "score": row["confidence"], "result": [choice]}
         return {"data": {"video": address}, "predictions": [prediction]}
 
@@ -162,7 +165,9 @@ def _fiftyone(path: Path, files: Iterable[LabelledFile], style: OutputStyle) -> 
     def sample(file: LabelledFile) -> Row:
         row = row_of(file, style)
         return {
-            "filepath": str((style.root / row["path"]).absolute()),
+            "filepath": row["path"]
+            if is_address(row["path"])
+            else str((style.root / row["path"]).absolute()),
             "_media_type": "video",
             "prediction": {
                 "_cls": "Classification", "label": row["label"], "confidence": row["confidence"],
@@ -343,7 +348,12 @@ def _vtt_names(video: str) -> list[str]:
 
 
 def _below(video: str) -> Path:
-    """A relative path without `..`, so that nothing is written outside the folder."""
+    """A relative path without `..`, so that nothing is written outside the folder.
+
+    That of an address begins with the server or bucket.
+    """
+    if is_address(video):
+        video = video.partition("://")[2]
     parts = [part for part in Path(video).parts if part not in ("/", "..")]
     return Path(*parts) if parts else Path("video")
 
