@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
 from email.utils import parsedate_to_datetime
+from functools import partial
 from itertools import islice
 from pathlib import Path, PurePosixPath
 from threading import Event
@@ -102,28 +103,32 @@ def below(address: str, wanted: FileFilter) -> Iterator[Item]:
 def _objects(protocol: str, bucket: str, prefix: str) -> Iterator[tuple[str, dict[str, Any]]]:
     """The key and the facts of each object."""
     files, place = file_system(protocol), ""
+    of_page = _page_of_s3 if protocol == "s3" else _page_of_google
     while True:
-        if protocol == "s3":
-            more = {"ContinuationToken": place} if place else {}
-            page = _retried(
-                lambda more=more: files.call_s3(
-                    "list_objects_v2", Bucket=bucket, Prefix=prefix, MaxKeys=PAGE, **more
-                )
-            )
-            found = [(each["Key"], each) for each in page.get("Contents", ())]
-            place = page.get("NextContinuationToken", "")
-        else:
-            more = {"pageToken": place} if place else {}
-            page = _retried(
-                lambda more=more: files.call(
-                    "GET", "b/{}/o", bucket, prefix=prefix, maxResults=PAGE, json_out=True, **more
-                )
-            )
-            found = [(each["name"], each) for each in page.get("items", ())]
-            place = page.get("nextPageToken", "")
+        found, place = _retried(partial(of_page, files, bucket, prefix, place))
         yield from found
         if not place:
             return
+
+
+Page = tuple[list[tuple[str, dict[str, Any]]], str]
+"""Keys and facts of some objects, and where the next page begins; empty after the last one."""
+
+
+def _page_of_s3(files: Any, bucket: str, prefix: str, place: str) -> Page:
+    more = {"ContinuationToken": place} if place else {}
+    page = files.call_s3("list_objects_v2", Bucket=bucket, Prefix=prefix, MaxKeys=PAGE, **more)
+    found = [(each["Key"], each) for each in page.get("Contents", ())]
+    return found, page.get("NextContinuationToken", "")
+
+
+def _page_of_google(files: Any, bucket: str, prefix: str, place: str) -> Page:
+    more = {"pageToken": place} if place else {}
+    page = files.call(
+        "GET", "b/{}/o", bucket, prefix=prefix, maxResults=PAGE, json_out=True, **more
+    )
+    found = [(each["name"], each) for each in page.get("items", ())]
+    return found, page.get("nextPageToken", "")
 
 
 def listed(lines: Iterable[str], wanted: FileFilter) -> Iterator[Item]:
@@ -258,11 +263,15 @@ TAGS = ("ETag", "etag", "Content-MD5")
 
 def _seconds(changed: object) -> int:
     if isinstance(changed, str):
-        try:
-            changed = datetime.fromisoformat(changed)
-        except ValueError:
-            try:
-                changed = parsedate_to_datetime(changed)
-            except ValueError:
-                return 0
+        changed = _parsed(changed)
     return int(changed.timestamp()) if isinstance(changed, datetime) else 0
+
+
+def _parsed(text: str) -> datetime | None:
+    """A time as Google's storage or an HTTP server writes it."""
+    for parse in (datetime.fromisoformat, parsedate_to_datetime):
+        try:
+            return parse(text)
+        except ValueError:
+            continue
+    return None
