@@ -55,7 +55,7 @@ EXPORT_COMMANDS: dict[str, Callable[..., None]] = {"triton": triton}
 STOPPED = {
     "train": "checkpoints and features are kept, and `engine train --out RUN --resume` continues",
     "label": "finished labels are kept, and the same command continues",
-    "serve": "requests that were accepted have been answered",
+    "serve": "the server had not started",
 }
 """What Ctrl-C leaves behind, by command; REMOVED for the others."""
 REMOVED = "what was being written is removed"

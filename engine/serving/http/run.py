@@ -2,8 +2,10 @@
 
 import os
 import resource
+import signal
 import socket
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 
 from engine.addresses import LOCAL, address_of, is_local
 from engine.errors import UserError
@@ -42,6 +44,17 @@ def run(settings: ServeSettings, *, host: str, port: int, log_requests: bool) ->
     shown = f"[{host}]" if ":" in host else host
 
     class Server(uvicorn.Server):
+        @contextmanager
+        def capture_signals(self) -> Iterator[None]:
+            """Uvicorn's own raises the signal again in the end; here the exit code is 0."""
+            numbers = (signal.SIGINT, signal.SIGTERM)
+            before = {number: signal.signal(number, self.handle_exit) for number in numbers}
+            try:
+                yield
+            finally:
+                for number, handler in before.items():
+                    signal.signal(number, handler)
+
         async def startup(self, sockets: list[socket.socket] | None = None) -> None:
             await super().startup(sockets)
             if self.started:
@@ -49,8 +62,7 @@ def run(settings: ServeSettings, *, host: str, port: int, log_requests: bool) ->
                 print(f"serving {names} at http://{shown}:{port}; Ctrl-C ends it", flush=True)
 
     server = Server(config)
-    with suppress(KeyboardInterrupt):
-        server.run(sockets=[listening])
+    server.run(sockets=[listening])
     if not server.started:
         raise SystemExit(3)
 
