@@ -47,9 +47,11 @@ def serve(
     max_wait_ms: Annotated[
         float,
         typer.Option(
-            min=0, rich_help_panel=LIMITS, help="How long the first clip of a batch waits."
+            min=0,
+            rich_help_panel=LIMITS,
+            help="How long the first clip of a batch waits for others that are being decoded.",
         ),
-    ] = 5.0,
+    ] = 50.0,
     queue: Annotated[
         int,
         typer.Option(

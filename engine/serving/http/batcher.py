@@ -38,12 +38,14 @@ class _Waiting(NamedTuple):
 class Batcher:
     """Runs a model on decoded clips in a thread of its own.
 
-    A batch is started when it is full, or when its first clip has waited long enough.
+    A batch is started when it is full, when its first clip has waited long enough, or when no other
+    clip is on its way.
 
     Args:
         model: The model.
         max_batch: Clips in a batch.
         max_wait_s: How long the first clip waits for others.
+        num_expected: Returns the number of clips that are decoded or wait.
         on_batch: Called after each batch.
     """
 
@@ -53,10 +55,12 @@ class Batcher:
         *,
         max_batch: int,
         max_wait_s: float,
+        num_expected: Callable[[], int],
         on_batch: Callable[[BatchFacts], None] = lambda facts: None,
     ) -> None:
         self._max_batch = max_batch
         self._max_wait_s = max_wait_s
+        self._num_expected = num_expected
         self._on_batch = on_batch
         gpu = model.device.index
         self._for_gpu = gpu is not None
@@ -101,6 +105,8 @@ class Batcher:
         while len(batch) < self._max_batch:
             try:
                 left_s = max(0.0, deadline - time.monotonic()) if batch else None
+                if batch and self._num_expected() <= len(batch):
+                    left_s = 0.0
                 item = self._waiting.get(timeout=left_s)
             except queue.Empty:
                 break

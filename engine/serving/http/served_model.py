@@ -35,11 +35,13 @@ class ServedModel:
         name: str,
         path: Path,
         settings: ServeSettings,
+        num_expected: Callable[[], int],
         on_batch: Callable[[str, BatchFacts], None],
     ) -> None:
         self.name = name
         self.path = path
         self._settings = settings
+        self._num_expected = num_expected
         self._on_batch = on_batch
         self._stamp = _stamp(path)
         self._opened = self._open()
@@ -104,6 +106,7 @@ class ServedModel:
                 predictor,
                 max_batch=self._settings.max_batch,
                 max_wait_s=self._settings.max_wait_ms / 1000,
+                num_expected=self._num_expected,
                 on_batch=lambda facts: self._on_batch(self.name, facts),
             ),
             digest=digest_of(self.path),

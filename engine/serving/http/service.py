@@ -38,14 +38,16 @@ class Service:
     def __init__(self, settings: ServeSettings) -> None:
         self.settings = settings
         self.metrics = Metrics()
-        self.models = {
-            name: ServedModel(name, path, settings, self._count_batch)
-            for name, path in settings.models.items()
-        }
         self._decoder = Decoder()
         self._num_queued = 0
+        self._num_films = 0
+        """Requests for windows, each of which has several clips on their way."""
         self._num_uploads = 0
         self._answered: deque[float] = deque(maxlen=RATE_OVER)
+        self.models = {
+            name: ServedModel(name, path, settings, self._expected, self._count_batch)
+            for name, path in settings.models.items()
+        }
 
     def close(self) -> None:
         self._decoder.close()
@@ -113,7 +115,7 @@ class Service:
     ) -> AsyncGenerator[Row, None]:
         """Label the windows of a video, in order of time."""
         ahead = 2 * self.settings.max_batch
-        with served.in_use() as model:
+        with served.in_use() as model, self._film():
             pending: deque[tuple[ReadWindow, asyncio.Future[NDArray[np.float32]]]] = deque()
             decoded = self._decoder.windows(
                 path, model.predictor.clip, window_s, stride_s, ahead=ahead,
@@ -173,6 +175,17 @@ class Service:
 
     def _answer(self, served: ServedModel, model: OpenModel) -> Row:
         return {"model": served.name, "digest": model.digest}
+
+    @contextmanager
+    def _film(self) -> Iterator[None]:
+        self._num_films += 1
+        try:
+            yield
+        finally:
+            self._num_films -= 1
+
+    def _expected(self) -> int:
+        return self._num_queued + self._num_films * self.settings.max_batch
 
     def _busy(self, what: str) -> RequestError:
         message = "the server is busy: try again later."

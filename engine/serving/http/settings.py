@@ -18,8 +18,8 @@ class ServeSettings:
     api_key: str = ""
     """What requests have to send in the header `Authorization: Bearer KEY`; empty for no check."""
     max_batch: int = 8
-    max_wait_ms: float = 5.0
-    """How long the first clip of a batch waits for others."""
+    max_wait_ms: float = 50.0
+    """How long the first clip of a batch waits for others, while others are being decoded."""
     queue: int = 64
     """Requests that are decoded or wait; further ones are refused with status 429."""
     timeout_s: float = 60.0
