@@ -1,5 +1,8 @@
 """All families: equal to the libraries' own on the same weights, exportable, trainable."""
 
+import importlib.util
+import subprocess
+import sys
 from typing import Any
 
 import pytest
@@ -183,3 +186,18 @@ def test_a_single_frame_has_no_mean_to_subtract() -> None:
 def test_the_registry_and_its_presets_agree() -> None:
     assert list(PRESETS) == list(registry.FAMILIES)
     assert all({"base", "small"} <= set(presets) for presets in PRESETS.values())
+
+
+def test_timm_is_imported_without_weights_and_biases() -> None:
+    """Which would take time, and leave folders; a tracker imports it afterwards all the same."""
+    code = (
+        "import sys\n"
+        "from engine.models.timm_loading import load_timm\n"
+        "assert load_timm().is_model('mobilenetv2_100')\n"
+        "assert 'wandb' not in sys.modules\n"
+        "import importlib.util\n"
+        "print(importlib.util.find_spec('wandb') is not None)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == str(importlib.util.find_spec("wandb") is not None)

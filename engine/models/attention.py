@@ -8,6 +8,7 @@ from torch.nn import functional
 
 from dali_pipelines.errors import SpecError
 from engine.errors import UserError
+from engine.models.timm_loading import load_timm
 
 EPS = 1e-6
 
@@ -55,6 +56,7 @@ def drop_path(rate: float) -> nn.Module:
     """Stochastic depth: drops a residual branch for random samples of a training batch."""
     if rate == 0:
         return nn.Identity()
+    load_timm()
     from timm.layers import DropPath  # takes a second to import
 
     return DropPath(rate)

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from engine.errors import UserError, unknown_name
 from engine.models import hub
+from engine.models.timm_loading import load_timm
 
 
 class Backbone(nn.Module):
@@ -91,8 +92,7 @@ def _from_timm(
     name: str, size: int, pretrained: bool, reduction: int
 ) -> tuple[nn.Module, int | None]:
     """The network, and the index of the feature level that has the given reduction, if any."""
-    import timm
-
+    timm = load_timm()
     if not timm.is_model(name):
         similar = timm.list_models(f"{name[:4]}*")[:20]
         raise unknown_name("timm model", name, similar or timm.list_models("vit_*")[:20])

@@ -14,6 +14,7 @@ from engine.models import merged_layers as layers
 from engine.models.hf import HfClassifier, num_tokens
 from engine.models.recurrent import RecurrentClassifier
 from engine.models.timesformer import TimeSformer
+from engine.models.timm_loading import load_timm
 from engine.models.token_merging import Merge, schedule
 from engine.models.vivit import FactorizedViViT, JointViViT
 
@@ -153,6 +154,7 @@ HF_REPLACEMENTS: dict[str, Callable[[Any, float], str]] = {
 
 def _is_timm_vit(network: nn.Module) -> bool:
     """Whether it is a ViT of timm with plain attention in all blocks."""
+    load_timm()
     from timm.layers import Attention
     from timm.models import vision_transformer as timm_vit
 

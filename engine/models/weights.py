@@ -19,6 +19,7 @@ from engine.errors import UserError
 from engine.models import hf, timesformer
 from engine.models.backbone import offline
 from engine.models.freezing import is_new
+from engine.models.timm_loading import load_timm
 from engine.models.vivit import JointViViT
 
 ALONG_ONE_AXIS = re.compile(r"\.(temporal_pos|rel_pos_[thw])$")
@@ -259,6 +260,7 @@ def _interpolate(
     name: str, weight: Tensor, target: Tensor, grids: tuple[hf.Grid, hf.Grid] | None
 ) -> Tensor | None:
     """Resize a position or time embedding; None for any other weight."""
+    load_timm()
     from timm.layers import resample_abs_pos_embed
     from torch.nn.functional import interpolate
 
