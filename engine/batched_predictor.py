@@ -75,3 +75,11 @@ class BatchedPredictor:
             batch = torch.cat([clips, clips[-1:].expand(num_missing, *clips.shape[1:])])
         probabilities_BC = self._model(batch).float().softmax(dim=1)
         return probabilities_BC[: len(clips)].cpu()
+
+
+def top_classes(
+    model: VideoModel, probabilities_C: NDArray[np.float32], top_k: int
+) -> dict[str, float]:
+    """The most likely classes and their probabilities, the best first."""
+    best = np.argsort(-probabilities_C, kind="stable")[:top_k].tolist()
+    return {model.class_names[index]: float(probabilities_C[index]) for index in best}

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from dali_pipelines.cores import num_cores
 from dali_pipelines.errors import VideoError
-from engine.batched_predictor import BatchedPredictor, VideoModel
+from engine.batched_predictor import BatchedPredictor, VideoModel, top_classes
 
 if TYPE_CHECKING:
     from dali_pipelines.loaders.window_loader import WindowLoader
@@ -234,11 +234,3 @@ def _prediction(
         end_s=window.end_s if window else 0.0,
         warning=warning,
     )
-
-
-def top_classes(
-    predictor: VideoModel, probabilities_C: NDArray[np.float32], top_k: int
-) -> dict[str, float]:
-    """The most likely classes and their probabilities, the best first."""
-    best = np.argsort(-probabilities_C, kind="stable")[:top_k].tolist()
-    return {predictor.class_names[index]: float(probabilities_C[index]) for index in best}

@@ -1,7 +1,9 @@
 """Fixtures that several test files share."""
 
+import io
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -13,6 +15,7 @@ import videos
 from engine_forks import forks
 from hypothesis import settings
 
+from engine import cli
 from engine.data import synthetic
 
 # Tests run side by side, one process a core; more threads would only wait for each other.
@@ -60,6 +63,25 @@ def run_engine() -> Iterator[RunEngine]:
 
     with forks() as server:
         yield run
+
+
+@pytest.fixture
+def run_engine_here(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Any:
+    """The command line in this process, where everything is loaded already."""
+
+    def run(*words: object, stdin: str = "") -> "subprocess.CompletedProcess[str]":
+        monkeypatch.setattr(sys, "argv", ["engine", *map(str, words)])
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(stdin.encode())))
+        before = signal.getsignal(signal.SIGINT)
+        try:
+            with pytest.raises(SystemExit) as ended:
+                cli.main()
+        finally:
+            signal.signal(signal.SIGINT, before)
+        assert isinstance(ended.value.code, int)
+        return subprocess.CompletedProcess(words, ended.value.code, *capsys.readouterr())
+
+    return run
 
 
 @pytest.fixture(scope="session")

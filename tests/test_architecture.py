@@ -25,7 +25,7 @@ MAY_IMPORT = {
     "engine.data": "dali_pipelines.*",
     "engine.models": "dali_pipelines.*",
     "engine.prediction": "dali_pipelines.*",
-    "engine.tracking": "",
+    "engine.tracking": "trt.*",
     "engine.training": "dali_pipelines.* trt.* engine.data engine.models engine.tracking",
     "engine.watching": "dali_pipelines.* engine.prediction",
     "engine.predictor": "dali_pipelines.* trt.* engine.prediction engine.training engine.watching",
@@ -58,7 +58,7 @@ MAY_IMPORT = {
 SHARED = {
     f"engine.{name}"
     for name in "addresses atomic batched_predictor confusion errors file_names frames html "
-    "interrupt machine memory parallel progress".split()
+    "interrupt machine memory parallel progress window_predictor".split()
 }
 
 

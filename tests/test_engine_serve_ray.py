@@ -3,13 +3,13 @@
 import os
 import re
 import signal
-import socket
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import videos
+from app_server import free_port
 from waiting import wait_for
 
 import engine
@@ -28,8 +28,7 @@ def test_replicas_answer_alike_and_a_killed_one_is_replaced(run: Path, tmp_path:
     clip = tmp_path / "clip.mp4"
     videos.write_video(clip, codec="h264", size=(96, 72), frames=20, draw=videos.noise(1))
     expected = engine.load(run).predict(clip)
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
+    port = free_port()
     process = subprocess.Popen(
         [sys.executable, "-m", "engine", "serve", str(run), "--replicas", "2", "--port", str(port)],
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,

@@ -99,14 +99,13 @@ def _step(
     from torch.nn.functional import cross_entropy
 
     from engine.models import memory_format
+    from engine.models.freezing import set_frozen
 
     if channels_last:
         model = memory_format.channels_last(model)
-    backbone = list(model.backbone.parameters())
-    for parameter in backbone[: int(len(backbone) * frozen)]:
-        parameter.requires_grad_(False)
+    set_frozen(model.train(), frozen == 1, share=frozen)
     optimizer = torch.optim.AdamW([each for each in model.parameters() if each.requires_grad], 3e-4)
-    called = torch.compile(model.train()) if compiles else model.train()
+    called = torch.compile(model) if compiles else model
     labels = torch.arange(batch) % 6
 
     def step() -> int:

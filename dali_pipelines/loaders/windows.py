@@ -226,12 +226,21 @@ def windows_of(
     stride_s: float | None,
     first: int = 0,
     end: int | None = None,
+    max_duration_s: float | None = None,
     *,
     stop: Event | None = None,
 ) -> Iterator[ReadWindow]:
-    """Plan the windows of a file and read those from `first` up to `end`; opens the file once."""
+    """Plan the windows of a file and read those from `first` up to `end`; opens the file once.
+
+    A video that is longer than `max_duration_s` is rejected before it is decoded.
+    """
     with nullcontext() if path.is_dir() else open_indexed(path) as video:
         windows = plan_windows(path, window_s=window_s, stride_s=stride_s, video=video)
+        duration_s = windows[-1].end_s
+        if max_duration_s is not None and duration_s > max_duration_s:
+            raise VideoError(
+                path, f"it lasts {duration_s:,.0f} s, and {max_duration_s:,.0f} s is allowed"
+            )
         yield from read_windows(windows[first:end], spec, stop=stop, video=video)
 
 

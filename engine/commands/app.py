@@ -36,7 +36,7 @@ def app(
 
     Example: [bold]engine app run fast --videos films[/bold]
     """
-    from engine.addresses import address_of
+    from engine.addresses import listen
     from engine.app import site
     from engine.errors import RefusedError, UserError
     from engine.file_names import short_names
@@ -60,7 +60,7 @@ def app(
         max_upload_mb=max_upload_mb,
         device=device,
     )
-    _refuse_taken_port(address_of(host), port)
+    listen(host, port).close()  # Streamlit would report a taken port in its log only
     options = site.streamlit_options(settings, host=host, port=port, open_browser=open_)
     script = Path(site.__file__).with_name("streamlit_script.py")
     print(f"the page is at http://{host}:{port}; Ctrl-C ends it", flush=True)
@@ -70,21 +70,3 @@ def app(
     # aborts the process when a thread ends in the middle of its code.
     sys.stdout.flush()
     os._exit(0)
-
-
-def _refuse_taken_port(address: str, port: int) -> None:
-    """Fail before anything is loaded; Streamlit would report it in its log only."""
-    import socket
-
-    from engine.errors import UserError
-
-    family = socket.AF_INET6 if ":" in address else socket.AF_INET
-    with socket.socket(family) as server:
-        server.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            server.bind((address, port))
-        except OSError as error:
-            raise UserError(
-                f"{address}:{port} can't be listened on ({error.strerror}): "
-                "pass another --port or --host."
-            ) from error

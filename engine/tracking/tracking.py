@@ -18,6 +18,7 @@ from engine.tracking.mlflow_tracker import MLflowTracker
 from engine.tracking.tensorboard_tracker import TensorBoardTracker
 from engine.tracking.tracker import Ending, RunInfo, Tracker
 from engine.tracking.wandb_tracker import WandbTracker
+from trt.probe import install_command
 
 FACTS = "tracking.json"
 TRACKERS: dict[str, type[Tracker]] = {
@@ -46,7 +47,7 @@ def names_in(track: str | Sequence[str] | None) -> tuple[str, ...]:
             if importlib.util.find_spec(package) is None:
                 raise RefusedError(
                     f"tracking with {TRACKERS[name].title} needs {package}, which isn't installed: "
-                    "pip install 'engine[track]'."
+                    f"{install_command('track')}."
                 )
     return tuple(dict.fromkeys(names))
 

@@ -7,14 +7,12 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from threading import Event, Thread
 
-from dali_pipelines.cores import num_cores
 from dali_pipelines.decode.stream_source import StreamSource
-from dali_pipelines.loaders.clip_reader import pixel_kind, pixel_sources
 from dali_pipelines.loaders.windows import require_seconds
 from dali_pipelines.spec import ClipSpec
-from engine.batched_predictor import BatchedPredictor, VideoModel
+from engine.batched_predictor import BatchedPredictor, VideoModel, top_classes
 from engine.errors import UserError
-from engine.prediction import Prediction, top_classes
+from engine.prediction import Prediction
 from engine.watching.pending import Pending, Waiting
 from engine.watching.reader import ReadSettings, SourceReader
 
@@ -155,35 +153,28 @@ class _Classifier:
     def __init__(self, model: VideoModel, batch_size: int) -> None:
         import torch
 
-        from dali_pipelines.loaders.dali_graph import ClipGraph
+        from engine.window_predictor import WindowPredictor
 
         self._model = model
-        self._for_gpu = model.device.index is not None
-        sizes = [1]
-        while 2 * sizes[-1] <= batch_size:
-            sizes.append(2 * sizes[-1])
-        self._predictors = {size: BatchedPredictor(model, size) for size in sizes}
-        for size, predictor in self._predictors.items():  # the first call of a model is slow
-            predictor(torch.zeros(size, *model.clip.shape, dtype=torch.uint8))
-        self._graph = ClipGraph(
-            pixel_kind(for_gpu=self._for_gpu),
-            model.clip,
-            max_views=sizes[-1],
-            num_threads=num_cores(),
-            gpu=model.device.index,
-            values="uint8",
-        )
+        self._sizes = [1]
+        while 2 * self._sizes[-1] <= batch_size:
+            self._sizes.append(2 * self._sizes[-1])
+        for size in self._sizes:  # the first call of a model is slow
+            BatchedPredictor(model, size)(torch.zeros(size, *model.clip.shape, dtype=torch.uint8))
+        self._predict = WindowPredictor(model, self._sizes)
 
     def __call__(
         self, taken: Sequence[Waiting], top_k: int
     ) -> Iterator[tuple[Waiting, dict[str, float]]]:
         start = 0
         while start < len(taken):
-            size = max(size for size in self._predictors if size <= len(taken) - start)
+            size = max(size for size in self._sizes if size <= len(taken) - start)
             part = taken[start : start + size]
-            sources = pixel_sources([w.window.frames for w in part], for_gpu=self._for_gpu)
-            clips = self._graph.run(sources, [waiting.window.view for waiting in part])
-            for waiting, probabilities_C in zip(part, self._predictors[size](clips), strict=True):
+            probabilities_BC = self._predict(
+                [waiting.window.frames for waiting in part],
+                [waiting.window.view for waiting in part],
+            )
+            for waiting, probabilities_C in zip(part, probabilities_BC, strict=True):
                 yield waiting, top_classes(self._model, probabilities_C, top_k)
             start += size
 

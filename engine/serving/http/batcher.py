@@ -13,12 +13,9 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from dali_pipelines.cores import num_cores
-from dali_pipelines.loaders.clip_reader import pixel_kind, pixel_sources
-from dali_pipelines.loaders.dali_graph import ClipGraph
 from dali_pipelines.loaders.windows import ReadWindow
-from engine.batched_predictor import BatchedPredictor
 from engine.predictor import Predictor
+from engine.window_predictor import WindowPredictor
 
 
 class BatchFacts(NamedTuple):
@@ -62,20 +59,10 @@ class Batcher:
         self._max_wait_s = max_wait_s
         self._num_expected = num_expected
         self._on_batch = on_batch
-        gpu = model.device.index
-        self._for_gpu = gpu is not None
-        self._graph = ClipGraph(
-            pixel_kind(for_gpu=self._for_gpu),
-            model.clip,
-            max_views=max_batch,
-            num_threads=num_cores(),
-            gpu=gpu,
-            values="uint8",
-        )
-        # A GPU may hold a CUDA graph of one size; on a CPU, padding would cost time.
-        sizes = [max_batch] if self._for_gpu else range(1, max_batch + 1)
-        self._predictors = {size: BatchedPredictor(model, size) for size in sizes}
         model.warm_up(max_batch)
+        # A GPU may hold a CUDA graph of one size; on a CPU, padding would cost time.
+        on_cpu = model.device.index is None
+        self._predict = WindowPredictor(model, range(1 if on_cpu else max_batch, max_batch + 1))
         self._waiting: queue.SimpleQueue[_Waiting | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._work, name="batcher", daemon=True)
         self._thread.start()
@@ -121,10 +108,9 @@ class Batcher:
         started = time.monotonic()
         try:
             windows = [item.window for item in batch]
-            sources = pixel_sources([each.frames for each in windows], for_gpu=self._for_gpu)
-            clips = self._graph.run(sources, [each.view for each in windows])
-            predictor = self._predictors.get(len(batch)) or self._predictors[self._max_batch]
-            probabilities_BC = predictor(clips)
+            probabilities_BC = self._predict(
+                [each.frames for each in windows], [each.view for each in windows]
+            )
         except BaseException as error:
             for item in batch:
                 item.result.set_exception(error)

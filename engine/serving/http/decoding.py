@@ -4,44 +4,22 @@ import asyncio
 import threading
 import time
 from collections.abc import AsyncGenerator, Callable, Iterator
-from contextlib import nullcontext
 from pathlib import Path
 from threading import Event
 from typing import Any, Generic, TypeVar
 
 from dali_pipelines.cores import num_cores
-from dali_pipelines.decode.indexed_video import open_indexed
-from dali_pipelines.errors import VideoError
 from dali_pipelines.loaders.decode_processes import decode_processes
 from dali_pipelines.loaders.prefetch import Task, ThreadPool
-from dali_pipelines.loaders.windows import ReadWindow, plan_windows, read_windows
+from dali_pipelines.loaders.windows import ReadWindow, windows_of
 from dali_pipelines.spec import ClipSpec
-from engine.serving.http.failures import RequestError
+from engine.serving.http.failures import too_late
 
 Value = TypeVar("Value")
 
 GRACE_S = 10.0
 """A thread that doesn't stop within this time is replaced; it ends with the process at the latest.
 """
-
-
-def limited_windows(
-    path: Path,
-    spec: ClipSpec,
-    window_s: float | None,
-    stride_s: float | None,
-    max_duration_s: float,
-    *,
-    stop: Event | None = None,
-) -> Iterator[ReadWindow]:
-    """Read the windows of a video like `windows_of`; a video that is too long is refused."""
-    with nullcontext() if path.is_dir() else open_indexed(path) as video:
-        windows = plan_windows(path, window_s=window_s, stride_s=stride_s, video=video)
-        if windows[-1].end_s > max_duration_s:
-            raise VideoError(
-                path, f"it lasts {windows[-1].end_s:,.0f} s, and {max_duration_s:,.0f} s is allowed"
-            )
-        yield from read_windows(windows, spec, stop=stop, video=video)
 
 
 class Decoder:
@@ -103,7 +81,7 @@ class Decoder:
                     continue
                 next_one.cancel()
                 if not call.done.done():
-                    raise _too_late(timeout_s)
+                    raise too_late(timeout_s)
                 call.done.result()
                 if found.empty():
                     return
@@ -123,10 +101,10 @@ class Decoder:
         max_duration_s: float,
         stop: Event,
     ) -> Iterator[ReadWindow]:
-        settings = (spec, window_s, stride_s, max_duration_s)
+        settings = (spec, window_s, stride_s, 0, None, max_duration_s)
         if self._processes is not None:
-            return self._processes.iterate(limited_windows, path, *settings, stop=stop)
-        return limited_windows(path, *settings, stop=stop)
+            return self._processes.iterate(windows_of, path, *settings, stop=stop)
+        return windows_of(path, *settings, stop=stop)
 
 
 class _Call(Generic[Value]):
@@ -146,7 +124,7 @@ class _Call(Generic[Value]):
         finally:
             self.stop()
         if not self.done.done():
-            raise _too_late(timeout_s)
+            raise too_late(timeout_s)
         return self.done.result()
 
     def stop(self) -> None:
@@ -165,7 +143,3 @@ class _Call(Generic[Value]):
     def _replace_thread(self) -> None:
         if self._started_at and not self._task.done.done():
             self._pool.abandon(self._task)
-
-
-def _too_late(timeout_s: float) -> RequestError:
-    return RequestError(504, "timeout", f"there was no answer within {timeout_s:g} s.")

@@ -15,3 +15,7 @@ class RequestError(Exception):
         self.status = status
         self.reason = reason
         self.retry_after_s = retry_after_s
+
+
+def too_late(timeout_s: float) -> RequestError:
+    return RequestError(504, "timeout", f"there was no answer within {timeout_s:g} s.")

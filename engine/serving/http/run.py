@@ -1,14 +1,12 @@
 """Runs the application by uvicorn."""
 
-import os
 import resource
 import signal
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
-from engine.addresses import LOCAL, address_of, is_local
-from engine.errors import UserError
+from engine.addresses import LOCAL, is_local, listen
 from engine.serving.http.settings import ServeSettings
 
 CONNECTIONS_PER_PLACE = 16
@@ -28,7 +26,7 @@ def run(settings: ServeSettings, *, host: str, port: int, log_requests: bool) ->
     from engine.serving.http.app import create_app
 
     keep_freed_memory()
-    listening = _listen(address_of(host), port)
+    listening = listen(host, port)  # a taken port is told before models are opened
     _raise_file_limit()
     app = create_app(settings)
     if is_local(host):  # a page of the web must not reach this server through the user's browser
@@ -65,21 +63,6 @@ def run(settings: ServeSettings, *, host: str, port: int, log_requests: bool) ->
     server.run(sockets=[listening])
     if not server.started:
         raise SystemExit(3)
-
-
-def _listen(address: str, port: int) -> socket.socket:
-    """Take the port before models are opened, so that a taken one is reported at once."""
-    server = socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET)
-    server.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        server.bind((address, port))
-    except OSError as error:
-        raise UserError(
-            f"{address}:{port} can't be listened on ({error.strerror or error}): pass another "
-            "`port` or `host`."
-        ) from error
-    os.set_inheritable(server.fileno(), False)
-    return server
 
 
 def _raise_file_limit() -> None:

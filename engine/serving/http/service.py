@@ -6,22 +6,25 @@ Shape letters: C classes.
 import asyncio
 import math
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import AsyncGenerator, Iterator
-from contextlib import aclosing, contextmanager
+from concurrent.futures import Future
+from contextlib import AbstractContextManager, aclosing, contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from prometheus_client import Gauge
 
 from dali_pipelines.loaders.windows import ReadWindow
+from engine.batched_predictor import top_classes
 from engine.predictor import Predictor
 from engine.serving.http.batcher import BatchFacts
 from engine.serving.http.decoding import Decoder
-from engine.serving.http.failures import RequestError
+from engine.serving.http.failures import RequestError, too_late
 from engine.serving.http.metrics import Metrics
-from engine.serving.http.served_model import OpenModel, ServedModel
+from engine.serving.http.served_model import ServedModel
 from engine.serving.http.settings import ServeSettings
 
 UPLOADS_PER_PLACE = 4
@@ -39,10 +42,10 @@ class Service:
         self.settings = settings
         self.metrics = Metrics()
         self._decoder = Decoder()
-        self._num_queued = 0
+        self._num: Counter[str] = Counter()
+        """Requests that have a place, by the stage."""
         self._num_films = 0
         """Requests for windows, each of which has several clips on their way."""
-        self._num_uploads = 0
         self._answered: deque[float] = deque(maxlen=RATE_OVER)
         self.models = {
             name: ServedModel(name, path, settings, self._expected, self._count_batch)
@@ -62,32 +65,19 @@ class Service:
             raise RequestError(404, "model", f"there is no model {name!r}; choose from: {known}.")
         return self.models[name]
 
-    @contextmanager
-    def uploading(self) -> Iterator[None]:
+    def uploading(self) -> AbstractContextManager[None]:
         """Count a request whose body is received; too many are refused."""
-        if self._num_uploads >= UPLOADS_PER_PLACE * self.settings.queue:
-            raise self._busy("uploads")
-        self._num_uploads += 1
-        self.metrics.uploads.set(self._num_uploads)
-        try:
-            yield
-        finally:
-            self._num_uploads -= 1
-            self.metrics.uploads.set(self._num_uploads)
+        limit = UPLOADS_PER_PLACE * self.settings.queue
+        return self._place("uploads", limit, self.metrics.uploads)
 
     @contextmanager
     def queued(self) -> Iterator[None]:
         """Give a request a place in the queue; if there is none, it is refused."""
-        if self._num_queued >= self.settings.queue:
-            raise self._busy("queue")
-        self._num_queued += 1
-        self.metrics.queue.set(self._num_queued)
-        try:
-            yield
-        finally:
-            self._num_queued -= 1
-            self.metrics.queue.set(self._num_queued)
-            self._answered.append(time.monotonic())
+        with self._place("queue", self.settings.queue, self.metrics.queue):
+            try:
+                yield
+            finally:
+                self._answered.append(time.monotonic())
 
     async def predict(self, path: Path, served: ServedModel, *, top_k: int) -> Row:
         """Label a video as a whole."""
@@ -101,8 +91,9 @@ class Service:
             )
             self.metrics.stage_s.labels("decode").observe(time.monotonic() - started)
             left_s = self.settings.timeout_s - (time.monotonic() - started)
-            probabilities_C = await self._through(model, read, left_s)
-        return self._answer(served, model) | _row(model.predictor, read, probabilities_C, top_k)
+            probabilities_C = await self._in_time(model.batcher.submit(read), left_s)
+        row = _row(model.predictor, read, probabilities_C, top_k)
+        return {"model": served.name, "digest": model.digest, **row}
 
     async def windows(
         self,
@@ -116,18 +107,24 @@ class Service:
         """Label the windows of a video, in order of time."""
         ahead = 2 * self.settings.max_batch
         with served.in_use() as model, self._film():
-            pending: deque[tuple[ReadWindow, asyncio.Future[NDArray[np.float32]]]] = deque()
+            pending: deque[tuple[ReadWindow, Future[NDArray[np.float32]]]] = deque()
+
+            async def next_row() -> Row:
+                read, result = pending.popleft()
+                probabilities_C = await self._in_time(result, self.settings.timeout_s)
+                return _row(model.predictor, read, probabilities_C, top_k)
+
             decoded = self._decoder.windows(
                 path, model.predictor.clip, window_s, stride_s, ahead=ahead,
                 max_duration_s=self.settings.max_duration_s, timeout_s=self.settings.timeout_s,
             )  # fmt: skip
             async with aclosing(decoded):
                 async for read in decoded:
-                    pending.append((read, asyncio.wrap_future(model.batcher.submit(read))))
+                    pending.append((read, model.batcher.submit(read)))
                     while pending and (len(pending) >= ahead or pending[0][1].done()):
-                        yield await self._window_row(model, *pending.popleft(), top_k)
+                        yield await next_row()
             while pending:
-                yield await self._window_row(model, *pending.popleft(), top_k)
+                yield await next_row()
 
     def facts(self) -> list[Row]:
         """What `/v1/models` lists."""
@@ -149,32 +146,26 @@ class Service:
             if (replaced := model.reload_if_changed()) is not None:
                 self.metrics.reloads.labels(name, "ok" if replaced else "failed").inc()
 
-    async def _window_row(
-        self,
-        model: OpenModel,
-        read: ReadWindow,
-        result: "asyncio.Future[NDArray[np.float32]]",
-        top_k: int,
-    ) -> Row:
-        probabilities_C = await self._in_time(result, self.settings.timeout_s)
-        return _row(model.predictor, read, probabilities_C, top_k)
-
-    async def _through(
-        self, model: OpenModel, read: ReadWindow, timeout_s: float
-    ) -> NDArray[np.float32]:
-        return await self._in_time(asyncio.wrap_future(model.batcher.submit(read)), timeout_s)
-
     async def _in_time(
-        self, result: "asyncio.Future[NDArray[np.float32]]", timeout_s: float
+        self, result: "Future[NDArray[np.float32]]", timeout_s: float
     ) -> NDArray[np.float32]:
-        await asyncio.wait({result}, timeout=max(0.0, timeout_s))
-        if not result.done():
-            message = f"there was no answer within {self.settings.timeout_s:g} s."
-            raise RequestError(504, "timeout", message)
-        return result.result()
+        waiting = asyncio.wrap_future(result)
+        await asyncio.wait({waiting}, timeout=max(0.0, timeout_s))
+        if not waiting.done():
+            raise too_late(self.settings.timeout_s)
+        return waiting.result()
 
-    def _answer(self, served: ServedModel, model: OpenModel) -> Row:
-        return {"model": served.name, "digest": model.digest}
+    @contextmanager
+    def _place(self, what: str, limit: int, gauge: Gauge) -> Iterator[None]:
+        if self._num[what] >= limit:
+            raise self._busy(what)
+        self._num[what] += 1
+        gauge.set(self._num[what])
+        try:
+            yield
+        finally:
+            self._num[what] -= 1
+            gauge.set(self._num[what])
 
     @contextmanager
     def _film(self) -> Iterator[None]:
@@ -185,7 +176,7 @@ class Service:
             self._num_films -= 1
 
     def _expected(self) -> int:
-        return self._num_queued + self._num_films * self.settings.max_batch
+        return self._num["queue"] + self._num_films * self.settings.max_batch
 
     def _busy(self, what: str) -> RequestError:
         message = "the server is busy: try again later."
@@ -196,7 +187,7 @@ class Service:
         if len(self._answered) < 2:
             return 1
         rate = (len(self._answered) - 1) / max(1e-3, self._answered[-1] - self._answered[0])
-        return min(60, max(1, math.ceil(self._num_queued / rate)))
+        return min(60, max(1, math.ceil(self._num["queue"] / rate)))
 
     def _count_batch(self, name: str, facts: BatchFacts) -> None:
         self.metrics.batch_size.labels(name).observe(facts.size)
@@ -209,12 +200,12 @@ class Service:
 def _row(
     predictor: Predictor, read: ReadWindow, probabilities_C: NDArray[np.float32], top_k: int
 ) -> Row:
-    names = predictor.class_names
-    best = np.argsort(-probabilities_C, kind="stable")[:top_k].tolist()
+    top = top_classes(predictor, probabilities_C, top_k)
+    label, confidence = next(iter(top.items()))
     row: Row = {
-        "label": names[best[0]],
-        "confidence": round(float(probabilities_C[best[0]]), 6),
-        "top": {names[index]: round(float(probabilities_C[index]), 6) for index in best},
+        "label": label,
+        "confidence": round(confidence, 6),
+        "top": {name: round(value, 6) for name, value in top.items()},
         "start_s": read.window.start_s,
         "end_s": read.window.end_s,
     }
