@@ -186,6 +186,15 @@ def _truncated(folder: Path) -> Path:
     return path
 
 
+def _one_frame_left(folder: Path) -> Path:
+    path = videos.write_packed(folder / "one_left", frames=60, draw=videos.noisy)
+    with av.open(str(path)) as container:
+        begin, end = [packet.pos for packet in container.demux(video=0) if packet.size][:2]
+    assert begin < end
+    path.write_bytes(path.read_bytes()[: end - 8])
+    return path
+
+
 def _truncated_mp4(folder: Path) -> Path:
     path = videos.write_video(folder / "truncated.mp4", codec="h264", frames=60)
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
@@ -219,6 +228,7 @@ def _scrambled(folder: Path) -> Path:
     ("make", "reason"),
     [
         (_truncated, "cut short"),
+        (_one_frame_left, "cut short: 1 of 61 frames are there"),  # as its header says
         (_truncated_mp4, "can't be opened as video"),
         (_zero_bytes, "the file is empty"),
         (_text, "can't be opened as video"),

@@ -213,15 +213,17 @@ def _expected_frames(video: IndexedVideo, frames: _Frames) -> int:
     """Number of frames expected from the stream's duration at the average rate so far.
 
     The frame count in the header isn't used: it includes frames hidden by an edit list and, in AVI,
-    clock ticks without a frame. In AVI it gives the duration, which FFmpeg shortens to the data
-    that is present.
+    clock ticks without a frame. In AVI it gives the duration in ticks, which FFmpeg shortens to the
+    data that is present.
     """
-    times, duration = frames.times, video.stream.duration or 0
+    times, duration, gap = frames.times, video.stream.duration or 0, 0.0
     if video.container.format.name == "avi":
-        duration = max(duration, video.stream.frames)
-    if not duration or len(times) < 2:
+        duration, gap = max(duration, video.stream.frames), 1.0
+    if len(times) > 1:
+        gap = float(np.median(np.diff(times)))
+    if not duration or not gap or not len(times):
         return frames.count
-    covered_duration = float(times[-1] - times[0]) + float(np.median(np.diff(times)))
+    covered_duration = float(times[-1] - times[0]) + gap
     return round(frames.count * max(1.0, duration / max(covered_duration, 1.0)))
 
 
