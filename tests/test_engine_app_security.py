@@ -77,8 +77,8 @@ def test_it_listens_on_this_machine_alone_and_to_its_own_page(server: Server) ->
     [
         ({"models": ["none"]}, "holds no checkpoint and is not an artifact"),
         ({"videos": ["none"]}, "is not a folder: pass a folder of videos"),
-        ({}, "pass another --port"),
-        ({"host": "no.such.host.invalid"}, "pass another --port or --host"),
+        ({}, "pass another `port`"),
+        ({"host": "no.such.host.invalid"}, "pass another `port` or `host`"),
     ],
 )
 @pytest.mark.slow

@@ -73,7 +73,7 @@ def test_names_come_in_a_list_or_with_commas() -> None:
 
 def test_a_tracker_that_is_not_installed_names_the_fix(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(RefusedError, match=r"pip install 'engine\[track\]'") as caught:
+    with pytest.raises(RefusedError, match=r"pip install -e '\.\[track\]'") as caught:
         names_in(["wandb"])
     assert "needs wandb" in str(caught.value)
 

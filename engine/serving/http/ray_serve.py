@@ -61,7 +61,8 @@ def run_on_ray(settings: ServeSettings, *, host: str, port: int, replicas: int) 
         signal.signal(number, request_stop)
     serve.run(application.bind(), name=NAME)
     names = ", ".join(settings.models)
-    print(f"serving {names} at http://{host}:{port} with {replicas} replicas; Ctrl-C ends it")
+    told = f"serving {names} at http://{host}:{port} with {replicas} replicas; Ctrl-C ends it"
+    print(told, flush=True)
     while not stop.wait(0.2):
         pass
     serve.shutdown()
