@@ -167,6 +167,7 @@ def test_a_crash_is_an_error_of_the_file_and_others_go_on(
         assert len(frames) == 2
 
 
+@pytest.mark.slow
 def test_a_worker_that_ended_while_idle_is_replaced(tmp_path: Path) -> None:
     processes = DecodeProcesses(1)
     idle = processes.call(process_of, tmp_path, stop=Event())
@@ -192,6 +193,7 @@ def test_a_relative_path_is_that_of_now(tmp_path: Path, monkeypatch: pytest.Monk
         assert processes.call(text_of, Path("clip.txt"), stop=Event()) == name
 
 
+@pytest.mark.slow
 def test_what_hangs_is_killed_when_it_is_stopped(tmp_path: Path) -> None:
     processes, stop, started = DecodeProcesses(1), Event(), tmp_path / "started"
     processes.call(process_of, tmp_path, stop=stop)  # so that it has started

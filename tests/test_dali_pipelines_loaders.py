@@ -298,6 +298,7 @@ def test_a_clip_that_comes_twice_keeps_its_places(tmp_path: Path) -> None:
         assert_same_pixels(one, other, SMALL)
 
 
+@pytest.mark.slow
 def test_the_plain_loader_works_where_shared_memory_is_small(
     on_small_disk: Any, synth_master: Path
 ) -> None:
@@ -332,6 +333,7 @@ def test_the_plain_loader_says_nothing_where_shared_memory_is_large(
 
 
 @pytest.mark.parametrize("augment", [None, JITTER])
+@pytest.mark.slow
 def test_bytes_are_the_pixels_that_would_be_normalized(
     synth_rows: list[Sample], augment: Augment | None
 ) -> None:

@@ -132,6 +132,7 @@ def test_two_at_a_time_build_once(trained, tmp_path) -> None:
     assert sum("cached build" in text for text in texts) == 1
 
 
+@pytest.mark.slow
 def test_a_damaged_layer_is_never_written(trained, tmp_path) -> None:
     source = CompileSource(asked(trained))
     damaged = source.folded
@@ -270,6 +271,7 @@ def test_an_interrupted_build_leaves_nothing(trained, tmp_path) -> None:
     shutil.rmtree(tmp_path / "cache")
 
 
+@pytest.mark.slow
 def test_8_bits_that_are_slower_than_bf16_are_refused() -> None:
     from engine.compilation.speed import require_faster_than_bf16
 

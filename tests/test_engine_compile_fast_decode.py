@@ -89,6 +89,7 @@ def move_boundary(run: Path, data: Path, codec: str) -> None:
     save_file(weights, path)
 
 
+@pytest.mark.slow
 def test_labels_that_stay_admit_the_codecs_of_the_clips(compile_: Any, tmp_path: Path) -> None:
     data = dataset(tmp_path / "set", "h264", "mjpeg", "mpeg4")
     config = compile_(data, accept_drift=100)
@@ -132,6 +133,7 @@ def test_clips_that_decode_the_same_prove_nothing(compile_: Any, tmp_path: Path)
     assert not (tmp_path / "fast").exists()
 
 
+@pytest.mark.slow
 def test_an_artifact_is_exact_unless_asked(run: Path, tmp_path: Path) -> None:
     """Its config is the one of earlier versions, so both versions read it."""
     data = dataset(tmp_path / "set", "h264")

@@ -168,6 +168,7 @@ def test_the_search_takes_the_strongest_that_passes_the_check(
     assert check(tmp_path).target.merged_tokens == share
 
 
+@pytest.mark.slow
 def test_a_search_that_finds_nothing_says_so(transformer, monkeypatch, tmp_path) -> None:
     monkeypatch.setattr(build, "strongest", lambda attempt, stage: None)
     request = request_of(transformer, Budget(), searches_merging=True)

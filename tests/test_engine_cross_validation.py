@@ -205,6 +205,7 @@ def _recipe_of(out: Path):
         (("--folds", "all", "--resume"), "a resumed run keeps its settings"),
     ],
 )
+@pytest.mark.slow
 def test_wrong_folds_are_told(
     arguments: tuple[str, ...], message: str, run_engine, dataset: Path, tmp_path: Path
 ) -> None:

@@ -91,6 +91,7 @@ def test_very_short_clips_have_a_fingerprint(num_frames: int, tmp_path: Path) ->
     assert found.hash.shape == (3,)
 
 
+@pytest.mark.slow
 def test_planted_copies_are_named(synth: Path) -> None:
     import shutil
 

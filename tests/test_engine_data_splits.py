@@ -59,6 +59,7 @@ def test_grouped_balances_within_one_clip_where_sources_are_single_clips(labels,
 
 
 @given(st.integers(3, 12), st.integers(1, 9), seeds)
+@pytest.mark.slow
 def test_grouped_gives_every_part_a_clip_of_every_class_that_has_three_sources(
     num_sources: int, clips_per_source: int, seed: int
 ) -> None:

@@ -216,13 +216,13 @@ def train_and_test(dataset, pixels: np.ndarray, parts: np.ndarray, *, still: boo
     class Net(nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            widths = (3, 16, 32, 64, 96)
+            widths = (3, 8, 16, 32, 64)
             layers: list[nn.Module] = []
             for wide, wider in pairwise(widths):
                 layers += [nn.Conv2d(wide, wider, 3, 2, 1), nn.BatchNorm2d(wider), nn.ReLU()]
             self.cnn = nn.Sequential(*layers, nn.Flatten())
-            self.lstm = nn.LSTM(96 * 4 * 3, 128, batch_first=True, bidirectional=True)
-            self.head = nn.Linear(256, len(dataset.class_names))
+            self.lstm = nn.LSTM(64 * 4 * 3, 64, batch_first=True, bidirectional=True)
+            self.head = nn.Linear(128, len(dataset.class_names))
 
         def forward(self, x_BTCHW: torch.Tensor) -> torch.Tensor:
             features = self.cnn(x_BTCHW.flatten(0, 1)).unflatten(0, x_BTCHW.shape[:2])

@@ -25,7 +25,7 @@ from dali_pipelines.loaders.windows import plan_windows
 from dali_pipelines.spec import ClipSpec
 from engine import cli
 
-KILLS = 20
+KILLS = 8
 
 
 def read(path: Path) -> list[dict[str, str]]:
@@ -274,6 +274,7 @@ def test_a_video_that_claims_to_last_for_years_is_refused(tmp_path: Path) -> Non
         plan_windows(path, window_s=1)
 
 
+@pytest.mark.slow
 def test_a_reader_that_hangs_is_given_up_and_the_rest_goes_on(
     films: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

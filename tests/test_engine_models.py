@@ -188,6 +188,7 @@ def test_the_registry_and_its_presets_agree() -> None:
     assert all({"base", "small"} <= set(presets) for presets in PRESETS.values())
 
 
+@pytest.mark.slow
 def test_timm_is_imported_without_weights_and_biases() -> None:
     """Which would take time, and leave folders; a tracker imports it afterwards all the same."""
     code = (

@@ -176,6 +176,7 @@ def test_pages_models_and_health(server: Http, run: Path) -> None:
     assert server.ask("GET", "/docs").status == 200
 
 
+@pytest.mark.slow
 def test_a_full_queue_refuses_and_the_client_waits(run: Path, clips: Path) -> None:
     settings = ServeSettings(models={"run": run}, queue=1, max_wait_ms=300)
     path = clips / "clip0.mp4"
@@ -209,6 +210,7 @@ def threads() -> list[str]:
     return sorted(name for name in names if not name.startswith("asyncio"))
 
 
+@pytest.mark.slow
 def test_slow_uploads_leave_no_thread_and_no_place_taken(run: Path, clips: Path) -> None:
     settings = ServeSettings(models={"run": run}, queue=8, timeout_s=5.0)
     with served(settings, limit_concurrency=100) as http:
@@ -419,6 +421,7 @@ def test_clients_survive_a_killed_and_restarted_server(run: Path, clips: Path) -
     assert all("can't be reached" in str(error) for error in errors)
 
 
+@pytest.mark.slow
 def test_a_taken_port_and_a_missing_model_are_told(run: Path, run_engine: Any) -> None:
     pytest.importorskip("fastapi", reason="needs FastAPI: pip install -e '.[serve]'")
     with socket.create_server(("127.0.0.1", 0)) as taken:

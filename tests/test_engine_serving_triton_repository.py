@@ -374,6 +374,7 @@ def test_the_command_writes_a_repository_and_says_how_to_start_it(
     assert "next: DALI_USE_EXEC2=1 tritonserver --model-repository" in result.stdout
 
 
+@pytest.mark.slow
 def test_the_commands_mistakes_get_one_sentence(onnx: Path, run_engine, tmp_path: Path) -> None:
     with new_folder(tmp_path / "full") as folder:
         (folder / "kept").touch()

@@ -129,6 +129,7 @@ def test_a_password_is_not_kept(tmp_path: Path) -> None:
     assert _without_password("sqlite:////a/b@c.db") == "sqlite:////a/b@c.db"
 
 
+@pytest.mark.slow
 def test_wandb_keeps_an_offline_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("wandb", reason="wandb isn't installed")
     monkeypatch.setenv("WANDB_MODE", "offline")

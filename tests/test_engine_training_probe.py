@@ -222,6 +222,7 @@ def test_a_changed_clip_or_view_has_other_features(tmp_path: Path) -> None:
     assert store.get(row, plain) is None
 
 
+@pytest.mark.slow
 def test_a_probe_is_an_ordinary_run(dataset: Path, weights: Path, tmp_path: Path) -> None:
     """It evaluates to its own validation figures, and its backbone is that of the weights."""
     trained, log = logged(dataset, tmp_path / "run", tmp_path / "cache", settings(weights))
@@ -290,6 +291,7 @@ def test_other_weights_or_clips_compute_new_features(
     }  # fmt: skip
 
 
+@pytest.mark.slow
 def test_the_head_is_new_even_if_the_weights_have_one(dataset: Path, tmp_path: Path) -> None:
     backbone = saved_weights(tmp_path / "backbone.safetensors", "backbone.")
     whole = saved_weights(tmp_path / "whole.safetensors")

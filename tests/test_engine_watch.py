@@ -157,6 +157,7 @@ def test_a_file_over_http_ends(model: Any, film: Path) -> None:
     assert found == expected(model, film.with_suffix(".ts"), window_s=2, stride_s=1)
 
 
+@pytest.mark.slow
 def test_a_live_stream_comes_back_after_a_cut_and_a_stall_with_another_codec(
     model: Any, film: Path, tmp_path: Path
 ) -> None:
@@ -238,6 +239,7 @@ def test_the_codec_may_change_within_a_stream(model: Any, tmp_path: Path) -> Non
     assert [one.top for one in found][:3] == [one.top for one in of_file][:3]
 
 
+@pytest.mark.slow
 def test_motion_jpeg_of_a_camera_is_timed_by_its_arrival(model: Any, tmp_path: Path) -> None:
     film = make(tmp_path / "film", "mjpeg", SIZE, seconds=2, seed=8)
     with av.open(str(film)) as container:
@@ -276,6 +278,7 @@ class Slow:
         return self._model(clips)
 
 
+@pytest.mark.slow
 def test_a_slow_model_drops_windows_of_a_live_stream(model: Any, film: Path) -> None:
     tally = WatchTally()
     with HttpServer(paced(film)) as server:
@@ -288,6 +291,7 @@ def test_a_slow_model_drops_windows_of_a_live_stream(model: Any, film: Path) -> 
     assert found[-1].end_s > 3  # without dropping it would be 1.8
 
 
+@pytest.mark.slow
 def test_a_slow_model_drops_nothing_of_a_pipe(model: Any, film: Path, tmp_path: Path) -> None:
     with pipe(tmp_path / "pipe", as_ts(film)) as path:
         watched = watch_streams(Slow(model, 0.05), [str(path)], window_s=1, stride_s=0.4)

@@ -33,6 +33,7 @@ def start(*words: object, **more: Any) -> "subprocess.Popen[str]":
     )  # fmt: skip
 
 
+@pytest.mark.slow
 def test_a_file_gives_a_line_per_window(run: Path, film: Path, run_engine) -> None:
     os.utime(film, (0, 0))
     done = run_engine("watch", film, "--model", run, "--window", 2, "--top-k", 2)
@@ -48,6 +49,7 @@ def test_a_file_gives_a_line_per_window(run: Path, film: Path, run_engine) -> No
     assert done.stderr.splitlines()[-1] == "engine: 3 windows labelled, 0 dropped"
 
 
+@pytest.mark.slow
 def test_events_are_the_changes_of_the_label(run: Path, film: Path, run_engine) -> None:
     os.utime(film, (0, 0))
     words = ("watch", film, "--model", run, "--window", 1, "--stride", 0.5)
@@ -84,6 +86,7 @@ def test_a_mistake_gets_one_sentence(
     assert done.stderr.count("\n") == 1
 
 
+@pytest.mark.slow
 def test_a_pipe_without_video_is_a_failure(run: Path) -> None:
     process = start("-", "--model", run, stdin=subprocess.PIPE)
     output, errors = process.communicate("no video at all", timeout=900)

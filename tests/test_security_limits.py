@@ -243,6 +243,7 @@ def endless(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_a_decode_that_takes_too_long_is_given_up_and_the_rest_goes_on(
     endless: Path, tmp_path: Path
 ) -> None:
