@@ -3,6 +3,7 @@
 import csv
 import dataclasses
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -56,9 +57,10 @@ def model_of(family: str = "cnn-lstm", *, num_classes: int = 3, seed: int = 0, *
 
 
 @pytest.fixture(scope="module")
-def dataset(synth_master: Path) -> Path:
-    splits.apply(manifest.load(synth_master), splits.Grouped(seed=0))
-    return synth_master
+def dataset(synth_master: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = Path(shutil.copytree(synth_master, tmp_path_factory.mktemp("probe") / "set"))
+    splits.apply(manifest.load(root), splits.Grouped(seed=0))
+    return root
 
 
 @pytest.fixture(scope="module")
