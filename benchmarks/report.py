@@ -58,7 +58,7 @@ def draw_front(
     Rows off the front are faded, baselines are hollow. Error bars show the 95% interval of the
     accuracy, and the slowest and fastest repeat.
     """
-    plt = _pyplot()
+    plt = pyplot()
     figure, axes = plt.subplots(figsize=(9, 5.5), layout="constrained")
     front = sorted((row for row in rows if row["on_front"]), key=lambda row: row["clips_per_s"])
     axes.step(
@@ -114,7 +114,7 @@ def draw_stages(path: Path, rows: list[BenchRow]) -> list[Path]:
     rows = [row for row in rows if "stages" in row]
     if not rows:
         return []
-    plt = _pyplot()
+    plt = pyplot()
     figure, axes = plt.subplots(figsize=(9, 1.2 + 0.45 * len(rows)), layout="constrained")
     for position, row in enumerate(reversed(rows)):
         start = 0.0
@@ -135,7 +135,7 @@ def draw_stages(path: Path, rows: list[BenchRow]) -> list[Path]:
     return [path]
 
 
-def _pyplot() -> Any:
+def pyplot() -> Any:
     import matplotlib as mpl
 
     mpl.use("Agg")

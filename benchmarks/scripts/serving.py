@@ -3,8 +3,8 @@
 Run `python -m benchmarks.scripts.serving --artifact ARTIFACT`. The clips are synthetic; server and
 load generator share this machine. Select parts with `--only`:
 
-rate: answers per second to 16 clients of wrk that upload clips, beside `engine label` with the same
-artifact on the same clips, in turn.
+rate: answers per second to 16 clients of wrk that upload clips, as a share of the files per second
+of `engine label` with the same artifact on the same clips, before and after.
 load: latency (50%, 95%, 99%) by the number of clients.
 mixed: 10,000 uploads by locust, 5% of them broken in the middle. Each answer is compared with the
 label, the confidence and the duration that the Python API gives for the same clip.
@@ -30,6 +30,7 @@ from typing import Any, cast
 from benchmarks.machine import command_line, fingerprint, result_file
 from benchmarks.scripts.labelling import labelled, linked
 from benchmarks.scripts.training import RESULTS, engine
+from benchmarks.serving_figures import latency_chart
 from benchmarks.worker import memory_mib
 from engine.prediction import Prediction
 
@@ -72,18 +73,22 @@ def main() -> None:
             result[part] = measured
             print(json.dumps({part: measured}), flush=True)
             path.write_text(json.dumps(result, indent=2) + "\n")
+    if "load" in result:
+        latency_chart(path.with_suffix(".png"), result["load"])
     print(f"written to {path}")
 
 
 def rate(artifact: Path, files: Path, folder: Path, seconds: int) -> list[dict[str, Any]]:
     rows = []
+    before = labelled(artifact, files)["files_per_s"]
     for _ in range(REPEATS):
-        ours = labelled(artifact, files)
         with server(artifact) as (port, _):
             wrk(port, folder, CLIENTS, 3)  # warm-up
             answers = wrk(port, folder, CLIENTS, seconds)
-        share = round(answers["answers_per_s"] / ours["files_per_s"], 3)
-        rows.append({"label_files_per_s": ours["files_per_s"], **answers, "share": share})
+        after = labelled(artifact, files)["files_per_s"]
+        share = round(2 * answers["answers_per_s"] / (before + after), 3)
+        rows.append({"label_files_per_s": [before, after], **answers, "share": share})
+        before = after
     return rows
 
 

@@ -11,21 +11,30 @@ from pathlib import Path
 from typing import Any
 
 from locust import HttpUser, events, task
+from locust.exception import StopUser
 
 EXPECTED = json.loads(Path(os.environ["EXPECTED"]).read_text())
 PATHS = sorted(EXPECTED)
 LEFT = threading.Semaphore(int(os.environ["REQUESTS"]))
 BROKEN = 0.05
 BUSY = (429, 503)
+working: set["Client"] = set()
 COUNTS = dict.fromkeys(("right", "wrong", "broken", "broken but answered", "busy", "other"), 0)
 
 
 class Client(HttpUser):
+    def on_start(self) -> None:
+        working.add(self)
+
+    def on_stop(self) -> None:
+        working.discard(self)
+        if not working:
+            self.environment.runner.greenlet.spawn(self.environment.runner.quit)
+
     @task
     def upload(self) -> None:
         if not LEFT.acquire(blocking=False):
-            self.environment.runner.quit()
-            return
+            raise StopUser
         path = random.choice(PATHS)
         data = Path(path).read_bytes()
         is_broken = random.random() < BROKEN

@@ -3,12 +3,15 @@
 import resource
 import signal
 import socket
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
 from engine.addresses import LOCAL, is_local, listen
 from engine.serving.http.settings import ServeSettings
 
+SWITCH_S = 0.0005
+"""A thread that decodes lets others run after this time: Python's 5 ms keep the others waiting."""
 CONNECTIONS_PER_PLACE = 16
 """Open connections, for each place in the queue; further ones get status 503."""
 
@@ -26,6 +29,7 @@ def run(settings: ServeSettings, *, host: str, port: int, log_requests: bool) ->
     from engine.serving.http.app import create_app
 
     keep_freed_memory()
+    sys.setswitchinterval(SWITCH_S)
     listening = listen(host, port)  # a taken port is told before models are opened
     _raise_file_limit()
     app = create_app(settings)
