@@ -4,7 +4,10 @@ import contextlib
 import http.client
 import json
 import secrets
+import signal
 import socket
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -12,6 +15,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
+from app_server import free_port
 
 from engine.serving.http.settings import ServeSettings
 
@@ -86,3 +90,19 @@ def served(settings: ServeSettings, **config: Any) -> Iterator[Http]:
             server.should_exit = True
             thread.join(300)
             assert not thread.is_alive()
+
+
+def start(run: Path, *words: str) -> "tuple[subprocess.Popen[str], Http]":
+    """`engine serve` in a process of its own."""
+    pytest.importorskip("fastapi", reason="needs FastAPI: pip install -e '.[serve]'")
+    port = free_port()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "engine", "serve", str(run), "--port", str(port), *words],
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )  # fmt: skip
+    http = Http(port)
+    assert process.stdout
+    line = process.stdout.readline()
+    assert f"serving {run.name} at http://localhost:{port}" in line, line
+    return process, http

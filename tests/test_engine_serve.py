@@ -4,7 +4,6 @@ import shutil
 import signal
 import socket
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -16,8 +15,7 @@ from typing import Any
 
 import pytest
 import videos
-from app_server import free_port
-from http_server import Http, served
+from http_server import Http, served, start
 from odd_videos import FILES
 from runs import random_run
 from waiting import wait_for
@@ -351,20 +349,6 @@ def test_urls_reach_allowed_hosts_only(
             assert http.name(url="http://127.0.0.1:99999999/").status == 400
             handler.video = b"\0" * 2_000_000
             assert http.name(url=f"http://127.0.0.1:{port}/large").status == 413
-
-
-def start(run: Path, *words: str) -> "tuple[subprocess.Popen[str], Http]":
-    port = free_port()
-    process = subprocess.Popen(
-        [sys.executable, "-m", "engine", "serve", str(run), "--port", str(port), *words],
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
-    )  # fmt: skip
-    http = Http(port)
-    assert process.stdout
-    line = process.stdout.readline()
-    assert f"serving {run.name} at http://localhost:{port}" in line, line
-    return process, http
 
 
 @pytest.mark.slow

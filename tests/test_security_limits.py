@@ -10,6 +10,7 @@ import zlib
 from pathlib import Path
 from typing import Any
 
+import bombs
 import numpy as np
 import pytest
 import videos
@@ -59,28 +60,12 @@ print(clip_file.check(path).reason)
 """
 
 
-def _huge_y4m(folder: Path) -> Path:
-    path = folder / "huge.y4m"
-    path.write_bytes(b"YUV4MPEG2 W60000 H60000 F25:1 Ip C420jpeg\nFRAME\n" + b"x" * 1000)
-    return path
-
-
 def _huge_avi(folder: Path) -> Path:
     path = videos.write_video(folder / "huge.avi", codec="mjpeg", frames=4)
     data = bytearray(path.read_bytes())
     place = data.index(b"strf") + 8
     data[place + 4 : place + 12] = struct.pack("<2i", 60000, 60000)
     path.write_bytes(data)
-    return path
-
-
-def _huge_mjpeg(folder: Path) -> Path:
-    """Each picture claims the size."""
-    path = videos.write_video(folder / "huge.avi", codec="mjpeg", frames=4)
-    data = path.read_bytes()
-    path.write_bytes(
-        re.sub(rb"(\xff\xc0\x00\x11\x08).{4}", rb"\1" + struct.pack(">2H", 60000, 60000), data)
-    )
     return path
 
 
@@ -93,7 +78,7 @@ def _huge_mp4(folder: Path) -> Path:
     return path
 
 
-@pytest.mark.parametrize("make", [_huge_y4m, _huge_mjpeg])
+@pytest.mark.parametrize("make", [bombs.write_huge_y4m, bombs.write_huge_mjpeg])
 def test_a_video_that_claims_an_absurd_size_is_refused_before_memory_is_taken(
     make: Any, tmp_path: Path
 ) -> None:
@@ -222,25 +207,7 @@ def test_a_cache_entry_that_claims_absurd_counts_is_dropped(field: int, tmp_path
 
 @pytest.fixture(scope="module")
 def endless(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """One keyframe and 20,000 large frames that need it, each repeating the one before: its last
-    frame takes many seconds."""
-    import av
-
-    folder = tmp_path_factory.mktemp("endless")
-    source = videos.write_video(folder / "a.mp4", codec="mpeg2video", frames=2, size=(1920, 1080),
-                                gop=600)  # fmt: skip
-    path = folder / "endless.mkv"
-    with av.open(str(source)) as container, av.open(str(path), "w") as output:
-        stream: Any = container.streams.video[0]
-        copy: Any = output.add_stream_from_template(stream)
-        first, second = [bytes(each) for each in container.demux(stream) if each.size]
-        for number in range(20_000):
-            packet = av.Packet(first if not number else second)
-            packet.pts = packet.dts = 40 * number
-            packet.time_base, packet.stream = stream.time_base.__class__(1, 1000), copy
-            packet.is_keyframe = not number
-            output.mux(packet)
-    return path
+    return bombs.write_endless(tmp_path_factory.mktemp("endless"))
 
 
 @pytest.mark.slow
