@@ -28,7 +28,7 @@ $(INSTALLED): pyproject.toml constraints.txt
 	@$(PYTHON) -m venv $(VENV) || { \
 	  echo "can't create a virtual environment; on Debian: apt-get install python3-venv" >&2; \
 	  exit 2; }
-	@echo "==> installing engine and its dependencies: about 7 GB, a few minutes the first time"
+	@echo "==> installing engine and its dependencies: about 9 GB, a few minutes the first time"
 	@$(BIN)/pip install --quiet --progress-bar off --constraint constraints.txt --editable '.[dev]'
 	@touch $@
 	@echo "==> installed"

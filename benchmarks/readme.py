@@ -16,7 +16,7 @@ from benchmarks.frame_figures import decoding_table, frames_table
 from benchmarks.gpu_figures import gpu_limits
 from benchmarks.model_figures import models_table
 from benchmarks.people_figures import people_chart, people_table
-from benchmarks.serving_figures import serving_table
+from benchmarks.serving_figures import serving_table, watching_table
 
 ROOT = Path(__file__).parents[1]
 PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
@@ -355,6 +355,7 @@ SECTIONS: dict[str, Callable[[], str]] = {
     "decoding": _table("decoding", decoding_table),
     "models": _table("models", models_table),
     "serving": _table("serving", serving_table),
+    "watching": _table("watch", watching_table),
     "training": _training,
     "studies": _studies,
     "compiled": _compiled,

@@ -1,4 +1,4 @@
-"""The figures of docs/serving.md: rates and latency of `engine serve` under load."""
+"""The figures of docs/serving.md and docs/watching.md."""
 
 from pathlib import Path
 from statistics import median
@@ -56,3 +56,33 @@ def latency_chart(path: Path, rows: list[dict[str, Any]]) -> Path:
     figure.savefig(path, dpi=120)
     plt.close(figure)
     return path
+
+
+def watching_table(result: dict[str, Any], path: str) -> str:
+    machine, soak = result["machine"], result["soak"]
+    loads = {row["size"]: row for row in result["cameras"]}
+    lines = [
+        "| camera | seconds from the last frame of a window to its line | cameras per core |",
+        "|---|--:|--:|",
+    ]
+    for row in result["latency"]:
+        seconds, rate = row["seconds_to_line"], loads[row["size"]]["cameras_per_core"]
+        lines.append(f"| {row['size']} | {seconds['median']:.2f} (most {seconds['max']:.2f}) "
+                     f"| {rate:.0f} |")  # fmt: skip
+    pinned = [row["on_one_core"] for row in loads.values()]
+    counts = " and ".join(f"{each['cameras']} cameras" for each in pinned)
+    dropped = sum(each["dropped"] for each in pinned)
+    lines += [
+        "",
+        f"H.264 at 25 frames per second over HTTP, windows of 2 s each second, a small cnn-lstm in "
+        f"int8, {machine['num_cores']} cores of {machine['cpu']}. Cameras per core come from the "
+        f"processor time of four cameras; with {counts} on one core, {dropped} windows were "
+        "dropped.",
+        "",
+        f"Over {soak['seconds'] / 60:.0f} minutes of a camera at {soak['fps']} frames per second, "
+        f"the memory was at most {soak['peak_of_first_half_mib']:,} MiB in the first half and "
+        f"{soak['peak_of_second_half_mib']:,} MiB in the second; of {soak['windows']:,} windows "
+        f"{soak['dropped']:,} were dropped. Source: `{result['command']}`, in `{path}`.",
+        "",
+    ]
+    return "\n".join(lines)

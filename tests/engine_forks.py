@@ -21,6 +21,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from engine.models import timm_loading
+
 IMPORTED = (
     "av", "engine.cli", "engine.models.registry", "engine.training.fold_runs", "lightning_fabric",
     "matplotlib.pyplot", "nvidia.dali.ops", "torch._dynamo", "torch.utils.tensorboard",
@@ -68,7 +70,8 @@ def forks() -> Iterator[Forks]:
     with theirs:
         server = subprocess.Popen(
             [sys.executable, __file__, str(theirs.fileno())], pass_fds=[theirs.fileno()],
-            env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
+                 "OMP_NUM_THREADS": "1"},
             stdin=subprocess.DEVNULL,
         )  # fmt: skip
     with ours:
@@ -132,6 +135,7 @@ if __name__ == "__main__":
     for name in IMPORTED:
         with suppress(ImportError):
             importlib.import_module(name)
+    timm_loading.load_timm()
     threads = len(list(Path("/proc/self/task").iterdir()))
     assert threads == 1, f"{threads} threads: a fork would lack them"
     gc.freeze()  # a fork needn't copy what it never changes

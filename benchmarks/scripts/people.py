@@ -84,6 +84,8 @@ MODELS = {
         _lite0("attentive probe", 16, 224, "--probe", "attentive"),
         _lite0("linear probe", 16, 160, "--probe", "linear"),
         _lite0("fine-tuned", 8, 112, "--epochs", 12, "--lr", 3e-4),
+        _lite0("fine-tuned, half of the backbone frozen", 8, 112, "--epochs", 12, "--lr", 3e-4,
+               "--freeze-share", 0.5),
         _lite0("fine-tuned, half of the backbone frozen", 16, 160, "--epochs", 10, "--lr", 3e-4,
                "--freeze-share", 0.5, family="cnn-birnn"),
         _small("cnn-lstm", "--epochs", 60),
