@@ -99,6 +99,7 @@ MODELS = {
         _lite0("attentive probe over places", 1, 160, "--no-flip", "--probe", "attentive",
                "--option", "reduction=16", "--option", "centered=false"),
         _small("cnn-lstm", "--no-flip", "--epochs", 60),
+        _small("timesformer", "--no-flip", "--epochs", 60),
         _small("cnn-lstm", "--no-flip", "--epochs", 60, "--frames", 1, "--option",
                "centered=false", words=", one frame"),
     ],
@@ -112,7 +113,7 @@ TUNED = [
     ("torchvision", (1e-3, 2e-3)), ("x3d", (2e-3,)),
 ]  # fmt: skip
 """Families, and learning rates of their small presets."""
-TUNING_EPOCHS = 30
+TUNING_EPOCHS = {SILHOUETTES: 30, GESTURES: 60}
 
 
 class People(NamedTuple):
@@ -160,7 +161,7 @@ def main() -> None:
                 options.match,
             )  # fmt: skip
             parts = {"models": name in MODELS, "chart": name == PAIRS,
-                     "tune": name == SILHOUETTES, "leak": name == SILHOUETTES}  # fmt: skip
+                     "tune": name in TUNING_EPOCHS, "leak": name == SILHOUETTES}  # fmt: skip
             measure = {"models": _models, "chart": _chart, "tune": _tune, "leak": _leak}
             for part in options.only:
                 if parts[part]:
@@ -323,7 +324,8 @@ def _tune(people: People) -> Iterator[dict[str, Any]]:
         if not run.exists():
             engine(
                 "train", "--data", people.root, "--out", run, "--model", family, "--preset",
-                "small", "--lr", lr, "--epochs", TUNING_EPOCHS, "--cache", people.folder / "cache",
+                "small", "--lr", lr, "--epochs", TUNING_EPOCHS[people.name], "--cache",
+                people.folder / "cache", *(("--no-flip",) if people.name == GESTURES else ()),
             )  # fmt: skip
         with (run / "history.csv").open() as file:
             epochs = list(csv.DictReader(file))
@@ -333,7 +335,8 @@ def _tune(people: People) -> Iterator[dict[str, Any]]:
             "train_top1": float(epochs[-1]["train_top1"]),
         }
 
-    yield from _each(train, [(name, lr) for name, rates in TUNED for lr in rates], people.jobs)
+    tasks = [(name, lr) for name, rates in TUNED for lr in rates if people.match in name]
+    yield from _each(train, tasks, people.jobs)
 
 
 def _leak(people: People) -> Iterator[dict[str, Any]]:
