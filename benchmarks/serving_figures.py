@@ -25,7 +25,7 @@ def serving_table(result: dict[str, Any], path: str) -> str:
         "",
         f"![latency by the number of clients](../{chart})",
         "",
-        f"A small cnn-lstm in int8, clips of 320×240, on {machine['num_cores']} cores of "
+        f"A small cnn-lstm in int8, synthetic clips, on {machine['num_cores']} cores of "
         f"{machine['cpu']}; the clients run on the same cores. With {result['rate'][0]['clients']} "
         f"clients, the server reaches {median(shares):.0%} of the rate of `engine label` on the "
         f"same clips (repeats: {', '.join(f'{share:.0%}' for share in shares)}).",

@@ -356,7 +356,6 @@ def test_urls_reach_allowed_hosts_only(
 def test_signals_end_the_server_after_its_answers(
     run: Path, clips: Path, number: signal.Signals
 ) -> None:
-    pytest.importorskip("fastapi", reason="needs FastAPI: pip install -e '.[serve]'")
     process, http = start(run, "--max-wait-ms", "3000", "--max-batch", "64")
     with ThreadPoolExecutor(4) as pool:
         asking = [pool.submit(http.upload, clips / "clip0.mp4") for _ in range(4)]
@@ -372,7 +371,6 @@ def test_signals_end_the_server_after_its_answers(
 
 @pytest.mark.slow
 def test_clients_survive_a_killed_and_restarted_server(run: Path, clips: Path) -> None:
-    pytest.importorskip("fastapi", reason="needs FastAPI: pip install -e '.[serve]'")
     process, http = start(run)
     answers: list[Any] = []
     stop = threading.Event()

@@ -32,6 +32,7 @@ def test_replicas_answer_alike_and_a_killed_one_is_replaced(run: Path, tmp_path:
     process = subprocess.Popen(
         [sys.executable, "-m", "engine", "serve", str(run), "--replicas", "2", "--port", str(port)],
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        # as users start it: the line must come through a pipe without this setting
         env={name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"},
     )  # fmt: skip
     try:

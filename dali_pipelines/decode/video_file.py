@@ -216,13 +216,13 @@ def _expected_frames(video: IndexedVideo, frames: _Frames) -> int:
     clock ticks without a frame. In AVI it gives the duration in ticks, which FFmpeg shortens to the
     data that is present.
     """
-    times, duration, gap = frames.times, video.stream.duration or 0, 0.0
-    if video.container.format.name == "avi":
-        duration, gap = max(duration, video.stream.frames), 1.0
-    if len(times) > 1:
-        gap = float(np.median(np.diff(times)))
-    if not duration or not gap or not len(times):
+    times, duration = frames.times, video.stream.duration or 0
+    is_avi = video.container.format.name == "avi"
+    if is_avi:
+        duration = max(duration, video.stream.frames)
+    if not duration or len(times) < (1 if is_avi else 2):
         return frames.count
+    gap = float(np.median(np.diff(times))) if len(times) > 1 else 1.0
     covered_duration = float(times[-1] - times[0]) + gap
     return round(frames.count * max(1.0, duration / max(covered_duration, 1.0)))
 
